@@ -1,0 +1,43 @@
+# The same commands for people and for CI. Each of them sets up what it needs: Python 3.11+, pip and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test check format bench lock clean
+
+setup: $(VENV)/.complete
+
+$(VENV)/.complete: requirements-dev.lock
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-dev.lock
+	touch $@
+
+demo: setup
+	$(BIN)/python -m jobs.sample --output demo/sample
+	$(BIN)/python -m jobs.pipeline --config jobs/recipes/demo.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks
+
+# Needs uv on the PATH. The lock files hold versions and hashes only, for every platform and Python named in pyproject.toml.
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet pyproject.toml --extra gpu --constraint requirements-dev.lock --output-file requirements-gpu.lock
+
+clean:
+	rm -rf $(VENV) demo

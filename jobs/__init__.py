@@ -1,0 +1,1 @@
+"""The commands: one thin file a job, run as `python -m jobs.NAME`."""

@@ -1,0 +1,1 @@
+"""Tissue images from storage to trained, evaluated and explained classifiers; see README.md in this folder."""

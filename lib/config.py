@@ -1,0 +1,198 @@
+"""Every setting of every job, typed and closed. The text under a field is its `--help`.
+
+Settings come from default < `--config recipe.yaml` < flag (see `lib.command_line`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+LOCAL_SCHEME = "file://"
+
+
+def absolute_uri(uri: str) -> str:
+    """A local path as an absolute one, since workers have their own working folder; other URIs as they are."""
+    if not uri.strip():
+        raise ValueError("empty; expected a local path, file://, or gs://bucket/prefix")
+    if uri.startswith(LOCAL_SCHEME):
+        uri = uri.removeprefix(LOCAL_SCHEME)
+    if "://" in uri:
+        return uri.rstrip("/")
+    return str(Path(uri).expanduser().absolute())
+
+
+StorageUri = Annotated[str, AfterValidator(absolute_uri)]
+"""A local path, `file://...`, or `gs://bucket/prefix`."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and unknown keys are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class JobConfig(Settings):
+    """What every job understands."""
+
+    verbose: bool = False
+    """Show the messages of Ray and TensorFlow too."""
+
+    def part(self, config_type: type[SettingsT], **changes: object) -> SettingsT:
+        """The settings of another job, taken from the fields that both have, then from `changes`."""
+        shared = {name: getattr(self, name) for name in config_type.model_fields if hasattr(self, name)}
+        return config_type.model_validate(shared | changes)
+
+
+class TiffPolicy(Settings):
+    """How a TIFF becomes 8-bit RGB. One policy a data set; a model keeps the one it was trained with."""
+
+    max_pixels: int = Field(default=500_000_000, ge=1)
+    """Refuse an image that declares more pixels than this, before anything is allocated."""
+
+
+class ImageConfig(TiffPolicy):
+    """From any TIFF to a small encoded image."""
+
+    image_size: int = Field(default=180, ge=16, le=4096)
+    """Side of the square images that models see, in pixels."""
+    quality: int = Field(default=95, ge=1, le=100)
+    """JPEG quality of the converted images, 1 to 100."""
+
+
+class ListingConfig(Settings):
+    """Which images there are, and which split each belongs to."""
+
+    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the training images of each class kept for validation (at least one a class, unless 0)."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of everything random: the validation split, weights, the order of images."""
+    max_bad_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of listed images that may be quarantined before the run is refused (exit code 3)."""
+    images_per_shard: int | None = Field(default=None, ge=1)
+    """Images in one unit of work and one shard; by default a sixteenth of the images, between 16 and 512."""
+
+
+class SampleConfig(JobConfig):
+    """Make the embedded sample: 12 classes of tissue-like TIFFs."""
+
+    output: StorageUri
+    """Folder to write `train/<label>/*.tif` and `test/<label>/*.tif` into."""
+    train_per_class: int = Field(default=30, ge=2)
+    """Training images of each class."""
+    test_per_class: int = Field(default=10, ge=1)
+    """Test images of each class."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the generator; the same seed gives the same bytes."""
+
+
+class ConvertConfig(ImageConfig, ListingConfig, JobConfig):
+    """Convert a folder of TIFFs to a dataset folder of Parquet shards."""
+
+    source: StorageUri
+    """Folder of TIFFs: `train/<label>/*.tif` and, if there is one, `test/<label>/*.tif`."""
+    output: StorageUri
+    """Dataset folder to write."""
+    layout: Literal["shards", "folder"] = "shards"
+    """`folder` also writes `<split>/<label>/<name>.jpg`, readable by Keras's `image_dataset_from_directory`."""
+
+
+class FitConfig(Settings):
+    """How a model is fitted."""
+
+    epochs: int = Field(default=10, ge=1)
+    """Most epochs to train; early stopping may end sooner."""
+    batch_size: int = Field(default=32, ge=1)
+    """Images in one optimizer step, over all workers together."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Step size of Adam."""
+    patience: int = Field(default=5, ge=1)
+    """Epochs without a better validation loss before training stops; the best epoch is kept either way."""
+    num_workers: int = Field(default=1, ge=1)
+    """Training workers; one runs in the job's own process, more are Ray Train workers."""
+    use_gpu: bool = False
+    """Give each training worker and each prediction actor a GPU."""
+
+
+class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
+    """Fit one model on a dataset folder, or on TIFFs streamed from storage."""
+
+    output: StorageUri
+    """Model folder to write."""
+    dataset: StorageUri | None = None
+    """Dataset folder made by `convert`."""
+    source: StorageUri | None = None
+    """Folder of TIFFs to stream straight into training instead; no dataset folder is kept."""
+    model: str = "cnn"
+    """SPEC: `cnn`, a Keras Applications network (`vgg16`, `mobilenet:alpha=0.25,weights=URI`), or `saved:path=URI`."""
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        if (self.dataset is None) == (self.source is None):
+            raise ValueError("give either --dataset or --source")
+        return self
+
+
+class EvaluateConfig(JobConfig):
+    """Predict one split of a dataset with a model, and measure how good the predictions are."""
+
+    model_dir: StorageUri
+    """Model folder made by `train`."""
+    dataset: StorageUri
+    """Dataset folder made by `convert`."""
+    output: StorageUri
+    """Evaluation folder to write."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which split to predict."""
+    predict_batch_size: int = Field(default=64, ge=1)
+    """Images in one forward pass."""
+    num_actors: int = Field(default=1, ge=1)
+    """Most copies of the model that predict side by side."""
+    use_gpu: bool = False
+    """Give each copy of the model a GPU."""
+
+
+class PredictConfig(ListingConfig, JobConfig):
+    """Predict TIFFs that have no label."""
+
+    model_dir: StorageUri
+    """Model folder made by `train`."""
+    source: StorageUri
+    """Any folder tree of TIFFs."""
+    output: StorageUri
+    """Predictions folder to write."""
+    predict_batch_size: int = Field(default=64, ge=1)
+    """Images in one forward pass."""
+    num_actors: int = Field(default=1, ge=1)
+    """Most copies of the model that predict side by side."""
+    use_gpu: bool = False
+    """Give each copy of the model a GPU."""
+
+
+class ReportConfig(JobConfig):
+    """Write one offline HTML page about one or more evaluations."""
+
+    evaluations: tuple[StorageUri, ...] = Field(min_length=1)
+    """Evaluation folders, shown side by side in this order."""
+    output: StorageUri
+    """Report folder to write."""
+
+
+class PipelineConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
+    """Convert, train every model, evaluate each on the test split, and report."""
+
+    source: StorageUri
+    """Folder of TIFFs: `train/<label>/*.tif` and `test/<label>/*.tif`."""
+    output: StorageUri
+    """Folder for `dataset/`, `models/<name>/`, `evaluations/<name>/` and `report/`."""
+    models: tuple[str, ...] = Field(default=("cnn",), min_length=1)
+    """SPECs of the models to train, in this order (see `python -m jobs.train --help`)."""
+    layout: Literal["shards", "folder"] = "shards"
+    """`folder` also writes `dataset/<split>/<label>/<name>.jpg`."""
+    predict_batch_size: int = Field(default=64, ge=1)
+    """Images in one forward pass."""
+    num_actors: int = Field(default=1, ge=1)
+    """Most copies of a model that predict side by side."""

@@ -1,0 +1,46 @@
+"""Errors a user can act on. Each carries its exit code; all of them survive the pickling between Ray processes."""
+
+
+class TissueError(Exception):
+    """An expected failure: reported as one line on stderr, without a traceback."""
+
+    exit_code = 1
+
+
+class SettingsError(TissueError):
+    """A setting is wrong, or names something that is not there."""
+
+    exit_code = 2
+
+
+class DataError(TissueError):
+    """The images cannot be used as they are, whatever the settings."""
+
+
+class StorageError(TissueError):
+    """Storage did not do what was asked of it. Never a verdict on an image."""
+
+
+class TooManyBadImagesError(TissueError):
+    """More images were quarantined than `max_bad_fraction` allows."""
+
+    exit_code = 3
+
+
+class ImageRefused(Exception):  # noqa: N818 - a verdict on one image, which becomes a row, not a failure
+    """One image cannot be decoded into RGB without guessing.
+
+    Attributes:
+        code: A reason code, one of `lib.ingest.tiff.REFUSAL_CODES`.
+        detail: What was found, for a person.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        """Keep both fields as arguments, so that a pickle round trip restores them."""
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        """The code, then what was found."""
+        return f"{self.code}: {self.detail}"

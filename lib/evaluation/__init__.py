@@ -1,0 +1,1 @@
+"""Predictions of a model, and the numbers and plots made from them."""

@@ -1,0 +1,1 @@
+"""From TIFF bytes to shards of small images, with every listed file accounted for."""

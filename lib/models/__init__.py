@@ -1,0 +1,1 @@
+"""Keras networks by name, and the model folder they are kept in."""

@@ -1,0 +1,1 @@
+"""Keras `fit` on one or many Ray workers."""
