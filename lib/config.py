@@ -3,6 +3,7 @@
 Settings come from default < `--config recipe.yaml` < flag (see `lib.command_line`).
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -19,11 +20,14 @@ def absolute_uri(uri: str) -> str:
         uri = uri.removeprefix(LOCAL_SCHEME)
     if "://" in uri:
         return uri.rstrip("/")
-    return str(Path(uri).expanduser().absolute())
+    return os.path.normpath(Path(uri).expanduser().absolute())
 
 
 StorageUri = Annotated[str, AfterValidator(absolute_uri)]
 """A local path, `file://...`, or `gs://bucket/prefix`."""
+
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -31,8 +35,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-
-SettingsT = TypeVar("SettingsT", bound=Settings)
+    def part(self, config_type: type[SettingsT], **changes: object) -> SettingsT:
+        """Other settings, taken from the fields that both have, then from `changes`."""
+        shared = {name: getattr(self, name) for name in config_type.model_fields if hasattr(self, name)}
+        return config_type.model_validate(shared | changes)
 
 
 class JobConfig(Settings):
@@ -40,11 +46,6 @@ class JobConfig(Settings):
 
     verbose: bool = False
     """Show the messages of Ray and TensorFlow too."""
-
-    def part(self, config_type: type[SettingsT], **changes: object) -> SettingsT:
-        """The settings of another job, taken from the fields that both have, then from `changes`."""
-        shared = {name: getattr(self, name) for name in config_type.model_fields if hasattr(self, name)}
-        return config_type.model_validate(shared | changes)
 
 
 class TiffPolicy(Settings):
@@ -63,17 +64,22 @@ class ImageConfig(TiffPolicy):
     """JPEG quality of the converted images, 1 to 100."""
 
 
-class ListingConfig(Settings):
-    """Which images there are, and which split each belongs to."""
+class UnitConfig(Settings):
+    """How listed images are cut into units of work, and how many may be bad."""
+
+    max_bad_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the images that may be quarantined before the run is refused (exit code 3)."""
+    images_per_shard: int | None = Field(default=None, ge=1)
+    """Images in one unit of work and one shard; by default a sixteenth of the images, between 16 and 512."""
+
+
+class ListingConfig(UnitConfig):
+    """Which split each listed image belongs to."""
 
     validation_fraction: float = Field(default=0.02, ge=0, lt=1)
     """Share of the training images of each class kept for validation (at least one a class, unless 0)."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: the validation split, weights, the order of images."""
-    max_bad_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of listed images that may be quarantined before the run is refused (exit code 3)."""
-    images_per_shard: int | None = Field(default=None, ge=1)
-    """Images in one unit of work and one shard; by default a sixteenth of the images, between 16 and 512."""
 
 
 class SampleConfig(JobConfig):
@@ -136,40 +142,40 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
         return self
 
 
-class EvaluateConfig(JobConfig):
+class ActorConfig(Settings):
+    """The pool of actors that hold a model and predict."""
+
+    predict_batch_size: int = Field(default=64, ge=1)
+    """Images in one forward pass of one actor."""
+    num_actors: int = Field(default=1, ge=1)
+    """Most copies of the model that predict side by side."""
+
+
+class PredictionConfig(ActorConfig, JobConfig):
+    """Predict images with a model."""
+
+    model_dir: StorageUri
+    """Model folder made by `train`."""
+    output: StorageUri
+    """Folder to write."""
+    use_gpu: bool = False
+    """Give each copy of the model a GPU."""
+
+
+class EvaluateConfig(PredictionConfig):
     """Predict one split of a dataset with a model, and measure how good the predictions are."""
 
-    model_dir: StorageUri
-    """Model folder made by `train`."""
     dataset: StorageUri
     """Dataset folder made by `convert`."""
-    output: StorageUri
-    """Evaluation folder to write."""
     split: Literal["train", "validation", "test"] = "test"
     """Which split to predict."""
-    predict_batch_size: int = Field(default=64, ge=1)
-    """Images in one forward pass."""
-    num_actors: int = Field(default=1, ge=1)
-    """Most copies of the model that predict side by side."""
-    use_gpu: bool = False
-    """Give each copy of the model a GPU."""
 
 
-class PredictConfig(ListingConfig, JobConfig):
+class PredictConfig(UnitConfig, PredictionConfig):
     """Predict TIFFs that have no label."""
 
-    model_dir: StorageUri
-    """Model folder made by `train`."""
     source: StorageUri
     """Any folder tree of TIFFs."""
-    output: StorageUri
-    """Predictions folder to write."""
-    predict_batch_size: int = Field(default=64, ge=1)
-    """Images in one forward pass."""
-    num_actors: int = Field(default=1, ge=1)
-    """Most copies of the model that predict side by side."""
-    use_gpu: bool = False
-    """Give each copy of the model a GPU."""
 
 
 class ReportConfig(JobConfig):
@@ -181,7 +187,7 @@ class ReportConfig(JobConfig):
     """Report folder to write."""
 
 
-class PipelineConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
+class PipelineConfig(FitConfig, ActorConfig, ImageConfig, ListingConfig, JobConfig):
     """Convert, train every model, evaluate each on the test split, and report."""
 
     source: StorageUri
@@ -192,7 +198,3 @@ class PipelineConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     """SPECs of the models to train, in this order (see `python -m jobs.train --help`)."""
     layout: Literal["shards", "folder"] = "shards"
     """`folder` also writes `dataset/<split>/<label>/<name>.jpg`."""
-    predict_batch_size: int = Field(default=64, ge=1)
-    """Images in one forward pass."""
-    num_actors: int = Field(default=1, ge=1)
-    """Most copies of a model that predict side by side."""

@@ -1,0 +1,22 @@
+"""Convert TIFF images in storage to a dataset folder of small images in Parquet shards.
+
+    python -m jobs.convert --source gs://lab/organs --output gs://lab/results/dataset
+
+Flags override `--config recipe.yaml`; `--help` lists every setting.
+"""
+
+import sys
+
+from lib.config import ConvertConfig
+from lib.ingest.convert import convert_images
+from lib.runs import Summary, counts_summary, ray_session, run_job
+
+
+def main(config: ConvertConfig) -> Summary:
+    """Convert every image under the source folder and account for each of them."""
+    with ray_session(config):
+        return counts_summary(convert_images(config), config.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main, ConvertConfig))

@@ -1,0 +1,23 @@
+"""Predict one split of a dataset with a model, and measure how good the predictions are.
+
+    python -m jobs.evaluate --model-dir OUT/models/cnn --dataset OUT/dataset --output OUT/evaluations/cnn
+
+Flags override `--config recipe.yaml`; `--help` lists every setting.
+"""
+
+import sys
+
+from lib.config import EvaluateConfig
+from lib.evaluation.evaluate import check_evaluation, evaluate_model
+from lib.runs import Summary, evaluation_summary, ray_session, run_job
+
+
+def main(config: EvaluateConfig) -> Summary:
+    """Evaluate a model on a split."""
+    check_evaluation(config)
+    with ray_session(config):
+        return evaluation_summary(evaluate_model(config), config.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main, EvaluateConfig))

@@ -1,0 +1,151 @@
+"""Settings from default < `--config recipe.yaml` < flag, refused with one line."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from rich.console import Console
+
+from lib.config import SettingsT
+from lib.errors import SettingsError
+from lib.storage.filesystem import Location
+
+CONFIG_FLAG = "--config"
+
+
+def parse_settings(config_type: type[SettingsT], arguments: Sequence[str], program: str) -> SettingsT:
+    """The settings of one run.
+
+    Args:
+        config_type: The settings of the job.
+        arguments: The command line, without the program.
+        program: What `--help` calls the program.
+
+    Raises:
+        SettingsError: If a flag or recipe key is unknown, a value is bad, or a required one is missing.
+        SystemExit: With code 0, after printing `--help`.
+    """
+    flags, recipe_uri = _split_config(list(arguments))
+    recipe = load_recipe(config_type, recipe_uri) if recipe_uri else {}
+    parsed = _parse_flags(_flags_type(config_type, recipe), flags, program, config_type.__doc__ or "")
+    try:
+        return config_type.model_validate(dataclasses.asdict(parsed))
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from error
+
+
+def load_recipe(config_type: type[SettingsT], uri: str) -> dict[str, Any]:
+    """The settings in a YAML file, checked key by key; required ones may be missing, since flags can give them.
+
+    Raises:
+        SettingsError: If it cannot be read, has an unknown key or a bad value.
+    """
+    if not Location(uri).exists():
+        raise SettingsError(f"{CONFIG_FLAG} {uri}: there is no such file")
+    try:
+        recipe = yaml.safe_load(Location(uri).read_bytes()) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{CONFIG_FLAG} {uri} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise SettingsError(f"{CONFIG_FLAG} {uri} holds a {type(recipe).__name__}; expected `setting: value` lines")
+    try:
+        config_type.model_validate(recipe)
+    except ValidationError as error:
+        wrong = [problem for problem in error.errors() if problem["type"] != "missing" and problem["loc"]]
+        if wrong:
+            raise SettingsError(f"{CONFIG_FLAG} {uri}: {_describe(wrong[0])}") from error
+    return recipe
+
+
+def _split_config(arguments: list[str]) -> tuple[list[str], str | None]:
+    flags, recipe_uri, rest = [], None, iter(arguments)
+    for argument in rest:
+        name, has_value, value = argument.partition("=")
+        if name != CONFIG_FLAG:
+            flags.append(argument)
+            continue
+        recipe_uri = value if has_value else next(rest, None)
+        if not recipe_uri:
+            raise SettingsError(f"{CONFIG_FLAG} needs the path of a YAML recipe")
+    return flags, recipe_uri
+
+
+def _flags_type(config_type: type[SettingsT], recipe: dict[str, Any]) -> type:
+    """A plain dataclass with the fields of the settings, so that one validation says all that is wrong with values."""
+    fields = [_flag(name, field, recipe) for name, field in config_type.model_fields.items()]
+    return dataclasses.make_dataclass("Flags", fields, kw_only=True)
+
+
+def _flag(name: str, field: FieldInfo, recipe: dict[str, Any]) -> tuple[str, Any, Any]:
+    annotation = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
+    if name in recipe:
+        value = recipe[name]
+        return name, annotation, dataclasses.field(default=tuple(value) if isinstance(value, list) else value)
+    if field.is_required():
+        return name, annotation, dataclasses.field()
+    return name, annotation, dataclasses.field(default=field.default)
+
+
+def _parse_flags(flags_type: type, flags: list[str], program: str, description: str) -> Any:
+    description += f"\n\nSettings come from default < `{CONFIG_FLAG} recipe.yaml` < flag."
+    complaint = io.StringIO()
+    with contextlib.redirect_stderr(complaint), _wide_terminal(bool({"-h", "--help"} & set(flags))):
+        try:
+            return tyro.cli(flags_type, args=flags, prog=program, description=description)
+        except SystemExit as stop:
+            if not stop.code:
+                raise
+    raise SettingsError(_first_complaint(complaint.getvalue()))
+
+
+@contextlib.contextmanager
+def _wide_terminal(for_help: bool) -> Any:
+    """Keep a complaint on one line, which tyro would otherwise wrap to the terminal."""
+    before = os.environ.get("COLUMNS")
+    if not for_help:
+        os.environ["COLUMNS"] = "4000"
+    try:
+        yield
+    finally:
+        if not for_help:
+            os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+
+
+def _first_complaint(text: str) -> str:
+    """The sentence in tyro's box: what stands between its border and its first rule, with the suggestion if any."""
+    lines = [line.strip(" │") for line in text.splitlines()]
+    body = [line for line in lines if line and not line.startswith(("╭", "╰"))]
+    rules = [index for index, line in enumerate(body) if set(line) == {"─"}] or [len(body)]
+    sentence = " ".join(body[: rules[0]])
+    suggestion = re.search(r"Perhaps you meant:?\s*(--[\w-]+)", " ".join(body))
+    return sentence + (f" (did you mean {suggestion.group(1)}?)" if suggestion else "")
+
+
+def _one_line(error: ValidationError) -> str:
+    return "; ".join(_describe(problem) for problem in error.errors())
+
+
+def _describe(problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}"
+    flag = "--" + name.replace("_", "-")
+    return f"{flag} {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def report_error(message: str) -> None:
+    """One line on stderr, red on a terminal."""
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    console.print(f"error: {message}", style="red", markup=False)

@@ -1,0 +1,240 @@
+"""Where the images of a split come from: the shards of a dataset folder, or TIFFs in storage.
+
+Both number the images of a split from 0, always in the same order, and give any range of them as units of work for
+Ray Data. A unit decodes to a table of `DECODED_SCHEMA`, so whoever reads it need not know which of the two it is.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lib.config import ImageConfig, ListingConfig
+from lib.ingest.convert import DATASET_FILE
+from lib.ingest.image import decode_jpeg, encode_jpeg
+from lib.ingest.manifest import Listing, list_labelled
+from lib.ingest.tiff import UInt8Array
+from lib.ingest.unit import read_unit
+from lib.storage.filesystem import Location
+from lib.storage.output import read_complete
+
+DECODED_SCHEMA = pa.schema(
+    [
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("checksum", pa.string()),
+        pa.field("image", pa.binary()),  # uint8, (image_size, image_size, 3) in C order; null if refused
+        pa.field("reason", pa.string()),  # null unless refused
+        pa.field("detail", pa.string()),
+    ]
+)
+
+
+Decoder = Callable[[pa.Table], pa.Table]
+
+
+class ImageSource(Protocol):
+    """The images of a data set, by split and position."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in order; a label's number is its place here."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        ...
+
+    @property
+    def content_hash(self) -> str:
+        """Changes when the images or their labels change."""
+        ...
+
+    def count(self, split: str) -> int:
+        """How many positions a split has; a refused image keeps its position."""
+        ...
+
+    def units(self, split: str, start: int, stop: int) -> list[pa.Table]:
+        """Units of work that cover the positions from `start` to before `stop`, in order."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """From a unit to its images (`DECODED_SCHEMA`)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """The accepted images of a complete dataset folder."""
+
+    folder: Location
+    record: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Location) -> "ShardSource":
+        """Read `dataset.json`.
+
+        Raises:
+            SettingsError: If the folder is not complete.
+        """
+        return cls(folder, read_complete(folder, DATASET_FILE, made_by="convert"))
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in order; a label's number is its place here."""
+        return list(self.record["class_names"])
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return int(self.record["image_size"])
+
+    @property
+    def image_policy(self) -> ImageConfig:
+        """How the TIFFs became these images."""
+        names = ImageConfig.model_fields.keys()
+        return ImageConfig.model_validate({name: self.record["settings"][name] for name in names})
+
+    @property
+    def content_hash(self) -> str:
+        """Identity of the content."""
+        return str(self.record["content_hash"])
+
+    def count(self, split: str) -> int:
+        """How many images a split has."""
+        return sum(shard["images"] for shard in self._shards(split))
+
+    def units(self, split: str, start: int, stop: int) -> list[pa.Table]:
+        """One unit a shard: its file, and the rows of it that are asked for."""
+        units, first = [], 0
+        for shard in self._shards(split):
+            begin, end = max(start - first, 0), min(stop - first, shard["images"])
+            if begin < end:
+                rows = pa.array(range(begin, end), pa.int64())
+                files = pa.array([shard["file"]] * len(rows), pa.string())
+                units.append(pa.table({"file": files, "row": rows, "position": pc.add(rows, first)}))
+            first += shard["images"]
+        return units
+
+    @property
+    def decoder(self) -> Decoder:
+        """Reads a shard and decodes the wanted rows."""
+        return partial(_decode_shard, images=self.folder / "images")
+
+    def _shards(self, split: str) -> Iterator[dict[str, Any]]:
+        return (shard for shard in self.record["shards"] if shard["split"] == split)
+
+
+@dataclass(frozen=True)
+class TiffSource:
+    """The TIFFs of a listing, fetched and decoded when asked for; nothing is kept.
+
+    Attributes:
+        folder: Where the listed paths are.
+        listing: The files.
+        config: How a TIFF becomes an image.
+        images_per_unit: See `lib.config.UnitConfig.images_per_shard`.
+        jpeg_quality: Set to get just the pixels that shards of this quality would hold; None for unchanged ones.
+    """
+
+    folder: Location
+    listing: Listing
+    config: ImageConfig
+    images_per_unit: int | None = None
+    jpeg_quality: int | None = None
+
+    @classmethod
+    def list_labelled(cls, folder: Location, images: ImageConfig, listing: ListingConfig) -> "TiffSource":
+        """List a training source (see `lib.ingest.manifest.list_labelled` for what it raises)."""
+        return cls(folder, list_labelled(folder, listing), images, listing.images_per_shard)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in order; a label's number is its place here."""
+        return self.listing.class_names
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.config.image_size
+
+    @property
+    def image_policy(self) -> ImageConfig:
+        """How the TIFFs become images."""
+        return self.config.part(ImageConfig)
+
+    @property
+    def content_hash(self) -> str:
+        """Identity of the content, as far as the listing tells."""
+        return self.listing.content_hash
+
+    def count(self, split: str | None) -> int:
+        """How many files a split lists."""
+        return Counter(self.listing.images["split"].to_pylist())[split]
+
+    def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
+        """Slices of the listing, with their positions."""
+        units, first = [], 0
+        for unit in self.listing.units(self.images_per_unit):
+            if unit["split"][0].as_py() != split:
+                continue
+            begin, end = max(start - first, 0), min(stop - first, unit.num_rows)
+            if begin < end:
+                positions = pa.array(range(first + begin, first + end), pa.int64())
+                units.append(unit.slice(begin, end - begin).append_column("position", positions))
+            first += unit.num_rows
+        return units
+
+    @property
+    def decoder(self) -> Decoder:
+        """Fetches and decodes the files of a unit; a refused one has no image, but a reason."""
+        return partial(_decode_tiffs, folder=self.folder, config=self.config, quality=self.jpeg_quality)
+
+
+def _decode_shard(unit: pa.Table, images: Location) -> pa.Table:
+    cv2.setNumThreads(1)
+    data = (images / unit["file"][0].as_py()).read_bytes()
+    rows = pq.read_table(pa.BufferReader(data), columns=["image_id", "path", "label", "image"]).take(unit["row"])
+    pixels = [decode_jpeg(image).tobytes() for image in rows["image"].to_pylist()]
+    return _decoded_table(rows.drop_columns(["image"]).to_pylist(), pixels, unit)
+
+
+def _decode_tiffs(unit: pa.Table, folder: Location, config: ImageConfig, quality: int | None) -> pa.Table:
+    results = list(read_unit(unit, folder, config))
+    pixels = [None if result.image is None else _as_stored(result.image, quality).tobytes() for result in results]
+    return _decoded_table([result.row for result in results], pixels, unit)
+
+
+def _as_stored(image: UInt8Array, quality: int | None) -> UInt8Array:
+    """The image as a shard would have given it back."""
+    return image if quality is None else decode_jpeg(encode_jpeg(image, quality))
+
+
+def _decoded_table(rows: list[dict[str, Any]], images: list[bytes | None], unit: pa.Table) -> pa.Table:
+    positions = unit["position"].to_pylist()
+    return pa.Table.from_pylist(
+        [
+            row | {"position": position, "image": image}
+            for row, position, image in zip(rows, positions, images, strict=True)
+        ],
+        schema=DECODED_SCHEMA,
+    )
+
+
+def image_array(decoded: pa.Table, image_size: int) -> np.ndarray:
+    """The images of a decoded table without refused ones: uint8 (n, image_size, image_size, 3)."""
+    return np.stack([np.frombuffer(image.as_buffer(), np.uint8) for image in decoded["image"]]).reshape(
+        -1, image_size, image_size, 3
+    )
+

@@ -1,0 +1,23 @@
+"""Environment variables that Ray and TensorFlow read while they are imported, so that they must be set before."""
+
+import os
+import secrets
+
+
+def ray_is_ours() -> bool:
+    """Whether this process starts a Ray of its own, rather than run as a job of a cluster."""
+    return "RAY_ADDRESS" not in os.environ
+
+
+def prepare_environment() -> None:
+    """Set what is not set already.
+
+    A local Ray gets a token of its own, so that no other user of the machine can use it. A process that runs as a job
+    of a cluster finds the cluster's token in its environment.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if ray_is_ours() and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)

@@ -1,0 +1,161 @@
+"""The Ray Data graph from TIFFs in storage to a dataset folder of small JPEG images in Parquet shards."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib.config import ConvertConfig
+from lib.errors import DataError
+from lib.ingest.image import encode_jpeg
+from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting, Listing, list_labelled
+from lib.ingest.shards import read_verdicts, write_shard
+from lib.ingest.unit import UnitResult, read_unit
+from lib.progress import Progress
+from lib.ray_data import map_units, stream_tables, units_dataset
+from lib.storage.filesystem import Location
+from lib.storage.output import OutputFolder
+from lib.storage.tables import write_table
+
+logger = logging.getLogger(__name__)
+
+DATASET_FILE = "dataset.json"
+
+
+def convert_images(config: ConvertConfig) -> dict[str, Any]:
+    """Convert every image under the source and account for each of them; what is already done is not done again.
+
+    Returns:
+        The content of `dataset.json`.
+
+    Raises:
+        SettingsError: If the source is missing or empty, or the output holds another run.
+        DataError: If the classes cannot be trained on.
+        TooManyBadImagesError: If more images are quarantined than allowed; the manifest then names them.
+        StorageError: If storage fails beyond its retries.
+    """
+    output = Location(config.output)
+    listing = list_labelled(Location(config.source), config)
+    folder = OutputFolder(output, DATASET_FILE, identity(config, listing))
+    if done := folder.begin():
+        logger.info("convert: %s is already complete", config.output)
+        return done
+    units = listing.units(config.images_per_shard)
+    with Progress("convert", listing.images.num_rows) as progress:
+        converted = pa.concat_tables(_convert_units(units, config, progress))
+        seconds = progress.seconds
+    manifest = pa.concat_tables([converted.select(MANIFEST_SCHEMA.names), listing.excluded])
+    accounting = Accounting.of(manifest, listing)
+    write_table(manifest, output / "manifest.parquet")
+    accounting.refuse_too_many_bad(config.max_bad_fraction)
+    refuse_emptied_classes(converted, listing.class_names)
+    _delete_shards_of_other_units(output / "images", units)
+    return folder.complete(_record(config, listing, converted, accounting) | {"seconds": round(seconds, 3)})
+
+
+def identity(config: ConvertConfig, listing: Listing) -> dict[str, Any]:
+    """The settings that decide what is in a dataset folder, and a hash of the listing it is made from."""
+    settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction"})
+    return settings | {"source_listing": listing.content_hash}
+
+
+def refuse_emptied_classes(manifest: pa.Table, class_names: list[str]) -> None:
+    """Stop when quarantine has left a class without a training image.
+
+    Raises:
+        DataError: Naming the first such class.
+    """
+    accepted = pc.and_(pc.equal(manifest["verdict"], "accepted"), pc.equal(manifest["split"], "train"))
+    left = set(manifest.filter(accepted)["label"].to_pylist())
+    for name in class_names:
+        if name not in left:
+            raise DataError(f"class {name!r} has no usable training image left; see the reasons in manifest.parquet")
+
+
+def _convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progress) -> Iterator[pa.Table]:
+    graph = map_units(units_dataset(units), convert_unit, fn_kwargs={"config": config}, num_cpus=1)
+    for verdicts in stream_tables(graph):
+        progress.advance(verdicts.num_rows)
+        yield verdicts
+
+
+def convert_unit(unit: pa.Table, config: ConvertConfig) -> pa.Table:
+    """Convert one unit to one shard, unless that shard is already there.
+
+    Args:
+        unit: Rows of `LISTING_SCHEMA` and the name of their `shard`.
+        config: The settings of the run.
+
+    Returns:
+        The verdict on each file (`MANIFEST_SCHEMA`) and its `shard`.
+    """
+    shard = unit["shard"][0].as_py()
+    location = Location(config.output) / "images" / shard
+    if location.exists():
+        verdicts = read_verdicts(location)
+    else:
+        rows, images = [], []
+        for result in read_unit(unit, Location(config.source), config):
+            rows.append(result.row)
+            if result.image is not None:
+                images.append(_encode(result, config))
+        verdicts = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+        write_shard(images, verdicts, location)
+    return verdicts.append_column("shard", pa.array([shard] * verdicts.num_rows, pa.string()))
+
+
+def _encode(result: UnitResult, config: ConvertConfig) -> dict[str, Any]:
+    encoded = encode_jpeg(result.image, config.quality)
+    if config.layout == "folder":
+        (Location(config.output) / jpeg_path(result.row)).write_bytes(encoded)
+    return result.row | {"height": result.height, "width": result.width, "image": encoded}
+
+
+def jpeg_path(row: dict[str, Any]) -> str:
+    """Where `--layout folder` puts an image: its own name, made unique where the source has deeper folders."""
+    path = PurePosixPath(row["path"])
+    plain = len(path.parts) == len(("split", "label", "name")) and path.suffix == ".tif"
+    name = path.stem if plain else f"{path.stem}-{row['image_id']}"
+    return f"{row['split']}/{row['label']}/{name}.jpg"
+
+
+def _record(config: ConvertConfig, listing: Listing, converted: pa.Table, accounting: Accounting) -> dict[str, Any]:
+    shards = (
+        converted.filter(pc.equal(converted["verdict"], "accepted"))
+        .group_by(["shard", "split"])
+        .aggregate([([], "count_all")])
+        .sort_by("shard")
+        .to_pylist()
+    )
+    return {
+        "class_names": listing.class_names,
+        "image_size": config.image_size,
+        "encoding": {"format": "jpeg", "quality": config.quality},
+        "source": config.source,
+        "counts": accounting.counts,
+        "counts_by_split": accounting.by_split,
+        "reasons": accounting.reasons,
+        "shards": [{"file": s["shard"], "split": s["split"], "images": s["count_all"]} for s in shards],
+        "content_hash": content_hash(converted, config),
+    }
+
+
+def content_hash(manifest: pa.Table, config: ConvertConfig) -> str:
+    """Changes when an image, its label, its split or its conversion changes."""
+    digest = hashlib.blake2b(repr((config.image_size, config.quality)).encode(), digest_size=16)
+    columns = manifest.select(["image_id", "checksum", "label", "split", "verdict"]).sort_by("image_id")
+    for row in columns.to_pylist():
+        digest.update(repr(tuple(row.values())).encode())
+    return digest.hexdigest()
+
+
+def _delete_shards_of_other_units(images: Location, units: list[pa.Table]) -> None:
+    """An interrupted run over a source that has changed since leaves shards that belong to no unit of this one."""
+    expected = {unit["shard"][0].as_py() for unit in units}
+    for file in images.list_files():
+        if file.path not in expected:
+            (images / file.path).delete()

@@ -1,0 +1,38 @@
+"""The Parquet shards of a dataset. A shard carries the verdicts of its unit in its footer, refused images included.
+
+So shard and account are one object, written in one step: a shard that exists is a unit that is done.
+"""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from lib.ingest.manifest import MANIFEST_SCHEMA
+from lib.storage.filesystem import Location
+from lib.storage.tables import footer, write_table
+
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("group", pa.string()),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+    ]
+)
+VERDICTS_KEY = b"verdicts"
+
+
+def write_shard(images: list[dict[str, Any]], verdicts: pa.Table, location: Location) -> None:
+    """Write the accepted images of a unit, and the verdicts on all of its files."""
+    metadata = {VERDICTS_KEY: json.dumps(verdicts.to_pylist(), ensure_ascii=False).encode()}
+    write_table(pa.Table.from_pylist(images, schema=SHARD_SCHEMA.with_metadata(metadata)), location)
+
+
+def read_verdicts(location: Location) -> pa.Table:
+    """The verdicts in the footer of a shard (`MANIFEST_SCHEMA`), read without its images."""
+    return pa.Table.from_pylist(json.loads(footer(location)[VERDICTS_KEY]), schema=MANIFEST_SCHEMA)

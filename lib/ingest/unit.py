@@ -1,0 +1,63 @@
+"""One unit of work: fetch the listed files, decode and resize each, and say of each what became of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lib.config import ImageConfig
+from lib.errors import ImageRefused
+from lib.ingest.image import resize_image
+from lib.ingest.tiff import decode_tiff
+from lib.storage.checksum import verified_checksum
+from lib.storage.filesystem import FETCH_CONCURRENCY, Location
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What became of one listed file.
+
+    Attributes:
+        row: Its manifest row (`MANIFEST_SCHEMA`), with the verdict.
+        image: RGB uint8, shape (image_size, image_size, 3); None if it was quarantined.
+        height: Rows of the original, in pixels; 0 if quarantined.
+        width: Columns of the original, in pixels; 0 if quarantined.
+    """
+
+    row: dict[str, Any]
+    image: npt.NDArray[np.uint8] | None
+    height: int = 0
+    width: int = 0
+
+
+def read_unit(unit: pa.Table, source: Location, config: ImageConfig) -> Iterator[UnitResult]:
+    """Fetch and decode every file of a unit, in its order.
+
+    Args:
+        unit: Rows of `LISTING_SCHEMA`.
+        source: The folder that the listed paths are relative to.
+        config: The TIFF policy and the side of the square images, in pixels.
+
+    Raises:
+        StorageError: If a file cannot be read as it was listed: a fault, not a bad image.
+    """
+    cv2.setNumThreads(1)  # Ray runs one unit a core; OpenCV's own threads would only compete with it
+    for start in range(0, unit.num_rows, FETCH_CONCURRENCY):
+        rows = unit.slice(start, FETCH_CONCURRENCY).to_pylist()
+        for row, data in zip(rows, source.read_many([row["path"] for row in rows]), strict=True):
+            checksum = verified_checksum(data, row["size_bytes"], row["checksum"], (source / row["path"]).uri)
+            yield _decode(row | {"checksum": checksum}, data, config)
+
+
+def _decode(row: dict[str, Any], data: bytes, config: ImageConfig) -> UnitResult:
+    try:
+        original = decode_tiff(data, config)
+    except ImageRefused as refusal:
+        verdict = {"verdict": "quarantined", "reason": refusal.code, "detail": refusal.detail}
+        return UnitResult(row | verdict, None)
+    height, width = original.shape[:2]
+    return UnitResult(row | {"verdict": "accepted"}, resize_image(original, config.image_size), height, width)

@@ -1,0 +1,21 @@
+"""The notebook's own small network."""
+
+import keras
+
+from lib.models.inputs import image_input
+
+
+def build_cnn(class_count: int, image_size: int) -> keras.Model:
+    """Three convolutions with max pooling and two dense layers, trained from scratch.
+
+    Returns:
+        A model from uint8 RGB (n, image_size, image_size, 3) to logits (n, class_count).
+    """
+    images = image_input(image_size)
+    features = keras.layers.Rescaling(1 / 255, name="rescaling")(images)
+    for filters in (16, 32, 64):
+        features = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv_{filters}")(features)
+        features = keras.layers.MaxPooling2D(name=f"pool_{filters}")(features)
+    features = keras.layers.Flatten(name="flatten")(features)
+    embedding = keras.layers.Dense(128, activation="relu", name="embedding")(features)
+    return keras.Model(images, keras.layers.Dense(class_count, name="logits")(embedding), name="cnn")

@@ -1,0 +1,68 @@
+"""How training went, epoch by epoch."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from lib.plots.canvas import BLUE, GREY, INK, VERMILION, legend, new_figure, style, to_png
+
+
+def curves(history: pd.DataFrame) -> bytes:
+    """Accuracy and loss over the epochs, train and validation, with the best epoch marked.
+
+    Args:
+        history: One row an epoch: `epoch` (from 1), `loss`, `accuracy` in [0, 1], and optionally
+            `val_loss` and `val_accuracy`, which may be NaN. Other columns are ignored.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        ValueError: If there is no epoch.
+    """
+    if history.empty:
+        raise ValueError("the history has no epoch")
+    figure = new_figure(10.5, 4.2)
+    best, measure = best_epoch(history)
+    accuracy, loss = figure.subplots(1, 2)
+    for axes, name in ((accuracy, "accuracy"), (loss, "loss")):
+        _lines(style(axes, name.capitalize(), grid="y"), history, name)
+        _mark_best(axes, history, best)
+        axes.set_xlabel(f"Epoch (dotted: best, epoch {best}, lowest {measure})" if best else "Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
+        legend(axes)
+    accuracy.set_ylim(0, 1.02)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    loss.set_ylim(bottom=0)
+    return to_png(figure)
+
+
+def best_epoch(history: pd.DataFrame) -> tuple[int | None, str]:
+    """The epoch with the lowest validation loss (training loss if there is no other), and which it is."""
+    for column, measure in (("val_loss", "validation loss"), ("loss", "training loss")):
+        if column in history and np.isfinite(history[column]).any():
+            finite = history[np.isfinite(history[column])]
+            return int(finite["epoch"].to_numpy()[int(finite[column].to_numpy().argmin())]), measure
+    return None, ""
+
+
+def _lines(axes: Axes, history: pd.DataFrame, name: str) -> None:
+    marked = {"markersize": 4.5} if len(history) <= 40 else {"markersize": 0}  # noqa: PLR2004 - more would be a smear
+    axes.plot(history["epoch"], history[name], "o-", color=BLUE, linewidth=1.8, label="train", **marked)
+    validation = history.get(f"val_{name}")
+    if validation is not None and validation.notna().any():
+        axes.plot(
+            history["epoch"], validation, "s--", color=VERMILION, linewidth=1.8, label="validation", **marked
+        )
+
+
+def _mark_best(axes: Axes, history: pd.DataFrame, best: int | None) -> None:
+    if best is None:
+        return
+    axes.axvline(best, color=GREY, linestyle=":", linewidth=1.5, zorder=0)
+    row = history.loc[history["epoch"] == best].iloc[0]
+    for name in (axes.get_title(loc="left").lower(), f"val_{axes.get_title(loc='left').lower()}"):
+        if pd.notna(row.get(name)):
+            axes.plot(best, row[name], "o", markersize=10, markerfacecolor="none", markeredgecolor=INK)

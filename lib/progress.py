@@ -1,0 +1,89 @@
+"""What a person sees while a stage runs: one live line on a terminal, plain lines in a log. All on stderr."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+logger = logging.getLogger(__name__)
+
+LOG_INTERVAL_S = 10.0
+
+
+class Progress:
+    """Counts the rows of one stage.
+
+    Use it as a context manager; `advance` may be called from any thread.
+    """
+
+    def __init__(self, stage: str, total: int, unit: str = "images") -> None:
+        """Start counting now.
+
+        Args:
+            stage: What is being done, as `convert`.
+            total: How many rows there will be.
+            unit: What a row is.
+        """
+        self.stage, self.total, self.unit = stage, total, unit
+        self.done = 0
+        self._started = self._logged = time.monotonic()
+        self._live = self._task = None
+        if sys.stderr.isatty():
+            self._live = RichProgress(
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(stderr=True),
+            )  # fmt: skip
+            self._task = self._live.add_task(stage, total=total, rate="")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the stage began."""
+        return max(time.monotonic() - self._started, 1e-9)
+
+    @property
+    def rate(self) -> float:
+        """Rows a second since the stage began."""
+        return self.done / self.seconds
+
+    def advance(self, rows: int) -> None:
+        """Say that so many more rows are done."""
+        self.advance_to(self.done + rows)
+
+    def advance_to(self, done: int) -> None:
+        """Say how many rows are done in all."""
+        self.done = done
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=done, rate=f"{self.rate:,.0f} {self.unit}/s")
+        elif time.monotonic() - self._logged >= LOG_INTERVAL_S:
+            self._log()
+
+    def note(self, text: str) -> None:
+        """A line worth keeping, above the live one."""
+        if self._live is not None:
+            self._live.console.print(f"  {text}", highlight=False, markup=False)
+        else:
+            logger.info("%s: %s", self.stage, text)
+
+    def __enter__(self) -> Self:
+        """Show the live line, if there is a terminal."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Leave the last state standing."""
+        if self._live is not None:
+            self._live.stop()
+        elif error is None:
+            self._log()
+
+    def _log(self) -> None:
+        self._logged = time.monotonic()
+        left_s = (self.total - self.done) / self.rate if self.rate else float("nan")
+        ending = f"{left_s:.0f} s left" if self.done < self.total else f"in {self.seconds:.1f} s"
+        logger.info("%s: %d of %d %s, %.0f/s, %s", self.stage, self.done, self.total, self.unit, self.rate, ending)

@@ -1,0 +1,42 @@
+"""Checksums as listings state them, and the check of what was read against what was listed."""
+
+import base64
+import hashlib
+
+import google_crc32c
+
+from lib.errors import StorageError
+
+
+def crc32c(data: bytes) -> str:
+    """`crc32c:` and the Castagnoli checksum in the base64 form that Google Cloud Storage shows."""
+    return "crc32c:" + base64.b64encode(google_crc32c.Checksum(data).digest()).decode()
+
+
+def md5(data: bytes) -> str:
+    """`md5:` and the digest in hexadecimal."""
+    return "md5:" + hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+ALGORITHMS = {"crc32c": crc32c, "md5": md5}
+
+
+def verified_checksum(data: bytes, size_bytes: int, stated: str | None, uri: str) -> str:
+    """The checksum of what was read, once it is known to be what was listed.
+
+    Args:
+        data: The bytes that were read.
+        size_bytes: The size that the listing stated.
+        stated: The checksum that the listing stated, if it did.
+        uri: Where the bytes are from, for the message.
+
+    Raises:
+        StorageError: If size or checksum differ: a fault of storage, or a file that changed since it was listed.
+    """
+    if len(data) != size_bytes:
+        raise StorageError(f"{uri}: read {len(data)} bytes where {size_bytes} were listed; did it change?")
+    algorithm = stated.split(":", 1)[0] if stated else "crc32c"
+    found = ALGORITHMS[algorithm](data)
+    if stated and found != stated:
+        raise StorageError(f"{uri}: its content has {found} where {stated} was listed; did it change?")
+    return found

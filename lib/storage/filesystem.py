@@ -1,0 +1,216 @@
+"""Bytes by URI: a local path, `file://`, or `gs://bucket/prefix`, behind one small object."""
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+from lib.errors import SettingsError, StorageError
+
+SCHEMES = ("gs", "file")
+FETCH_CONCURRENCY = 64
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One object below a folder.
+
+    Attributes:
+        path: Relative to the folder, with `/` between its parts.
+        size_bytes: As the listing states it.
+        checksum: As the listing states it (see `lib.storage.checksum`), or None where listing does not tell.
+    """
+
+    path: str
+    size_bytes: int
+    checksum: str | None
+
+
+@lru_cache(maxsize=8)
+def _filesystem(scheme: str) -> AbstractFileSystem:
+    if scheme == "gs":
+        from lib.storage.gcs import gcs_filesystem
+
+        return gcs_filesystem()
+    from fsspec.implementations.local import LocalFileSystem
+
+    return LocalFileSystem()
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder in storage, by URI. Cheap to make and to send to another process."""
+
+    uri: str
+
+    def __truediv__(self, name: str) -> "Location":
+        """The location below this one."""
+        return Location(f"{self.uri.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part of the URI."""
+        return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a path on this machine."""
+        return self.scheme == "file"
+
+    @property
+    def scheme(self) -> str:
+        """`file` for local paths, otherwise what stands before `://`.
+
+        Raises:
+            SettingsError: If the scheme is not one of `SCHEMES`.
+        """
+        scheme = self.uri.split("://", 1)[0] if "://" in self.uri else "file"
+        if scheme not in SCHEMES:
+            raise SettingsError(f"cannot open {self.uri}: expected a local path, file:// or gs://bucket/prefix")
+        return scheme
+
+    @property
+    def path(self) -> str:
+        """The path as the filesystem of this scheme wants it."""
+        return self.uri.split("://", 1)[-1]
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        """The fsspec filesystem that serves this location."""
+        return _filesystem(self.scheme)
+
+    def exists(self) -> bool:
+        """Whether there is a file, or a folder with something in it."""
+        with _named_failures("look for", self):
+            return bool(self.filesystem.exists(self.path))
+
+    def is_empty(self) -> bool:
+        """Whether there is no file at or below this location."""
+        return not self.exists() or next(iter(self._find()), None) is None
+
+    def read_bytes(self) -> bytes:
+        """The whole content of a file.
+
+        Raises:
+            StorageError: If it cannot be read.
+        """
+        with _named_failures("read", self):
+            return bytes(self.filesystem.cat_file(self.path))
+
+    def write_bytes(self, data: bytes) -> None:
+        """Replace a file in one step: a reader sees the old content or the new, never a part.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        with _named_failures("write", self):
+            if self.is_local:
+                _write_local(Path(self.path), data)
+            else:
+                self.filesystem.pipe_file(self.path, data)
+
+    def read_json(self) -> dict[str, Any]:
+        """A JSON object.
+
+        Raises:
+            StorageError: If it cannot be read or is not a JSON object.
+        """
+        try:
+            content = json.loads(self.read_bytes())
+        except ValueError as error:
+            raise StorageError(f"{self.uri} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise StorageError(f"{self.uri} holds {type(content).__name__}; expected a JSON object")
+        return content
+
+    def write_json(self, content: dict[str, Any]) -> None:
+        """Write a JSON object, indented for people."""
+        self.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def delete(self) -> None:
+        """Remove a file, or a folder with all that is in it; nothing happens if it is not there."""
+        with _named_failures("delete", self):
+            if self.filesystem.exists(self.path):
+                self.filesystem.rm(self.path, recursive=True)
+
+    def list_files(self) -> list[StoredFile]:
+        """Every file below this folder, sorted by path.
+
+        Raises:
+            StorageError: If the folder cannot be listed; a folder that does not exist is an empty list.
+        """
+        if not self.exists():
+            return []
+        root = str(self.filesystem._strip_protocol(self.path)).rstrip("/") + "/"
+        files = [_stored_file(path.removeprefix(root), info) for path, info in self._find().items()]
+        return sorted(files, key=lambda file: file.path)
+
+    def _find(self) -> dict[str, dict[str, Any]]:
+        with _named_failures("list", self):
+            self.filesystem.invalidate_cache()
+            found: dict[str, dict[str, Any]] = self.filesystem.find(self.path, detail=True)
+        return {path: info for path, info in found.items() if not path.endswith("/")}
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        """The contents of many files below this folder, fetched side by side, in the order of `names`.
+
+        Raises:
+            StorageError: If any of them cannot be read.
+        """
+        if self.is_local:
+            return [(self / name).read_bytes() for name in names]
+        with _named_failures("read from", self):
+            paths = [(self / name).path for name in names]
+            contents = self.filesystem.cat(paths, batch_size=FETCH_CONCURRENCY, on_error="raise")
+        return [contents[path] if isinstance(contents, dict) else contents for path in paths]
+
+    @contextmanager
+    def as_local_file(self) -> Iterator[Path]:
+        """A path on this machine with the content of this file, for libraries that open nothing else."""
+        if self.is_local:
+            yield Path(self.path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / self.name
+            copy.write_bytes(self.read_bytes())
+            yield copy
+
+    def upload_folder(self, folder: Path) -> None:
+        """Copy every file below a local folder to the same relative path here."""
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            (self / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)  # noqa: PTH105 - the one call that is atomic on every platform
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _stored_file(path: str, info: dict[str, Any]) -> StoredFile:
+    crc32c = info.get("crc32c")
+    return StoredFile(path, int(info["size"]), f"crc32c:{crc32c}" if crc32c else None)
+
+
+@contextmanager
+def _named_failures(action: str, location: Location) -> Iterator[None]:
+    """Name the file and the action in whatever a filesystem raises."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(f"cannot {action} {location.uri}: there is no such file or bucket") from error
+    except OSError as error:  # gcsfs's own HttpError is not an OSError, but it raises these for 401, 403 and 404
+        reason = error.strerror or " ".join(str(error).split())
+        raise StorageError(f"cannot {action} {location.uri}: {reason}") from error

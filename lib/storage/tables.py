@@ -1,0 +1,46 @@
+"""Parquet files in storage, written in one step and read as one table."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lib.errors import StorageError
+from lib.storage.filesystem import Location
+
+
+def write_table(table: pa.Table, location: Location) -> None:
+    """Write one Parquet file in one step."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    location.write_bytes(sink.getvalue().to_pybytes())
+
+
+def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file, or every `*.parquet` below a folder in the order of their names, as one table.
+
+    Raises:
+        StorageError: If there is none, or one cannot be read as Parquet.
+    """
+    if location.uri.endswith(".parquet") and location.exists():
+        return _parse(location.read_bytes(), location, columns)
+    names = [file.path for file in location.list_files() if file.path.endswith(".parquet")]
+    if not names:
+        raise StorageError(f"there is no Parquet file below {location.uri}")
+    contents = location.read_many(names)
+    return pa.concat_tables(
+        [_parse(data, location / name, columns) for name, data in zip(names, contents, strict=True)]
+    )
+
+
+def footer(location: Location) -> Mapping[bytes, bytes]:
+    """The key-value metadata of a Parquet file's schema, read without its rows."""
+    with location.filesystem.open(location.path, "rb") as file:
+        return pq.read_schema(file).metadata or {}
+
+
+def _parse(data: bytes, location: Location, columns: list[str] | None) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+    except pa.ArrowException as error:
+        raise StorageError(f"{location.uri} cannot be read as Parquet: {error}") from error

@@ -1,0 +1,158 @@
+"""Trains one model on a dataset folder, or on TIFFs streamed from storage, and completes its model folder."""
+
+import logging
+import time
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from lib.config import TrainConfig
+from lib.dataset.source import ImageSource, ShardSource, TiffSource
+from lib.errors import SettingsError, TissueError
+from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
+from lib.models.folder import MODEL_FILE
+from lib.models.spec import ModelSpec, check_spec, parse_spec
+from lib.progress import Progress
+from lib.storage.filesystem import Location
+from lib.storage.output import OutputFolder
+from lib.training.backend import TensorflowAddresses
+from lib.training.board import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
+from lib.training.loop import TrainTask, train_on_worker
+from lib.training.shards import FITTED_SPLITS, LaneShards
+
+logger = logging.getLogger(__name__)
+
+NOT_IDENTITY = {"verbose", "output", "num_workers", "use_gpu", "max_bad_fraction"}
+
+
+def open_source(config: TrainConfig) -> ShardSource | TiffSource:
+    """The images to train on.
+
+    Raises:
+        SettingsError: If the dataset folder is not complete, of another image size, or the source has no images.
+        DataError: If the classes of a source cannot be trained on.
+    """
+    if config.source is not None:
+        return TiffSource.list_labelled(Location(config.source), config, config)
+    dataset = ShardSource.open(Location(str(config.dataset)))
+    if dataset.image_size != config.image_size:
+        raise SettingsError(
+            f"--image-size is {config.image_size}, but {config.dataset} holds images of {dataset.image_size} px"
+        )
+    return dataset
+
+
+def check_training(config: TrainConfig) -> ModelSpec:
+    """Refuse settings that cannot work, without starting anything.
+
+    Raises:
+        SettingsError: Naming the setting.
+    """
+    spec = parse_spec(config.model)
+    check_spec(spec, config.image_size)
+    if config.batch_size < config.num_workers:
+        raise SettingsError(f"--batch-size {config.batch_size} cannot be shared by --num-workers {config.num_workers}")
+    return spec
+
+
+def train_model(config: TrainConfig) -> dict[str, Any]:
+    """Train one model, unless this very training is already complete.
+
+    Returns:
+        The content of `model.json`.
+
+    Raises:
+        TissueError: Of the kind that tells what is wrong; see `open_source`, `check_training`, `train_on_worker`.
+    """
+    spec = check_training(config)
+    source = open_source(config)
+    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY) | {"dataset_hash": source.content_hash}
+    folder = OutputFolder(Location(config.output), MODEL_FILE, settings)
+    if done := folder.begin():
+        logger.info("train: %s is already complete", config.output)
+        return done
+    started = time.monotonic()
+    board = LocalBoard() if _in_this_process(config) else RemoteBoard()
+    results = _run(config, spec, source, board)
+    record = _record(folder.location.name, spec, source) | results
+    if isinstance(source, TiffSource):
+        record["counts"] = _account(source, board.ask("refused")).counts
+    return folder.complete(record | {"seconds": round(time.monotonic() - started, 3)})
+
+
+def _in_this_process(config: TrainConfig) -> bool:
+    """A single worker needs no process of its own, unless it is to run on another node of a cluster."""
+    return config.num_workers == 1 and len(ray.nodes()) == 1
+
+
+def _run(config: TrainConfig, spec: ModelSpec, source: ImageSource, board: BoardClient) -> dict[str, Any]:
+    counts = {split: source.count(split) for split in FITTED_SPLITS}
+    shards = LaneShards(source, config, config.seed)
+    trainer = DataParallelTrainer(
+        train_on_worker,
+        train_loop_config={"task": TrainTask(config, spec, source.class_names, source.image_size, counts, board)},
+        backend_config=TensorflowAddresses(),
+        scaling_config=ScalingConfig(
+            num_workers=0 if _in_this_process(config) else config.num_workers, use_gpu=config.use_gpu
+        ),
+        run_config=_run_config(Location(config.output)),
+        datasets=shards.datasets(),
+        dataset_config=shards,
+    )
+    with Progress(f"train {spec.name}", counts["train"] * config.epochs) as progress, BoardWatcher(board, progress):
+        try:
+            result = trainer.fit()
+        except WorkerGroupError as error:
+            raise _cause(error) from error
+    return dict(result.return_value)
+
+
+def _run_config(output: Location) -> RunConfig:
+    storage: dict[str, Any] = {"storage_path": (output / "checkpoints").path}
+    if not output.is_local:
+        storage["storage_filesystem"] = pa.fs.PyFileSystem(pa.fs.FSSpecHandler(output.filesystem))
+    return RunConfig(name="ray", failure_config=FailureConfig(max_failures=0), **storage)
+
+
+def _cause(error: WorkerGroupError) -> Exception:
+    """What went wrong on the first worker that says so, rather than that workers failed."""
+    failures = [getattr(failure, "cause", failure) for failure in error.worker_failures.values()]
+    return next((failure for failure in failures if isinstance(failure, TissueError)), failures[0])
+
+
+def _record(name: str, spec: ModelSpec, source: ShardSource | TiffSource) -> dict[str, Any]:
+    return {
+        "name": name,
+        "spec": spec.text,
+        "class_names": source.class_names,
+        "image_size": source.image_size,
+        "input": "uint8 RGB (n, image_size, image_size, 3)",
+        "output": "logits",
+        "preprocessing": "inside the model",
+        "image_policy": source.image_policy.model_dump(mode="json"),
+        "image_encoding": source.record["encoding"] if isinstance(source, ShardSource) else None,
+        "weights": spec.weights,
+        "dataset_hash": source.content_hash,
+    }
+
+
+def _account(source: TiffSource, refused: list[dict[str, Any]]) -> Accounting:
+    """What became of the listed files of a source that was streamed into training."""
+    by_place = {(row["split"], row["position"]): row for row in refused}
+    rows = []
+    for split in (*FITTED_SPLITS, "test"):
+        for unit in source.units(split, 0, source.count(split)):
+            rows += [row | _verdict(split, by_place.get((split, row["position"]))) for row in unit.to_pylist()]
+    manifest = pa.concat_tables([pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), source.listing.excluded])
+    return Accounting.of(manifest, source.listing)
+
+
+def _verdict(split: str, refusal: dict[str, Any] | None) -> dict[str, Any]:
+    if split not in FITTED_SPLITS:
+        return {"verdict": "excluded", "reason": "test_split"}
+    if refusal is None:
+        return {"verdict": "accepted"}
+    return {"verdict": "quarantined", "reason": refusal["reason"], "detail": refusal["detail"]}
