@@ -9,7 +9,8 @@ import sys
 
 from lib.config import EvaluateConfig
 from lib.evaluation.evaluate import check_evaluation, evaluate_model
-from lib.runs import Summary, evaluation_summary, ray_session, run_job
+from lib.runs import ray_session, run_job
+from lib.summaries import Summary, evaluation_summary
 
 
 def main(config: EvaluateConfig) -> Summary:

@@ -86,7 +86,7 @@ def _flags_type(config_type: type[SettingsT], recipe: dict[str, Any]) -> type:
 
 
 def _flag(name: str, field: FieldInfo, recipe: dict[str, Any]) -> tuple[str, Any, Any]:
-    annotation = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
+    annotation: Any = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
     if name in recipe:
         value = recipe[name]
         return name, annotation, dataclasses.field(default=tuple(value) if isinstance(value, list) else value)

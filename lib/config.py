@@ -113,8 +113,8 @@ class FitConfig(Settings):
     """Most epochs to train; early stopping may end sooner."""
     batch_size: int = Field(default=32, ge=1)
     """Images in one optimizer step, over all workers together."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Step size of Adam."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Step size of Adam; by default 0.001, or 0.01 where only a new head is trained on a frozen base."""
     patience: int = Field(default=5, ge=1)
     """Epochs without a better validation loss before training stops; the best epoch is kept either way."""
     num_workers: int = Field(default=1, ge=1)

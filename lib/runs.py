@@ -15,11 +15,11 @@ from lib.config import FitConfig, JobConfig
 from lib.environment import ray_is_ours
 from lib.errors import TissueError
 from lib.native_messages import filter_native_messages
+from lib.summaries import Summary
 
 logger = logging.getLogger(__name__)
 
 JobConfigT = TypeVar("JobConfigT", bound=JobConfig)
-Summary = dict[str, Any]
 
 LOGICAL_CPUS_BESIDE_WORKERS = 2
 
@@ -40,7 +40,7 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
     except KeyboardInterrupt:
         report_error("interrupted; the same command goes on where this run stopped")
         return 1
-    except Exception as error:  # the one place where a failure of any kind becomes an exit code
+    except Exception as error:  # noqa: BLE001 - the one place where a failure of any kind becomes an exit code
         return _fail(error)
     print(json.dumps({"job": job} | summary, ensure_ascii=False), flush=True)  # noqa: T201 - the job's result
     return 0
@@ -83,46 +83,6 @@ def _set_up_messages(verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def counts_summary(record: dict[str, Any], output: str) -> Summary:
-    """The summary of a job that accounts for images, from its completion record."""
-    counts = record["counts"]
-    seconds = record["seconds"]
-    images = counts["accepted"]
-    return counts | {"images": images, "seconds": seconds, "images_per_s": _rate(counts["listed"], seconds), "output": output}
-
-
-def training_summary(record: dict[str, Any], output: str) -> Summary:
-    """The summary of a training, from `model.json`; its accuracy is that of validation, or of training without one."""
-    metrics = record["metrics"]
-    accuracy = metrics["accuracy"] if metrics["val_accuracy"] is None else metrics["val_accuracy"]
-    return record.get("counts", {}) | {
-        "images": record["images"],
-        "accuracy": accuracy,
-        "best_epoch": metrics["best_epoch"],
-        "world_size": record["world_size"],
-        "seconds": record["seconds"],
-        "images_per_s": record["images_per_s"],
-        "output": output,
-    }
-
-
-def evaluation_summary(record: dict[str, Any], output: str) -> Summary:
-    """The summary of an evaluation, from `evaluation.json`."""
-    metrics = record["metrics"]
-    return {
-        "images": record["images"],
-        "accuracy": metrics["accuracy"],
-        "loss": metrics["loss"],
-        "seconds": record["seconds"],
-        "images_per_s": record["images_per_s"],
-        "output": output,
-    }
-
-
-def _rate(images: int, seconds: float) -> float:
-    return round(images / seconds, 1) if seconds else 0.0
-
-
 @contextlib.contextmanager
 def ray_session(config: JobConfig) -> Iterator[None]:
     """Ray for the time of a job: the cluster that the job was submitted to, or a local one on loopback."""
@@ -131,7 +91,10 @@ def ray_session(config: JobConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"log_to_driver": config.verbose, "logging_level": "INFO" if config.verbose else "ERROR"}
+    options: dict[str, Any] = {
+        "log_to_driver": config.verbose,
+        "logging_level": "INFO" if config.verbose else "ERROR",
+    }
     if ray_is_ours():
         options |= _local_options(config)
     ray.init(**options)

@@ -39,7 +39,10 @@ class ImageCache:
         Raises:
             DataError: If the images do not fit into the memory that is free.
         """
-        needed, free = len(positions) * image_size**2 * 3, int(psutil.virtual_memory().available * MEMORY_SHARE)
+        needed, free = (
+            len(positions) * image_size**2 * 3,
+            int(psutil.virtual_memory().available * MEMORY_SHARE),
+        )
         if needed > free:
             raise DataError(
                 f"{len(positions)} images of {image_size} px need {needed / 2**30:.1f} GiB in one worker, which has "
@@ -75,4 +78,3 @@ class ImageCache:
         labels = np.where(order == PADDING, PADDING, self.labels[places] if len(self.labels) else PADDING)
         images = self.images[places] if len(self.images) else np.zeros((len(order), *self.images.shape[1:]), np.uint8)
         return images, np.maximum(labels, 0).astype(np.int32), (labels != PADDING).astype(np.float32)
-

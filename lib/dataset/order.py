@@ -50,7 +50,10 @@ class LaneOrder:
     @property
     def lanes(self) -> range:
         """The lanes of this worker."""
-        share = self.batch_size * self.rank // self.world_size, self.batch_size * (self.rank + 1) // self.world_size
+        share = (
+            self.batch_size * self.rank // self.world_size,
+            self.batch_size * (self.rank + 1) // self.world_size,
+        )
         return range(*share)
 
     @property

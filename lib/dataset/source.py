@@ -5,7 +5,7 @@ Ray Data. A unit decodes to a table of `DECODED_SCHEMA`, so whoever reads it nee
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -43,7 +43,7 @@ Decoder = Callable[[pa.Table], pa.Table]
 
 
 class ImageSource(Protocol):
-    """The images of a data set, by split and position."""
+    """The images of a data set, by split (None for images without labels) and position."""
 
     @property
     def class_names(self) -> list[str]:
@@ -60,11 +60,11 @@ class ImageSource(Protocol):
         """Changes when the images or their labels change."""
         ...
 
-    def count(self, split: str) -> int:
+    def count(self, split: str | None) -> int:
         """How many positions a split has; a refused image keeps its position."""
         ...
 
-    def units(self, split: str, start: int, stop: int) -> list[pa.Table]:
+    def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
         """Units of work that cover the positions from `start` to before `stop`, in order."""
         ...
 
@@ -111,11 +111,11 @@ class ShardSource:
         """Identity of the content."""
         return str(self.record["content_hash"])
 
-    def count(self, split: str) -> int:
+    def count(self, split: str | None) -> int:
         """How many images a split has."""
         return sum(shard["images"] for shard in self._shards(split))
 
-    def units(self, split: str, start: int, stop: int) -> list[pa.Table]:
+    def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
         """One unit a shard: its file, and the rows of it that are asked for."""
         units, first = [], 0
         for shard in self._shards(split):
@@ -132,7 +132,7 @@ class ShardSource:
         """Reads a shard and decodes the wanted rows."""
         return partial(_decode_shard, images=self.folder / "images")
 
-    def _shards(self, split: str) -> Iterator[dict[str, Any]]:
+    def _shards(self, split: str | None) -> Iterator[dict[str, Any]]:
         return (shard for shard in self.record["shards"] if shard["split"] == split)
 
 
@@ -221,7 +221,7 @@ def _as_stored(image: UInt8Array, quality: int | None) -> UInt8Array:
     return image if quality is None else decode_jpeg(encode_jpeg(image, quality))
 
 
-def _decoded_table(rows: list[dict[str, Any]], images: list[bytes | None], unit: pa.Table) -> pa.Table:
+def _decoded_table(rows: list[dict[str, Any]], images: Sequence[bytes | None], unit: pa.Table) -> pa.Table:
     positions = unit["position"].to_pylist()
     return pa.Table.from_pylist(
         [
@@ -237,4 +237,3 @@ def image_array(decoded: pa.Table, image_size: int) -> np.ndarray:
     return np.stack([np.frombuffer(image.as_buffer(), np.uint8) for image in decoded["image"]]).reshape(
         -1, image_size, image_size, 3
     )
-

@@ -41,7 +41,9 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     work = predict_units(dataset, config.split, config)
     predictions = read_predictions(folder.location)
     if predictions.num_rows != dataset.count(config.split):
-        raise DataError(f"{predictions.num_rows} predictions for {dataset.count(config.split)} images in {config.output}")
+        raise DataError(
+            f"{predictions.num_rows} predictions for {dataset.count(config.split)} images in {config.output}"
+        )
     outcome = Outcome.of(predictions, model["class_names"])
     metrics = classification_metrics(outcome.actual, outcome.probabilities, model["class_names"])
     (folder.location / METRICS_FILE).write_json(metrics)

@@ -38,7 +38,10 @@ def classification_metrics(actual: IntArray, probabilities: FloatArray, class_na
     predicted = probabilities.argmax(axis=1)
     labels = np.arange(len(class_names))
     columns = precision_recall_fscore_support(actual, predicted, labels=labels, zero_division=0)
-    rows = [_class_row(name, predicted == number, *(float(c[number]) for c in columns)) for number, name in enumerate(class_names)]
+    rows = [
+        _class_row(name, predicted == number, *(float(c[number]) for c in columns))
+        for number, name in enumerate(class_names)
+    ]
     present = [row for row in rows if row["support"]]
     support = [row["support"] for row in present]
     return {

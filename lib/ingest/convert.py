@@ -14,6 +14,7 @@ from lib.errors import DataError
 from lib.ingest.image import encode_jpeg
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting, Listing, list_labelled
 from lib.ingest.shards import read_verdicts, write_shard
+from lib.ingest.tiff import UInt8Array
 from lib.ingest.unit import UnitResult, read_unit
 from lib.progress import Progress
 from lib.ray_data import map_units, stream_tables, units_dataset
@@ -102,14 +103,14 @@ def convert_unit(unit: pa.Table, config: ConvertConfig) -> pa.Table:
         for result in read_unit(unit, Location(config.source), config):
             rows.append(result.row)
             if result.image is not None:
-                images.append(_encode(result, config))
+                images.append(_encode(result, result.image, config))
         verdicts = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
         write_shard(images, verdicts, location)
     return verdicts.append_column("shard", pa.array([shard] * verdicts.num_rows, pa.string()))
 
 
-def _encode(result: UnitResult, config: ConvertConfig) -> dict[str, Any]:
-    encoded = encode_jpeg(result.image, config.quality)
+def _encode(result: UnitResult, image: UInt8Array, config: ConvertConfig) -> dict[str, Any]:
+    encoded = encode_jpeg(image, config.quality)
     if config.layout == "folder":
         (Location(config.output) / jpeg_path(result.row)).write_bytes(encoded)
     return result.row | {"height": result.height, "width": result.width, "image": encoded}

@@ -54,9 +54,7 @@ def encode_jpeg(rgb: UInt8Array, quality: int) -> bytes:
     Raises:
         ValueError: If OpenCV cannot encode the array.
     """
-    done, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise ValueError(f"cannot encode an array of shape {rgb.shape} as JPEG")
     return bytes(encoded)
@@ -79,7 +77,5 @@ def decode_jpeg(data: bytes) -> UInt8Array:
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         rgb = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     if rgb is None:
-        raise DataError(
-            f"{len(data)} bytes that are not a whole JPEG; write the dataset again with `convert`"
-        )
+        raise DataError(f"{len(data)} bytes that are not a whole JPEG; write the dataset again with `convert`")
     return np.asarray(rgb, dtype=np.uint8)

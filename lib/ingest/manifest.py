@@ -57,7 +57,7 @@ class Listing:
     @property
     def listed(self) -> int:
         """How many files were found."""
-        return self.images.num_rows + self.excluded.num_rows
+        return int(self.images.num_rows + self.excluded.num_rows)
 
     @property
     def content_hash(self) -> str:
@@ -100,7 +100,9 @@ def list_labelled(source: Location, config: ListingConfig) -> Listing:
     class_names = check_classes(((image["label"], image["split"]) for image in images), config.validation_fraction)
     for name in class_names:
         of_class = [image for image in images if (image["label"], image["split"]) == (name, "train")]
-        validation = choose_validation([image["image_id"] for image in of_class], config.validation_fraction, config.seed)
+        validation = choose_validation(
+            [image["image_id"] for image in of_class], config.validation_fraction, config.seed
+        )
         for image in of_class:
             image["split"] = "validation" if image["image_id"] in validation else "train"
     return Listing(*_tables(images, excluded), class_names)
@@ -215,5 +217,3 @@ class Accounting:
                 f"{self.counts['quarantined']} of {images} images are bad ({reasons}); "
                 f"--max-bad-fraction {max_bad_fraction:g} allows {int(max_bad_fraction * images)}"
             )
-
-

@@ -42,33 +42,25 @@ REFUSAL_CODES: Final = {
 # Python would print these messages on stderr once per bad image.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
-_CLASSIC, _BIG = 42, 43
+_BIG = 43  # the version number of BigTIFF
 _LZW, _JPEG, _JPEG_2000 = 5, 7, (33005, 34712)
-_RAW_CODECS = {
-    1,
-    2,
-    3,
-    4,
-    _LZW,
-    8,
-    32773,
-    32946,
-    34925,
-    50000,
-}  # none, fax, LZW, deflate, PackBits, LZMA, zstd
+_BYTE_CODECS = {_LZW, 8, 32946, 32773, 34925, 50000}  # LZW, deflate, PackBits, LZMA, zstd
+_RAW_CODECS = {1, 2, 3, 4, *_BYTE_CODECS}  # and none, fax
 _RGB_CODECS = {*_JPEG_2000, 50001}  # JPEG 2000 and WebP carry their own colour transform
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, _LAB: 3}
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _MAX_CHANNELS = 4
 _PADDING = 16  # bytes a writer may add to align what follows
+_OVERHEAD = 256  # bytes of headers and checksums in a compressed strip
 _MAX_SEGMENT_PIXELS = 2**26  # a tile is decoded whole, however small the image it belongs to
 _USED_TAGS: Final[tuple[int, ...]] = (
     *(256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 280, 281, 284, 317, 320, 322, 323, 324),
     *(325, 332, 338, 339, 340, 341, 347, 529, 530, 532, 32997),
 )
-_STRIP_OFFSETS, _TILE_OFFSETS = 273, 324
-_REQUIRED_TAGS = (256, 257, 262)  # width, height and colour space have no default
+_PHOTOMETRIC, _STRIP_OFFSETS, _TILE_OFFSETS = 262, 273, 324
+_SHORT = 3  # the field type of 16-bit integers
+_REQUIRED_TAGS = (256, 257, _PHOTOMETRIC)  # width, height and colour space have no default
 
 
 def decode_tiff(data: bytes, policy: TiffPolicy) -> UInt8Array:
@@ -104,7 +96,8 @@ def decode_tiff(data: bytes, policy: TiffPolicy) -> UInt8Array:
 
 def _decode(data: bytes, policy: TiffPolicy) -> UInt8Array:
     _check_directory(data, _first_directory(data))
-    with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:
+    # tifffile subtracts 16-bit tag values and numpy would warn of an overflow, which is harmless there.
+    with np.errstate(over="ignore"), tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:
         page = file.pages.first
         _check_tags(data, page)
         _check_size(page, policy)
@@ -141,9 +134,7 @@ def _check_directory(data: bytes, offset: int) -> list[int]:
     (count,) = struct.unpack_from(_byte_order(data) + layout, data, offset)
     if start + count * size > len(data):
         raise ImageRefused("truncated", f"a directory of {count} tags at {offset}, in {len(data)} bytes")
-    return list(
-        struct.unpack(_byte_order(data) + f"H{size - 2}x" * count, data[start : start + count * size])
-    )
+    return list(struct.unpack(_byte_order(data) + f"H{size - 2}x" * count, data[start : start + count * size]))
 
 
 def _check_tags(data: bytes, page: Any) -> None:
@@ -182,6 +173,8 @@ def _check_kind(page: Any) -> None:
         raise ImageRefused("unsupported", f"bits {page.bitspersample}, sample format {page.sampleformat}")
     if np.ptp(page.tags.valueof(339, 1)) != 0:
         raise ImageRefused("unsupported", "samples of different formats")
+    if compression in _RGB_CODECS and page.bitspersample not in (8, 16):
+        raise ImageRefused("damaged", f"{page.bitspersample} bits with compression {compression}")
     if int(page.planarconfig) not in (1, 2) or int(page.predictor) not in (1, 2, 3):
         raise ImageRefused("damaged", f"planar {page.planarconfig}, predictor {page.predictor}")
     if photometric == _YCBCR and page.is_subsampled and not _decoder_gives_rgb(page):
@@ -214,6 +207,8 @@ def _check_segments(data: bytes, page: Any) -> None:
             raise ImageRefused("truncated", f"{size} bytes at {offset}, in a file of {len(data)}")
     if page.compression == 1:
         _check_uncompressed(page)
+    if page.compression in _BYTE_CODECS:
+        _check_surplus(page)
     if page.compression == _JPEG or page.compression in _JPEG_2000:
         _check_codestreams([data[offset : offset + size] for offset, size in segments], page)
 
@@ -225,14 +220,29 @@ def _segment_shape(page: Any) -> tuple[int, int]:
     return operator.index(page.rowsperstrip), page.imagewidth
 
 
+def _row_bytes(page: Any) -> int:
+    """Bytes of one row of a strip or tile, decoded."""
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    return math.ceil(operator.index(_segment_shape(page)[1] * samples * page.bitspersample) / 8)
+
+
+def _check_surplus(page: Any) -> None:
+    """No such codec doubles its data, so more than twice the pixels' bytes contradicts what is declared.
+
+    Without this, 8 bits damaged to read as 1 would decode to a black and white picture: tifffile and libtiff
+    both pass over the surplus.
+    """
+    limit = 2 * _segment_shape(page)[0] * _row_bytes(page) + _OVERHEAD
+    if max(page.databytecounts) > limit:
+        raise ImageRefused("damaged", f"{max(page.databytecounts)} bytes compressed, {limit} are plausible")
+
+
 def _check_uncompressed(page: Any) -> None:
     """Each segment has exactly its bytes; the last may be padded to a full strip.
 
     Source: `TiffPage.asarray` reads adjoining segments as one run from the first offset.
     """
-    rows, columns = _segment_shape(page)
-    samples = page.samplesperpixel if page.planarconfig == 1 else 1
-    row_bytes = math.ceil(columns * samples * page.bitspersample / 8)
+    rows, row_bytes = _segment_shape(page)[0], _row_bytes(page)
     per_plane = math.ceil(page.imagelength / rows)
     final_rows = rows if page.is_tiled else (page.imagelength - 1) % rows + 1
     for index, size in enumerate(page.databytecounts):
@@ -245,7 +255,7 @@ def _check_uncompressed(page: Any) -> None:
 
 
 def _check_codestreams(streams: Sequence[bytes], page: Any) -> None:
-    """Each JPEG or JPEG 2000 stream has its end marker, and no more pixels than its strip or tile.
+    """Each JPEG or JPEG 2000 stream has its end, the declared bits, and no more pixels than its segment.
 
     Source: libjpeg and OpenJPEG fill in what is missing at the end, with no error; the marker is that of
     ITU T.81 B.1.1.3 and T.800 A.4.4. The size inside the stream decides what the decoder allocates.
@@ -254,17 +264,18 @@ def _check_codestreams(streams: Sequence[bytes], page: Any) -> None:
     for index, stream in enumerate(streams):
         if not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
             raise ImageRefused("truncated", f"strip or tile {index} has no end marker")
-        height, width = _codestream_size(stream, jpeg=page.compression == _JPEG)
-        if height * width > rows * columns:
-            raise ImageRefused("damaged", f"strip or tile {index} holds {width} x {height} pixels")
+        bits, height, width = _codestream_size(stream, jpeg=page.compression == _JPEG)
+        if height * width > rows * columns or bits != page.bitspersample:
+            raise ImageRefused("damaged", f"strip or tile {index} holds {width} x {height} pixels of {bits} bits")
 
 
-def _codestream_size(stream: bytes, *, jpeg: bool) -> tuple[int, int]:
-    """Height and width that a JPEG or JPEG 2000 stream declares."""
+def _codestream_size(stream: bytes, *, jpeg: bool) -> tuple[int, int, int]:
+    """Bits, height and width that a JPEG or JPEG 2000 stream declares."""
     if jpeg:
-        return jpeg_shape(stream)[1:3]  # type: ignore[no-any-return]
-    width, height = struct.unpack_from(">II", stream, stream.index(b"\xff\x4f\xff\x51") + 8)
-    return height, width
+        return jpeg_shape(stream)[:3]  # type: ignore[no-any-return]
+    start = stream.index(b"\xff\x4f\xff\x51")
+    width, height = struct.unpack_from(">II", stream, start + 8)
+    return (stream[start + 42] & 0x7F) + 1, height, width
 
 
 def _read_samples(data: bytes, page: Any) -> npt.NDArray[Any]:
@@ -274,25 +285,31 @@ def _read_samples(data: bytes, page: Any) -> npt.NDArray[Any]:
         page.dtype.kind,
         page.dtype.itemsize,
     ):
-        raise ImageRefused(
-            "damaged", f"{stored.dtype} {stored.shape} where {page.dtype} {page.shape} is declared"
-        )
+        raise ImageRefused("damaged", f"{stored.dtype} {stored.shape} where {page.dtype} {page.shape} is declared")
     if page.planarconfig == 2 and stored.ndim > 2:  # noqa: PLR2004 - separate planes come first
         stored = np.moveaxis(stored, 0, -1)
     return stored.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
 
 
 def _read_lzw(data: bytes, page: Any) -> npt.NDArray[Any]:
-    """LZW through libtiff: as strict as tifffile for whole bytes, and twice as fast.
+    """LZW through libtiff: as strict as tifffile, and twice as fast.
 
     imagecodecs 2026.3.6, which tifffile uses, crashes the process on some damaged LZW streams (one begins
-    80 4b e0 40). So what tifffile must read, CMYK (libtiff makes it RGB) and packed bits (libtiff ignores a
-    surplus), it reads only after libtiff has passed the streams. Other compressions stay with tifffile:
-    libtiff takes damaged deflate (it skips the checksum) and JPEG (it fills in gray), and is no faster there.
+    80 4b e0 40), so it is given none. Other compressions stay with tifffile: libtiff takes damaged deflate
+    (it skips the checksum) and JPEG (it fills in gray), and is no faster there. Only packed bits (1, 4, 12)
+    with more data than pixels pass here where tifffile refuses them.
     """
-    stored = imagecodecs.tiff_decode(data)
-    packed = page.bitspersample not in (8, 16, 32, 64)
-    return page.asarray(maxworkers=1) if packed or page.photometric == _CMYK else stored
+    return np.asarray(imagecodecs.tiff_decode(_as_gray(data, page) if page.photometric == _CMYK else data))
+
+
+def _as_gray(data: bytes, page: Any) -> bytes:
+    """The file with its colour space relabelled, since libtiff would turn CMYK into RGB, and skip damage."""
+    tag = page.tags[_PHOTOMETRIC]
+    relabelled = bytearray(data)
+    struct.pack_into(_byte_order(data) + "H", relabelled, tag.valueoffset, _BLACK_IS_ZERO)
+    if tag.dtype != _SHORT:
+        raise ImageRefused("damaged", f"tag {_PHOTOMETRIC} has type {tag.dtype}, expected {_SHORT}")
+    return bytes(relabelled)
 
 
 def _decoder_gives_rgb(page: Any) -> bool:
@@ -373,9 +390,7 @@ def _rounded(values: npt.NDArray[Any]) -> UInt8Array:
 def _unit_floats_to_8_bits(samples: npt.NDArray[Any]) -> UInt8Array:
     """Floats in [0, 1] as uint8; any other range is refused."""
     if not np.isfinite(samples).all():
-        raise ImageRefused(
-            "not_finite", f"{np.count_nonzero(~np.isfinite(samples))} samples are NaN or infinite"
-        )
+        raise ImageRefused("not_finite", f"{np.count_nonzero(~np.isfinite(samples))} samples are NaN or infinite")
     low, high = float(samples.min()), float(samples.max())
     if low < 0 or high > 1:
         raise ImageRefused("float_range", f"samples from {low:g} to {high:g}, expected within [0, 1]")
@@ -421,8 +436,7 @@ def _ycbcr_to_rgb(codes: npt.NDArray[Any], page: Any) -> UInt8Array:
     red, green, blue = _rationals(page, 529, (0.299, 0.587, 0.114))
     limits = _rationals(page, 532, (0, 255, 128, 255, 128, 255))
     steps = [
-        top / (white - black)
-        for top, black, white in zip((255, 127, 127), limits[::2], limits[1::2], strict=True)
+        top / (white - black) for top, black, white in zip((255, 127, 127), limits[::2], limits[1::2], strict=True)
     ]
     y, cb, cr = np.moveaxis((codes - np.array(limits[::2])) * np.array(steps), -1, 0)
     r, b = y + cr * (2 - 2 * red), y + cb * (2 - 2 * blue)

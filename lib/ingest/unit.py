@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lib.config import ImageConfig
 from lib.errors import ImageRefused
 from lib.ingest.image import resize_image
-from lib.ingest.tiff import decode_tiff
+from lib.ingest.tiff import UInt8Array, decode_tiff
 from lib.storage.checksum import verified_checksum
 from lib.storage.filesystem import FETCH_CONCURRENCY, Location
 
@@ -29,7 +27,7 @@ class UnitResult:
     """
 
     row: dict[str, Any]
-    image: npt.NDArray[np.uint8] | None
+    image: UInt8Array | None
     height: int = 0
     width: int = 0
 

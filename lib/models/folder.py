@@ -37,4 +37,4 @@ def load_network(folder: Location) -> "keras.Model":
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Probabilities of logits of shape (n, classes), in float32; each row sums to 1."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)

@@ -82,6 +82,11 @@ class ModelSpec:
         return self.options["path"] if self.name == SAVED else self.options.get("weights", "imagenet")
 
     @property
+    def learning_rate(self) -> float:
+        """Step size of Adam that suits what is trained: all of a network, or a linear head on a frozen base."""
+        return 1e-3 if self.weights == "none" else 1e-2
+
+    @property
     def alpha(self) -> float:
         """Width multiplier, positive."""
         return float(self.options.get("alpha", "1"))
@@ -95,7 +100,9 @@ def parse_spec(text: str) -> ModelSpec:
     """
     name, _, listed = text.partition(":")
     if name not in _known_options(name):
-        raise SettingsError(f"unknown model {name!r}; expected one of {', '.join(sorted([CNN, SAVED, *KERAS_NETWORKS]))}")
+        raise SettingsError(
+            f"unknown model {name!r}; expected one of {', '.join(sorted([CNN, SAVED, *KERAS_NETWORKS]))}"
+        )
     options = dict(_option(part, text) for part in listed.split(",") if part)
     known = _known_options(name)[name]
     for key in options:
@@ -149,14 +156,18 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
     """
     smallest = KERAS_NETWORKS[spec.name].smallest if spec.name in KERAS_NETWORKS else SMALLEST_CNN_INPUT
     if image_size < smallest:
-        raise SettingsError(f"--image-size {image_size} is too small for {spec.name}, which needs at least {smallest} pixels")
+        raise SettingsError(
+            f"--image-size {image_size} is too small for {spec.name}, which needs at least {smallest} pixels"
+        )
     if spec.name == SAVED and spec.weights not in coming:
         earlier = read_model_record(Location(spec.weights))
         if earlier["image_size"] != image_size:
             raise SettingsError(
                 f"model {spec.text!r} was trained on {earlier['image_size']} px images; --image-size is {image_size}"
             )
-    elif _is_weights_uri("weights", spec.weights) and spec.name in KERAS_NETWORKS and not Location(spec.weights).exists():
+    elif (
+        _is_weights_uri("weights", spec.weights) and spec.name in KERAS_NETWORKS and not Location(spec.weights).exists()
+    ):
         raise SettingsError(f"model {spec.text!r}: there is no weights file {spec.weights}")
 
 

@@ -1,6 +1,8 @@
 """Networks of others under a head of ours: Keras Applications, and earlier models of this project."""
 
+import contextlib
 import re
+import sys
 
 import keras
 
@@ -45,7 +47,9 @@ def build_on_saved(folder: Location, class_count: int) -> keras.Model:
     base = keras.Model(earlier.inputs, earlier.layers[-1].input, name="base")
     base.trainable = False
     images = image_input(earlier.input_shape[1])
-    return keras.Model(images, keras.layers.Dense(class_count, name="logits")(base(images, training=False)), name="saved")
+    return keras.Model(
+        images, keras.layers.Dense(class_count, name="logits")(base(images, training=False)), name="saved"
+    )
 
 
 def _base(spec: ModelSpec, image_size: int) -> keras.Model:
@@ -60,9 +64,14 @@ def _construct(spec: ModelSpec, image_size: int, weights: str | None) -> keras.M
     options = {"alpha": spec.alpha} if network.has_alpha else {}
     function = getattr(keras.applications, network.function)
     try:
-        return function(
-            include_top=False, pooling="avg", input_shape=(image_size, image_size, 3), weights=weights, **options
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # where Keras shows how a download goes
+            return function(
+                include_top=False,
+                pooling="avg",
+                input_shape=(image_size, image_size, 3),
+                weights=weights,
+                **options,
+            )
     except Exception as error:  # Keras raises a bare Exception for a download and several types for a wrong file
         if weights is None:
             raise
@@ -77,4 +86,16 @@ def _weights_message(spec: ModelSpec, error: Exception) -> str:
             f"put {missing.group(1)} into the folder models/ of KERAS_HOME (~/.keras unless set), "
             f"or give {spec.name}:weights=URI, or train from scratch with {spec.name}:weights=none"
         )
-    return f"the weights {spec.weights} do not fit {spec.text} without its classifier (a *_no_top or *_notop file): {reason[:300]}"
+    return (
+        f"the weights {spec.weights} do not fit {spec.name} without its classifier "
+        f"(a *_no_top or *_notop file is needed): {reason[:300]}"
+    )
+
+
+def require_weights(spec: ModelSpec, image_size: int) -> None:
+    """Make sure that a network's ImageNet weights are at hand, downloading them if need be.
+
+    Raises:
+        TissueError: If they cannot be had; the message names the file and where to put it.
+    """
+    _construct(spec, image_size, "imagenet")

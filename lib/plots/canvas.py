@@ -63,9 +63,7 @@ def class_ticks(axes: Axes, axis: Literal["x", "y"], labels: Sequence[str]) -> N
 def legend(axes: Axes, **options: Any) -> None:
     """A frameless legend above the right end of the axes, clear of the data."""
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 4, "borderaxespad": 0.4}
-    axes.legend(
-        frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.4, columnspacing=1.2, **(place | options)
-    )
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.4, columnspacing=1.2, **(place | options))
 
 
 def display_names(class_names: Sequence[str]) -> list[str]:

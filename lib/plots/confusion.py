@@ -42,9 +42,7 @@ def confusion_matrix(matrix: NDArray[np.integer], class_names: Sequence[str]) ->
     matrix = np.asarray(matrix)
     count = len(class_names)
     if matrix.shape != (count, count) or count == 0:
-        raise ValueError(
-            f"the matrix has shape {matrix.shape}; expected ({count}, {count}), one row a class name"
-        )
+        raise ValueError(f"the matrix has shape {matrix.shape}; expected ({count}, {count}), one row a class name")
     side = grid_side_in(count)
     figure = new_figure(side + 1.6, side)
     axes = figure.subplots()
@@ -54,9 +52,7 @@ def confusion_matrix(matrix: NDArray[np.integer], class_names: Sequence[str]) ->
     _write_counts(axes, matrix)
     names = display_names(class_names)
     class_ticks(axes, "x", names)
-    class_ticks(
-        axes, "y", [f"{name} ({images})" for name, images in zip(names, matrix.sum(axis=1), strict=True)]
-    )
+    class_ticks(axes, "y", [f"{name} ({images})" for name, images in zip(names, matrix.sum(axis=1), strict=True)])
     axes.set_xlabel("Predicted class")
     axes.set_ylabel("Actual class (images)")
     return to_png(figure)

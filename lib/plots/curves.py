@@ -53,9 +53,7 @@ def _lines(axes: Axes, history: pd.DataFrame, name: str) -> None:
     axes.plot(history["epoch"], history[name], "o-", color=BLUE, linewidth=1.8, label="train", **marked)
     validation = history.get(f"val_{name}")
     if validation is not None and validation.notna().any():
-        axes.plot(
-            history["epoch"], validation, "s--", color=VERMILION, linewidth=1.8, label="validation", **marked
-        )
+        axes.plot(history["epoch"], validation, "s--", color=VERMILION, linewidth=1.8, label="validation", **marked)
 
 
 def _mark_best(axes: Axes, history: pd.DataFrame, best: int | None) -> None:

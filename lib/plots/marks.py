@@ -20,14 +20,10 @@ STYLES = ((True, BLUE, RIGHT_MARK), (False, VERMILION, WRONG_MARK))
 def check_classes(actual: IntArray, predicted: IntArray, class_names: Sequence[str]) -> None:
     """Refuse indices that are not those of the classes, with a ValueError."""
     if actual.shape != predicted.shape or actual.ndim != 1:
-        raise ValueError(
-            f"actual has shape {actual.shape} and predicted {predicted.shape}; expected (n,) for both"
-        )
+        raise ValueError(f"actual has shape {actual.shape} and predicted {predicted.shape}; expected (n,) for both")
     for name, indices in (("actual", actual), ("predicted", predicted)):
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(class_names):
-            raise ValueError(
-                f"{name} holds {indices.min()} to {indices.max()}; expected 0 to {len(class_names) - 1}"
-            )
+            raise ValueError(f"{name} holds {indices.min()} to {indices.max()}; expected 0 to {len(class_names) - 1}")
 
 
 def check_probabilities(values: FloatArray, shape: tuple[int, ...]) -> None:

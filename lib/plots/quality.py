@@ -49,9 +49,7 @@ def reliability(confidence: NDArray[np.floating], correct: NDArray[np.bool_], *,
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, figure 1 and equation 3.
     """
     if len(confidence) == 0 or confidence.shape != correct.shape:
-        raise ValueError(
-            f"confidence has shape {confidence.shape} and correct {correct.shape}; expected (n,), n > 0"
-        )
+        raise ValueError(f"confidence has shape {confidence.shape} and correct {correct.shape}; expected (n,), n > 0")
     if not np.all((confidence >= 0) & (confidence <= 1 + 1e-6)):
         raise ValueError("confidence must be in [0, 1]")
     in_bin = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -62,9 +60,7 @@ def reliability(confidence: NDArray[np.floating], correct: NDArray[np.bool_], *,
     figure = new_figure(7.2, 6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     _draw_accuracy(style(above, f"Expected calibration error {error:.3f}", grid="both"), mean, right, images)
-    style(below, "", grid="y").bar(
-        np.arange(bins) / bins, images, width=0.94 / bins, align="edge", color=GREY
-    )
+    style(below, "", grid="y").bar(np.arange(bins) / bins, images, width=0.94 / bins, align="edge", color=GREY)
     below.set(xlabel="Confidence (probability of the predicted class)", ylabel="Images", xlim=(0, 1.01))
     below.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return to_png(figure)
@@ -113,7 +109,7 @@ def per_class_bars(per_class: Sequence[Mapping[str, Any]]) -> bytes:
     names = display_names([str(row["class_name"]) for row in per_class])
     order = sorted(range(len(per_class)), key=lambda index: -(_value(per_class[index], "f1") or 0))
     dense = len(order) > MANY_CLASSES
-    figure = new_figure(8.5, 1.5 + (0.22 if dense else 0.42) * len(order))
+    figure = new_figure(7.6, 1.5 + (0.22 if dense else 0.42) * len(order))
     axes = style(figure.subplots(), "", grid="x")
     for place, measure in enumerate(MEASURES):
         _draw_measure(axes, [per_class[index] for index in order], place, measure)
@@ -125,9 +121,7 @@ def per_class_bars(per_class: Sequence[Mapping[str, Any]]) -> bytes:
     return to_png(figure)
 
 
-def _draw_measure(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], place: int, measure: tuple[str, str, str]
-) -> None:
+def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, Any]], place: int, measure: tuple[str, str, str]) -> None:
     name, colour, hatch = measure
     at = np.arange(len(rows)) + (place - 1) * 0.27
     values = [_value(row, name) for row in rows]

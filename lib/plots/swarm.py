@@ -71,9 +71,7 @@ def predicted_swarm(
     check_classes(actual, predicted, class_names)
     check_probabilities(probabilities, (len(actual), len(class_names)))
     count = len(class_names)
-    figure = new_figure(
-        max(6.0, 3.2 + min(0.75 * count, 7.5 + 0.16 * count)), 5.6 if count <= MANY_CLASSES else 6.6
-    )
+    figure = new_figure(max(6.0, 3.2 + min(0.75 * count, 7.5 + 0.16 * count)), 5.6 if count <= MANY_CLASSES else 6.6)
     axes = style(figure.subplots(), right_count(actual == predicted), grid="y")
     heights = probabilities[np.arange(len(actual)), actual]
     marks = pd.DataFrame({"actual": actual, "height": heights, "right": actual == predicted})
@@ -82,9 +80,7 @@ def predicted_swarm(
     figure.draw_without_rendering()
     diameter_pt, crowded = _choose_marks(axes, marks)
     if crowded:
-        class_ticks(
-            axes, "x", [f"~ {name}" if index in crowded else name for index, name in enumerate(names)]
-        )
+        class_ticks(axes, "x", [f"~ {name}" if index in crowded else name for index, name in enumerate(names)])
         axes.set_xlabel("Actual class (~ too many images for a swarm: spread at random)")
     _draw_swarms(axes, marks[~marks["actual"].isin(crowded)], diameter_pt, count)
     _draw_spread(axes, marks[marks["actual"].isin(crowded)], diameter_pt, seed)
@@ -135,9 +131,7 @@ def _choose_marks(axes: Axes, marks: pd.DataFrame) -> tuple[float, set[int]]:
 def _crowd(heights_pt: FloatArray, diameter_pt: float) -> int:
     """Most marks with centres within one diameter of height: as many places in a row are always enough."""
     ordered = np.sort(heights_pt)
-    return int(
-        (np.searchsorted(ordered, ordered + diameter_pt, side="right") - np.arange(len(ordered))).max()
-    )
+    return int((np.searchsorted(ordered, ordered + diameter_pt, side="right") - np.arange(len(ordered))).max())
 
 
 def _draw_swarms(axes: Axes, marks: pd.DataFrame, diameter_pt: float, count: int) -> None:
@@ -159,9 +153,7 @@ def _draw_swarms(axes: Axes, marks: pd.DataFrame, diameter_pt: float, count: int
         zorder=3,
         ax=axes,
     )
-    placed = [
-        collection for collection in axes.collections[before:] if len(np.asarray(collection.get_offsets()))
-    ]
+    placed = [collection for collection in axes.collections[before:] if len(np.asarray(collection.get_offsets()))]
     for (_, of_class), collection in zip(marks.groupby("actual", sort=True), placed, strict=True):
         collection.set_paths([_outline(right) for right in of_class["right"]])
 
@@ -178,6 +170,4 @@ def _draw_spread(axes: Axes, marks: pd.DataFrame, diameter_pt: float, seed: int)
         rows = (marks["right"] == right).to_numpy()
         x = marks["actual"].to_numpy() + moves
         size = diameter_pt**2 * (1 if right else 2)
-        axes.scatter(
-            x[rows], marks["height"][rows], s=size, c=colour, marker=mark, linewidths=0, alpha=0.7, zorder=3
-        )
+        axes.scatter(x[rows], marks["height"][rows], s=size, c=colour, marker=mark, linewidths=0, alpha=0.7, zorder=3)

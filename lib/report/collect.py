@@ -119,9 +119,7 @@ def _shared_between_splits(images: pa.Table, key: str) -> tuple[int, int, int]:
 
 def _read_predictions(folder: Location, dataset: Dataset, split: str) -> Predictions:
     table = read_table(folder / "predictions", PREDICTION_COLUMNS)
-    wrong = table.filter(pc.invert(table["correct"])).sort_by(
-        [("confidence", "descending"), ("image_id", "ascending")]
-    )
+    wrong = table.filter(pc.invert(table["correct"])).sort_by([("confidence", "descending"), ("image_id", "ascending")])
     shown = wrong.slice(0, MOST_MISTAKES).to_pylist()
     return Predictions(
         correct=dict(zip(table["image_id"].to_pylist(), table["correct"].to_pylist(), strict=True)),

@@ -5,6 +5,10 @@ from typing import Any
 
 from lib.plots import wilson_interval
 
+VERDICTS = ("accepted", "quarantined", "excluded")
+NOWHERE = "-"
+"""Stands for the split and the class of files that have none."""
+
 
 @dataclass(frozen=True)
 class ClassCount:
@@ -74,12 +78,31 @@ class Dataset:
         return {name: int(count) for name, count in self.record["counts"].items()}
 
     @property
+    def splits(self) -> list[str]:
+        """The splits that hold files, without `NOWHERE`."""
+        return list(dict.fromkeys(row.split for row in self.counts_by_class if row.split != NOWHERE))
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that hold files, in order, and `NOWHERE` last if there are files of no class."""
+        names = sorted({row.class_name for row in self.counts_by_class} - {NOWHERE})
+        return names + [NOWHERE] * any(row.class_name == NOWHERE for row in self.counts_by_class)
+
+    def count(self, *, split: str | None = None, class_name: str | None = None) -> ClassCount:
+        """Files of a split, of a class, of both, or of all."""
+        rows = [
+            row for row in self.counts_by_class if split in {None, row.split} and class_name in {None, row.class_name}
+        ]
+        sums = (sum(getattr(row, verdict) for row in rows) for verdict in VERDICTS)
+        return ClassCount(split or "", class_name or "", *sums)
+
+    @property
     def adds_up(self) -> bool:
-        """Whether listed = accepted + quarantined + excluded, in all and in the sum over splits and classes."""
-        verdicts = ("accepted", "quarantined", "excluded")
-        sums = {name: sum(getattr(row, name) for row in self.counts_by_class) for name in verdicts}
-        total_fits = self.counts["listed"] == sum(self.counts[name] for name in verdicts)
-        return total_fits and all(sums[name] == self.counts[name] for name in verdicts)
+        """Whether listed = accepted + quarantined + excluded, in all and summed over splits and classes."""
+        total = self.count()
+        return total.listed == self.counts["listed"] and all(
+            getattr(total, verdict) == self.counts[verdict] for verdict in VERDICTS
+        )
 
 
 @dataclass(frozen=True)

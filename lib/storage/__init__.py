@@ -1,1 +1,1 @@
-"""Bytes by URI: local paths and Google Cloud Storage behind one object, and folders that are complete or do not count."""
+"""Bytes by URI, whatever serves them, and folders that are complete or do not count."""

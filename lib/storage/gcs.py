@@ -11,5 +11,5 @@ def gcs_filesystem() -> AbstractFileSystem:
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     from gcsfs import GCSFileSystem
 
-    token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"  # noqa: S105 - a mode
+    token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"
     return GCSFileSystem(token=token, use_listings_cache=False)

@@ -13,7 +13,16 @@ from lib.errors import SettingsError
 from lib.storage.filesystem import Location
 
 RUN_FILE = "run.json"
-VERSIONED_PACKAGES = ("ray", "tensorflow", "keras", "numpy", "opencv-python-headless", "tifffile", "imagecodecs", "pyarrow")
+VERSIONED_PACKAGES = (
+    "ray",
+    "tensorflow",
+    "keras",
+    "numpy",
+    "opencv-python-headless",
+    "tifffile",
+    "imagecodecs",
+    "pyarrow",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,9 @@ class OutputFolder:
                 self._refuse_other(content.get("settings", {}))
                 return content if name == self.marker else None
         if not self.location.is_empty():
-            raise SettingsError(f"--output {self.location.uri} is not empty and holds no {self.marker}; choose another folder")
+            raise SettingsError(
+                f"--output {self.location.uri} is not empty and holds no {self.marker}; choose another folder"
+            )
         (self.location / RUN_FILE).write_json({"marker": self.marker, "settings": self.settings})
         return None
 
@@ -65,7 +76,9 @@ class OutputFolder:
     def _refuse_other(self, found: dict[str, Any]) -> None:
         different = sorted(key for key in self.settings | found if self.settings.get(key) != found.get(key))
         if different:
-            shown = ", ".join(f"{key} is {found.get(key)!r} there and {self.settings.get(key)!r} here" for key in different[:3])
+            shown = ", ".join(
+                f"{key} is {found.get(key)!r} there and {self.settings.get(key)!r} here" for key in different[:3]
+            )
             raise SettingsError(f"--output {self.location.uri} holds another run ({shown}); choose another folder")
 
 

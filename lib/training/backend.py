@@ -21,7 +21,7 @@ def _set_tf_config(value: str) -> None:
 
 
 class _TensorflowAddresses(Backend):
-    def on_start(self, worker_group: WorkerGroup, backend_config: BackendConfig) -> None:  # noqa: ARG002 - Ray's signature
+    def on_start(self, worker_group: WorkerGroup, backend_config: BackendConfig) -> None:
         addresses = worker_group.execute(_free_address)
         for index in range(len(addresses)):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

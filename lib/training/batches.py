@@ -6,7 +6,7 @@ from lib.dataset.cache import Batch, ImageCache
 from lib.dataset.order import LaneOrder
 
 
-class CachedBatches(keras.utils.PyDataset):  # type: ignore[misc]
+class CachedBatches(keras.utils.PyDataset):
     """The batches of one epoch after the other, from images in memory."""
 
     def __init__(self, cache: ImageCache, order: LaneOrder) -> None:

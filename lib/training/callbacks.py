@@ -9,10 +9,19 @@ import numpy as np
 from lib.training.board import BoardClient
 from lib.training.synchronous import SynchronousModel
 
-HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds", "images_per_s")
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "seconds",
+    "images_per_s",
+)
 
 
-class AverageStatistics(keras.callbacks.Callback):  # type: ignore[misc]
+class AverageStatistics(keras.callbacks.Callback):
     """Brings batch normalisation statistics together before they are used for validation, and after the last epoch."""
 
     def __init__(self, model: SynchronousModel) -> None:
@@ -28,7 +37,7 @@ class AverageStatistics(keras.callbacks.Callback):  # type: ignore[misc]
         self._synchronous.average_statistics()
 
 
-class History(keras.callbacks.Callback):  # type: ignore[misc]
+class History(keras.callbacks.Callback):
     """Keeps one row an epoch, and tells the board of it.
 
     Attributes:
@@ -74,7 +83,7 @@ def _line(row: dict[str, Any], epochs: int) -> str:
     return f"{line}, {row['images_per_s']:.0f} images/s"
 
 
-class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]
+class KeepBest(keras.callbacks.Callback):
     """Ends training when the watched loss stops falling, and leaves the network as it was after its best epoch.
 
     The watched loss is that of validation, or of training where there is no validation. Every worker sees the same

@@ -116,7 +116,8 @@ def _start_model(task: TrainTask, world_size: int) -> "SynchronousModel":
         start_collectives()
     network = build_network(task.spec, len(task.class_names), task.image_size, task.config.seed)
     model = SynchronousModel(network, world_size)
-    model.compile(optimizer=keras.optimizers.Adam(task.config.learning_rate), jit_compile=False)
+    rate = task.config.learning_rate or task.spec.learning_rate
+    model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=False)
     return model
 
 
@@ -149,7 +150,9 @@ def _fit(model: "SynchronousModel", caches: dict[str, ImageCache], task: TrainTa
     from lib.training.callbacks import AverageStatistics, History, KeepBest
 
     output = Location(task.config.output)
-    batches = {split: CachedBatches(cache, _order(task, split, rank, model.world_size)) for split, cache in caches.items()}
+    batches = {
+        split: CachedBatches(cache, _order(task, split, rank, model.world_size)) for split, cache in caches.items()
+    }
     history = History(task.counts["train"], task.config.epochs, rank, task.board)
 
     def keep_checkpoint() -> None:

@@ -18,7 +18,7 @@ def split_order(count: int, split: str, fit: FitConfig, seed: int, rank: int, wo
     return LaneOrder(count, fit.batch_size, rank, world_size, seed, shuffle=split == "train")
 
 
-class LaneShards(DataConfig):  # type: ignore[misc]
+class LaneShards(DataConfig):
     """Gives each worker its own positions of each split.
 
     Ray's `streaming_split` would hand rows to whichever worker asks first; here it is fixed which worker has which
@@ -39,7 +39,8 @@ class LaneShards(DataConfig):  # type: ignore[misc]
     def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
         """One iterator a worker for each split."""
         return [
-            {split: self._dataset(split, rank, world_size).iterator() for split in datasets} for rank in range(world_size)
+            {split: self._dataset(split, rank, world_size).iterator() for split in datasets}
+            for rank in range(world_size)
         ]
 
     def datasets(self) -> dict[str, "ray.data.Dataset"]:

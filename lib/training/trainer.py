@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.errors import SettingsError, TissueError
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.models.folder import MODEL_FILE
-from lib.models.spec import ModelSpec, check_spec, parse_spec
+from lib.models.spec import KERAS_NETWORKS, ModelSpec, check_spec, parse_spec
 from lib.progress import Progress
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
@@ -56,6 +57,19 @@ def check_training(config: TrainConfig) -> ModelSpec:
     if config.batch_size < config.num_workers:
         raise SettingsError(f"--batch-size {config.batch_size} cannot be shared by --num-workers {config.num_workers}")
     return spec
+
+
+def require_imagenet_weights(specs: Iterable[ModelSpec], image_size: int) -> None:
+    """Fetch ImageNet weights before anything long is started; imports Keras only if there are any to fetch.
+
+    Raises:
+        TissueError: If they cannot be had; the message names the file and where to put it.
+    """
+    for spec in specs:
+        if spec.name in KERAS_NETWORKS and spec.weights == "imagenet":
+            from lib.models.transfer import require_weights
+
+            require_weights(spec, image_size)
 
 
 def train_model(config: TrainConfig) -> dict[str, Any]:
@@ -102,7 +116,10 @@ def _run(config: TrainConfig, spec: ModelSpec, source: ImageSource, board: Board
         datasets=shards.datasets(),
         dataset_config=shards,
     )
-    with Progress(f"train {spec.name}", counts["train"] * config.epochs) as progress, BoardWatcher(board, progress):
+    with (
+        Progress(f"train {spec.name}", counts["train"] * config.epochs) as progress,
+        BoardWatcher(board, progress),
+    ):
         try:
             result = trainer.fit()
         except WorkerGroupError as error:

@@ -1,6 +1,6 @@
 import io
 import pickle
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -9,8 +9,8 @@ import tifffile
 from sklearn.linear_model import LogisticRegression
 
 from lib.config import SampleConfig
-from lib.ingest.sample import ENCODINGS, KINDS, SIZES, SampleImage, sample_images, write_sample
-from lib.ingest.tissue import TISSUES, TissueKind, draw_tissue
+from lib.sample.files import ENCODINGS, KINDS, SIZES, SampleImage, sample_images, write_sample
+from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
 
 CYCLE = range(len(ENCODINGS))
 BINS = 16
@@ -56,7 +56,7 @@ def test_the_generator_alone_decides_the_picture() -> None:
 
 def test_every_kind_gets_the_same_colours_from_the_same_staining(monkeypatch: pytest.MonkeyPatch) -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 16, axis=1).repeat(3, axis=2)
-    monkeypatch.setattr("lib.ingest.tissue._palette", lambda _rng: ramp)
+    monkeypatch.setattr("lib.sample.tissue.random_palette", lambda _rng: ramp)
     for kind in TISSUES:
         image = draw_tissue(kind, np.random.default_rng(3), 128)
         counts = np.bincount(image[..., 0].ravel(), minlength=256)
@@ -130,17 +130,19 @@ def test_seed_split_label_and_index_each_change_the_picture() -> None:
     assert len({image.pixels().tobytes() for image in images}) == len(images)
 
 
-def test_the_sample_is_written_once_per_path_with_as_many_files_as_asked_for() -> None:
-    files: dict[str, bytes] = {}
-    seen: list[SampleImage] = []
-    config = SampleConfig(output="unused", train_per_class=2, test_per_class=1)
-    count = write_sample(config, files.__setitem__, seen.append)
-    assert count == len(files) == len(seen) == 12 * 3
-    assert len(set(files.values())) == count
+def test_the_folder_holds_one_file_for_each_image_and_a_second_run_writes_nothing(tmp_path: Path) -> None:
+    config = SampleConfig(output=str(tmp_path / "sample"), train_per_class=2, test_per_class=1)
+    record = write_sample(config)
+    files = {path.relative_to(tmp_path / "sample").as_posix(): path for path in tmp_path.rglob("*.tif")}
+    assert record["images"] == len(files) == 12 * 3
+    assert len({path.read_bytes() for path in files.values()}) == 12 * 3
     assert "train/liver/liver_0002.tif" in files
     assert {PurePosixPath(path).parts[:2] for path in files} == {
         (split, label) for split in ("train", "test") for label in KINDS
     }
+    written = {path: path.stat().st_mtime_ns for path in files.values()}
+    assert write_sample(config) == record
+    assert {path: path.stat().st_mtime_ns for path in files.values()} == written
 
 
 def test_every_class_has_the_same_mix_of_files() -> None:

@@ -6,8 +6,9 @@ every class.
 
 import io
 import itertools
+import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,11 +17,17 @@ import tifffile
 from numpy.typing import NDArray
 
 from lib.config import SampleConfig
-from lib.ingest.tissue import TISSUES, TissueKind, draw_tissue
+from lib.progress import Progress
+from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
+from lib.storage.filesystem import Location
+from lib.storage.output import OutputFolder
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 KINDS: dict[str, TissueKind] = {kind.name: kind for kind in TISSUES}
+SAMPLE_FILE = "sample.json"
 OPAQUE = 255
 JPEG_LEVEL = 95
 
@@ -120,27 +127,27 @@ def sample_images(config: SampleConfig) -> Iterator[SampleImage]:
             yield SampleImage(config.seed, split, label, index)
 
 
-def write_sample(
-    config: SampleConfig,
-    write: Callable[[str, bytes], None],
-    on_image: Callable[[SampleImage], None] | None = None,
-) -> int:
-    """Make the sample, one file after the other.
-
-    Args:
-        config: How many images of each class, and the seed; `output` is the concern of `write`.
-        write: Stores the bytes of one file under a path relative to the sample's folder.
-        on_image: Called after each file is written, for progress.
+def write_sample(config: SampleConfig) -> dict[str, Any]:
+    """Make the sample, unless this very sample is already complete.
 
     Returns:
-        The number of files written.
+        The content of `sample.json`.
+
+    Raises:
+        SettingsError: If the output holds something else.
     """
-    count = 0
-    for count, image in enumerate(sample_images(config), start=1):  # noqa: B007
-        write(image.path, image.encode())
-        if on_image is not None:
-            on_image(image)
-    return count
+    settings = config.model_dump(mode="json", exclude={"verbose", "output"})
+    folder = OutputFolder(Location(config.output), SAMPLE_FILE, settings)
+    if done := folder.begin():
+        logger.info("sample: %s is already complete", config.output)
+        return done
+    images = list(sample_images(config))
+    with Progress("sample", len(images)) as progress:
+        for image in images:
+            (folder.location / image.path).write_bytes(image.encode())
+            progress.advance(1)
+        seconds = progress.seconds
+    return folder.complete({"class_names": sorted(KINDS), "images": len(images), "seconds": round(seconds, 3)})
 
 
 def _sixteen_bit(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint16]:

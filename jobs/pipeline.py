@@ -1,0 +1,26 @@
+"""Convert TIFFs, train every model, evaluate each on the test split, and write one report.
+
+    python -m jobs.pipeline --source gs://lab/organs --output gs://lab/results --models cnn vgg16 inception_v3
+
+A second run with the same output does only what is missing. Flags override `--config recipe.yaml`; `--help` lists
+every setting.
+"""
+
+import sys
+
+from lib.config import PipelineConfig
+from lib.pipeline import plan_models, run_pipeline
+from lib.runs import ray_session, run_job
+from lib.summaries import Summary, pipeline_summary
+from lib.training.trainer import require_imagenet_weights
+
+
+def main(config: PipelineConfig) -> Summary:
+    """Go from a folder of TIFFs to a report."""
+    require_imagenet_weights(plan_models(config).values(), config.image_size)
+    with ray_session(config):
+        return pipeline_summary(run_pipeline(config), config.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main, PipelineConfig))

@@ -1,0 +1,80 @@
+"""The whole chain: convert, train every model, evaluate each, report. Each stage skips what it finds complete."""
+
+import logging
+import time
+from typing import Any
+
+from lib.config import ConvertConfig, EvaluateConfig, PipelineConfig, ReportConfig, TrainConfig
+from lib.errors import DataError, SettingsError
+from lib.evaluation.evaluate import evaluate_model
+from lib.ingest.convert import convert_images
+from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
+from lib.report.html import write_report
+from lib.storage.filesystem import Location
+from lib.storage.output import package_versions
+from lib.training.trainer import train_model
+
+logger = logging.getLogger(__name__)
+
+PIPELINE_FILE = "pipeline.json"
+
+
+def plan_models(config: PipelineConfig) -> dict[str, ModelSpec]:
+    """The models to train by the name of their folder, in order, checked without starting anything.
+
+    Raises:
+        SettingsError: If one of them cannot be trained with these settings.
+    """
+    if config.batch_size < config.num_workers:
+        raise SettingsError(f"--batch-size {config.batch_size} cannot be shared by --num-workers {config.num_workers}")
+    specs = [parse_spec(text) for text in config.models]
+    plan = dict(zip(folder_names(specs), specs, strict=True))
+    coming: list[str] = []
+    for name, spec in plan.items():
+        check_spec(spec, config.image_size, coming)
+        coming.append(_model_folder(config, name).uri)
+    return plan
+
+
+def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
+    """Run every stage that is not complete yet.
+
+    Returns:
+        The content of `pipeline.json`.
+
+    Raises:
+        TissueError: From the stage that failed; the stages before it stay complete.
+    """
+    started = time.monotonic()
+    output, plan = Location(config.output), plan_models(config)
+    dataset = convert_images(config.part(ConvertConfig, output=(output / "dataset").uri))
+    if "test" not in dataset["counts_by_split"]:
+        raise DataError(
+            f"--source {config.source} has no test/ folder to evaluate on; use jobs.convert and jobs.train instead"
+        )
+    evaluations = {name: _train_and_evaluate(config, name, spec) for name, spec in plan.items()}
+    folders = tuple((output / "evaluations" / name).uri for name in plan)
+    write_report(config.part(ReportConfig, evaluations=folders, output=(output / "report").uri))
+    record = {
+        "counts": dataset["counts"],
+        "models": {name: evaluation["metrics"]["accuracy"] for name, evaluation in evaluations.items()},
+        "seconds": round(time.monotonic() - started, 3),
+        "world_size": config.num_workers,
+        "settings": config.model_dump(mode="json"),
+        "versions": package_versions(),
+    }
+    (output / PIPELINE_FILE).write_json(record)
+    return record
+
+
+def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> dict[str, Any]:
+    output = Location(config.output)
+    dataset, model = (output / "dataset").uri, _model_folder(config, name).uri
+    train_model(config.part(TrainConfig, model=spec.text, dataset=dataset, source=None, output=model))
+    return evaluate_model(
+        config.part(EvaluateConfig, model_dir=model, dataset=dataset, output=(output / "evaluations" / name).uri)
+    )
+
+
+def _model_folder(config: PipelineConfig, name: str) -> Location:
+    return Location(config.output) / "models" / name

@@ -1,0 +1,66 @@
+"""The JSON summary that each job prints, from the record its stage returned."""
+
+from typing import Any
+
+Summary = dict[str, Any]
+Record = dict[str, Any]
+
+
+def sample_summary(record: Record, output: str) -> Summary:
+    """From `sample.json`."""
+    return {"images": record["images"], **_speed(record["images"], record["seconds"]), "output": output}
+
+
+def accounting_summary(record: Record, output: str) -> Summary:
+    """From `dataset.json` or `predictions.json`: what became of every listed file."""
+    accepted = record["counts"]["accepted"]
+    return {**record["counts"], "images": accepted, **_speed(accepted, record["seconds"]), "output": output}
+
+
+def training_summary(record: Record, output: str) -> Summary:
+    """From `model.json`; the accuracy is that of validation, or of training where there is no validation."""
+    metrics = record["metrics"]
+    return {
+        **record.get("counts", {}),
+        "images": record["images"],
+        "accuracy": metrics["accuracy"] if metrics["val_accuracy"] is None else metrics["val_accuracy"],
+        "best_epoch": metrics["best_epoch"],
+        "world_size": record["world_size"],
+        "seconds": record["seconds"],
+        "images_per_s": record["images_per_s"],
+        "output": output,
+    }
+
+
+def evaluation_summary(record: Record, output: str) -> Summary:
+    """From `evaluation.json`."""
+    return {
+        "images": record["images"],
+        "accuracy": record["metrics"]["accuracy"],
+        "loss": record["metrics"]["loss"],
+        **_speed(record["images"], record["seconds"]),
+        "output": output,
+    }
+
+
+def report_summary(record: Record, output: str) -> Summary:
+    """From `report.json`; the accuracy is the best one."""
+    models = {model["name"]: model["accuracy"] for model in record["models"]}
+    return {"accuracy": max(models.values()), "models": models, "output": output}
+
+
+def pipeline_summary(record: Record, output: str) -> Summary:
+    """From `pipeline.json`; the accuracy is the best one on the test split."""
+    return {
+        **record["counts"],
+        "images": record["counts"]["accepted"],
+        "accuracy": max(record["models"].values()),
+        "models": record["models"],
+        "world_size": record["world_size"],
+        **_speed(record["counts"]["accepted"], record["seconds"]),
+        "output": output,
+    }
+
+
+def _speed(images: int, seconds: float) -> Summary:
+    return {"seconds": seconds, "images_per_s": round(images / seconds, 1) if seconds else None}
