@@ -1,0 +1,15 @@
+"""A conversion in this process, unit by unit, where the job has Ray run the units."""
+
+from typing import Any
+
+import pytest
+
+from lib.config import ConvertConfig
+from lib.ingest import convert
+
+
+def convert_here(config: ConvertConfig) -> dict[str, Any]:
+    """What `convert_images` does, without Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "_convert_units", lambda units, config, _: [convert.convert_unit(u, config) for u in units])
+        return convert.convert_images(config)
