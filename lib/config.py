@@ -115,6 +115,9 @@ class FitConfig(Settings):
     """Images in one optimizer step, over all workers together."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Step size of Adam; by default 0.001, or 0.01 where only a new head is trained on a frozen base."""
+    gradient_parts: int = Field(default=4, ge=1)
+    """Parts of a global batch whose gradients are computed apart and added in a fixed order: any number of workers that
+    divides it gives the same weights. Batch normalisation that is trained sees one part at a time."""
     patience: int = Field(default=5, ge=1)
     """Epochs without a better validation loss before training stops; the best epoch is kept either way."""
     num_workers: int = Field(default=1, ge=1)

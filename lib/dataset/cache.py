@@ -25,12 +25,14 @@ class ImageCache:
         images: uint8, shape (len(positions), image_size, image_size, 3).
         labels: int32, shape (len(positions),), the number of the class; `PADDING` where there is no image.
         refused: Rows of the images that could not be decoded: position, reason and detail.
+        checksums: By `image_id`, of the images that came straight from their files.
     """
 
     positions: range
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int32]
     refused: list[dict[str, object]] = field(default_factory=list)
+    checksums: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, positions: range, image_size: int) -> "ImageCache":
@@ -58,10 +60,12 @@ class ImageCache:
         """Take in tables of `DECODED_SCHEMA`, in any order."""
         numbers = {name: number for number, name in enumerate(class_names)}
         for table in decoded:
-            for row in table.select(["position", "label", "reason", "detail"]).to_pylist():
+            for row in table.select(["position", "image_id", "label", "checksum", "reason", "detail"]).to_pylist():
                 place = row["position"] - self.positions.start
                 if row["reason"] is None:
                     self.labels[place] = numbers[row["label"]]
+                    if row["checksum"] is not None:
+                        self.checksums[row["image_id"]] = row["checksum"]
                 else:
                     self.refused.append(row)
             self._copy_images(table)

@@ -10,6 +10,7 @@ Every image comes once an epoch. Lanes differ in length by at most one, so the l
 places are padding, marked by `PADDING`, and weigh nothing.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,18 @@ class LaneOrder:
     def positions(self) -> range:
         """The positions of this worker's images."""
         return range(self._start(self.lanes.start), self._start(self.lanes.stop))
+
+    def part_sizes(self, parts: int) -> list[int]:
+        """How this worker's lanes are cut when a global batch is cut into `parts`.
+
+        Where the workers cannot share the parts evenly, or there are fewer lanes, each worker has one part.
+        """
+        parts = min(parts, self.batch_size)
+        if parts % self.world_size:
+            return [len(self.lanes)]
+        each = parts // self.world_size
+        cuts = [self.batch_size * part // parts for part in range(self.rank * each, (self.rank + 1) * each + 1)]
+        return [stop - start for start, stop in itertools.pairwise(cuts)]
 
     def epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         """The positions of one epoch, from 0: shape (steps, lanes of this worker), `PADDING` where there is none."""

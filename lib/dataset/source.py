@@ -24,6 +24,7 @@ from lib.ingest.tiff import UInt8Array
 from lib.ingest.unit import read_unit
 from lib.storage.filesystem import Location
 from lib.storage.output import read_complete
+from lib.storage.tables import read_table
 
 DECODED_SCHEMA = pa.schema(
     [
@@ -110,6 +111,13 @@ class ShardSource:
     def content_hash(self) -> str:
         """Identity of the content."""
         return str(self.record["content_hash"])
+
+    def checksums(self, splits: Sequence[str]) -> dict[str, str]:
+        """The checksum of every image of some splits, by `image_id`."""
+        manifest = read_table(self.folder / "manifest.parquet", ["image_id", "checksum", "split", "verdict"])
+        wanted = pc.and_(pc.is_in(manifest["split"], pa.array(splits)), pc.equal(manifest["verdict"], "accepted"))
+        rows = manifest.filter(wanted)
+        return dict(zip(rows["image_id"].to_pylist(), rows["checksum"].to_pylist(), strict=True))
 
     def count(self, split: str | None) -> int:
         """How many images a split has."""

@@ -13,7 +13,7 @@ from lib.dataset.source import ShardSource
 from lib.errors import DataError, SettingsError
 from lib.evaluation.metrics import classification_metrics
 from lib.evaluation.predictions import predict_units, read_predictions
-from lib.models.folder import read_model_record
+from lib.models.folder import read_model_record, read_seen_checksums
 from lib.plots import confusion_matrix, per_class_bars, predicted_scatter, predicted_swarm, reliability
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
@@ -73,7 +73,7 @@ def check_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], ShardSourc
 
     Raises:
         SettingsError: If one of the folders is not complete, or image size or classes differ.
-        DataError: If the split has no image.
+        DataError: If the split has no image, or one that the model was trained on.
     """
     model, dataset = read_model_record(Location(config.model_dir)), ShardSource.open(Location(config.dataset))
     if model["image_size"] != dataset.image_size:
@@ -85,7 +85,21 @@ def check_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], ShardSourc
         raise SettingsError(f"{config.model_dir} does not know class {unknown[0]!r} of {config.dataset}")
     if not dataset.count(config.split):
         raise DataError(f"{config.dataset} has no image in split {config.split!r}")
+    _refuse_seen_images(model, dataset, config)
     return model, dataset
+
+
+def _refuse_seen_images(model: dict[str, Any], dataset: ShardSource, config: EvaluateConfig) -> None:
+    """A score on images that were trained on says nothing; it is computed only if that split is asked for by name."""
+    if config.split != "test" and model["dataset_hash"] == dataset.content_hash:
+        return
+    seen = read_seen_checksums(Location(config.model_dir))
+    known = sum(checksum in seen for checksum in dataset.checksums([config.split]).values())
+    if known:
+        raise DataError(
+            f"{known} of {dataset.count(config.split)} images of split {config.split!r} of {config.dataset} were trained "
+            f"or validated on by {config.model_dir}; a score on them would be worthless"
+        )
 
 
 def _identity(config: EvaluateConfig, model: dict[str, Any], dataset: ShardSource) -> dict[str, Any]:

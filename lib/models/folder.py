@@ -1,12 +1,15 @@
 """The model folder: `model.keras`, what it means (`model.json`), and how it came about."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lib.storage.filesystem import Location
 from lib.storage.output import read_complete
+from lib.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:
     import keras
@@ -15,6 +18,10 @@ MODEL_FILE = "model.json"
 NETWORK_FILE = "model.keras"
 HISTORY_FILE = "history.parquet"
 CURVES_FILE = "curves.png"
+SEEN_FILE = "seen_images.parquet"
+SEEN_SCHEMA = pa.schema(
+    [pa.field("image_id", pa.string(), nullable=False), pa.field("checksum", pa.string(), nullable=False)]
+)
 
 
 def read_model_record(folder: Location) -> dict[str, Any]:
@@ -32,6 +39,22 @@ def load_network(folder: Location) -> "keras.Model":
 
     with (folder / NETWORK_FILE).as_local_file() as file:
         return keras.saving.load_model(file, compile=False)
+
+
+def write_seen_images(checksums: Mapping[str, str], folder: Location) -> None:
+    """Keep which images a model was trained or validated on, so that no test score is computed on one of them.
+
+    Args:
+        checksums: Of each image, by `image_id`.
+        folder: The model folder.
+    """
+    columns = {"image_id": list(checksums), "checksum": list(checksums.values())}
+    write_table(pa.table(columns, schema=SEEN_SCHEMA), folder / SEEN_FILE)
+
+
+def read_seen_checksums(folder: Location) -> set[str]:
+    """The checksums of the images that a model was trained or validated on."""
+    return set(read_table(folder / SEEN_FILE)["checksum"].to_pylist())
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -17,6 +17,7 @@ class Board:
         self._images = 0
         self._notes: list[str] = []
         self._refused: list[dict[str, Any]] = []
+        self._checksums: dict[str, str] = {}
 
     def add_images(self, count: int) -> None:
         """So many more images of the training have gone through a step."""
@@ -30,6 +31,10 @@ class Board:
         """Images that could not be decoded: split, position, reason, detail."""
         self._refused.extend(rows)
 
+    def add_checksums(self, checksums: dict[str, str]) -> None:
+        """Checksums of images that were trained or validated on, by `image_id`."""
+        self._checksums |= checksums
+
     def read(self, notes_seen: int) -> tuple[int, list[str]]:
         """Images so far, and the lines after the first `notes_seen`."""
         return self._images, self._notes[notes_seen:]
@@ -37,6 +42,10 @@ class Board:
     def refused(self) -> list[dict[str, Any]]:
         """All refused images."""
         return self._refused
+
+    def checksums(self) -> dict[str, str]:
+        """All checksums."""
+        return self._checksums
 
 
 class BoardClient(Protocol):

@@ -84,7 +84,7 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
     prepare_context(task.config.verbose)
     with ThreadPoolExecutor(max_workers=1) as loader:
         loading = loader.submit(_load, task, rank, world_size)
-        model = _start_model(task, world_size)
+        model = _start_model(task, rank, world_size)
         caches = loading.result()
     _check_images(caches, task, world_size)
     return _fit(model, caches, task, rank)
@@ -98,6 +98,7 @@ def _load(task: TrainTask, rank: int, world_size: int) -> dict[str, ImageCache]:
         caches[split] = ImageCache.empty(positions, task.image_size)
         caches[split].fill(stream_tables(ray.train.get_dataset_shard(split)), task.class_names)
         task.board.tell("add_refused", [row | {"split": split} for row in caches[split].refused])
+        task.board.tell("add_checksums", caches[split].checksums)
     return caches
 
 
@@ -105,7 +106,7 @@ def _order(task: TrainTask, split: str, rank: int, world_size: int) -> LaneOrder
     return split_order(task.counts[split], split, task.config, task.config.seed, rank, world_size)
 
 
-def _start_model(task: TrainTask, world_size: int) -> "SynchronousModel":
+def _start_model(task: TrainTask, rank: int, world_size: int) -> "SynchronousModel":
     """Import TensorFlow and build the model: the slow part of starting, so done while images load."""
     import keras
 
@@ -115,7 +116,8 @@ def _start_model(task: TrainTask, world_size: int) -> "SynchronousModel":
     if world_size > 1:
         start_collectives()
     network = build_network(task.spec, len(task.class_names), task.image_size, task.config.seed)
-    model = SynchronousModel(network, world_size)
+    parts = _order(task, "train", rank, world_size).part_sizes(task.config.gradient_parts)
+    model = SynchronousModel(network, world_size, parts)
     rate = task.config.learning_rate or task.spec.learning_rate
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=False)
     return model

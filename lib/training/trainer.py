@@ -14,7 +14,7 @@ from lib.config import TrainConfig
 from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.errors import SettingsError, TissueError
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
-from lib.models.folder import MODEL_FILE
+from lib.models.folder import MODEL_FILE, write_seen_images
 from lib.models.spec import KERAS_NETWORKS, ModelSpec, check_spec, parse_spec
 from lib.progress import Progress
 from lib.storage.filesystem import Location
@@ -94,6 +94,9 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     record = _record(folder.location.name, spec, source) | results
     if isinstance(source, TiffSource):
         record["counts"] = _account(source, board.ask("refused")).counts
+        write_seen_images(board.ask("checksums"), folder.location)
+    else:
+        write_seen_images(source.checksums(FITTED_SPLITS), folder.location)
     return folder.complete(record | {"seconds": round(time.monotonic() - started, 3)})
 
 

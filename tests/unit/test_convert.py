@@ -1,0 +1,167 @@
+"""Conversion, unit by unit in this process: what is written, what is counted, what a second run does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from lib.config import ConvertConfig
+from lib.errors import DataError, SettingsError, TooManyBadImagesError
+from lib.ingest.convert import convert_unit, jpeg_path
+from lib.ingest.image import decode_jpeg
+from lib.ingest.manifest import MANIFEST_SCHEMA, list_labelled
+from lib.ingest.shards import SHARD_SCHEMA
+from lib.storage.filesystem import Location
+from tests.fakes.conversion import convert_here
+from tests.fakes.tiffs import write_source, write_tiff
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_source(tmp_path / "source", train=5, test=2)
+    return tmp_path
+
+
+def config_of(folder: Path, **settings: Any) -> ConvertConfig:
+    defaults = {"source": str(folder / "source"), "output": str(folder / "dataset"), "images_per_shard": 3}
+    return ConvertConfig.model_validate(defaults | {"image_size": 32} | settings)
+
+
+def spoil(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / "source" / name).write_bytes(b"this is text")
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_record_the_manifest_and_the_shards_tell_the_same_story(folder: Path) -> None:
+    spoil(folder, "train/lung/lung_002.tif")
+    (folder / "source/notes.txt").write_text("not an image")
+    record = convert_here(config_of(folder, max_bad_fraction=0.5))
+    assert record["counts"] == {"listed": 15, "accepted": 13, "quarantined": 1, "excluded": 1}
+    assert record["reasons"] == {"not_tiff": 1, "not_tiff_name": 1}
+    assert record["class_names"] == ["liver", "lung"]
+    assert json.loads((folder / "dataset/dataset.json").read_bytes()) == record
+    manifest = pq.read_table(folder / "dataset/manifest.parquet")
+    assert manifest.schema.equals(MANIFEST_SCHEMA)
+    accepted = {row["image_id"]: row for row in manifest.to_pylist() if row["verdict"] == "accepted"}
+    stored = {}
+    for shard in record["shards"]:
+        table = pq.read_table(folder / "dataset/images" / shard["file"])
+        assert table.schema.names == SHARD_SCHEMA.names
+        assert table.num_rows == shard["images"] > 0
+        assert set(table["split"].to_pylist()) == {shard["split"]}
+        stored |= {row["image_id"]: row for row in table.to_pylist()}
+    assert stored.keys() == accepted.keys()
+    for name, row in stored.items():
+        assert {key: row[key] for key in ("path", "label", "split")} == {
+            key: accepted[name][key] for key in ("path", "label", "split")
+        }
+        assert (row["height"], row["width"]) == (40, 40)
+        assert decode_jpeg(row["image"]).shape == (32, 32, 3)
+
+
+def test_a_second_run_does_nothing_and_says_the_same(folder: Path) -> None:
+    record = convert_here(config_of(folder))
+    before = files_of(folder / "dataset")
+    assert convert_here(config_of(folder)) == record
+    assert files_of(folder / "dataset") == before
+
+
+def test_an_interrupted_run_goes_on_with_the_units_it_has(folder: Path) -> None:
+    convert_here(config_of(folder))
+    (folder / "dataset/dataset.json").rename(folder / "dataset/run.json")
+    gone, *kept = sorted((folder / "dataset/images").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    gone.unlink()
+    record = convert_here(config_of(folder))
+    assert record["counts"]["accepted"] == 14
+    assert gone.exists()
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+def test_a_unit_that_is_run_twice_writes_one_shard_and_the_same_verdicts(folder: Path) -> None:
+    spoil(folder, "train/lung/lung_002.tif")
+    config = config_of(folder)
+    for unit in list_labelled(Location(config.source), config).units(3):
+        first, second = convert_unit(unit, config), convert_unit(unit, config)
+        assert first.equals(second)
+        assert first["path"].to_pylist() == unit["path"].to_pylist()
+
+
+def test_another_source_needs_another_folder(folder: Path) -> None:
+    convert_here(config_of(folder))
+    write_tiff(folder / "source/train/lung/new.tif", 99)
+    with pytest.raises(SettingsError, match="source_listing is"):
+        convert_here(config_of(folder))
+    with pytest.raises(SettingsError, match="quality is 95 there and 50 here"):
+        convert_here(config_of(folder, quality=50))
+
+
+def test_shards_of_no_unit_are_removed(folder: Path) -> None:
+    config = config_of(folder)
+    stray = folder / "dataset/images/train-00000-00000000.parquet"
+    settings_file = folder / "dataset/run.json"
+    convert_here(config)
+    (folder / "dataset/dataset.json").rename(settings_file)
+    stray.write_bytes(b"of an earlier listing")
+    record = convert_here(config)
+    on_disk = {path.name for path in (folder / "dataset/images").iterdir()}
+    assert on_disk == {shard["file"] for shard in record["shards"]}
+
+
+def test_too_many_bad_images_are_named_in_a_manifest_but_make_no_dataset(folder: Path) -> None:
+    spoil(folder, "train/lung/lung_002.tif")
+    with pytest.raises(TooManyBadImagesError, match=r"1 of 14 images are bad \(1 not_tiff\)"):
+        convert_here(config_of(folder))
+    assert not (folder / "dataset/dataset.json").exists()
+    rows = pq.read_table(folder / "dataset/manifest.parquet").to_pylist()
+    assert [row["path"] for row in rows if row["verdict"] == "quarantined"] == ["train/lung/lung_002.tif"]
+    assert convert_here(config_of(folder, max_bad_fraction=0.1))["counts"]["quarantined"] == 1
+
+
+def test_a_class_whose_training_images_are_all_bad_stops_the_run(folder: Path) -> None:
+    spoil(folder, *(f"train/lung/lung_{n:03d}.tif" for n in range(5)))
+    with pytest.raises(DataError, match="class 'lung' has no usable training image left"):
+        convert_here(config_of(folder, max_bad_fraction=1))
+
+
+def test_folder_layout_has_one_jpeg_for_each_accepted_image(folder: Path) -> None:
+    spoil(folder, "test/lung/lung_001.tif")
+    write_tiff(folder / "source/train/liver/deep/liver_000.tif", 99)
+    write_tiff(folder / "source/train/liver/liver_000.tiff", 98)
+    convert_here(config_of(folder, layout="folder", max_bad_fraction=1))
+    jpegs = list((folder / "dataset").rglob("*.jpg"))
+    assert len(jpegs) == 15
+    assert {path.relative_to(folder / "dataset").parts[:2] for path in jpegs} == {
+        (split, label) for split in ("train", "validation", "test") for label in ("liver", "lung")
+    }
+    assert decode_jpeg(jpegs[0].read_bytes()).shape == (32, 32, 3)
+
+
+def test_a_jpeg_keeps_the_name_of_its_tiff_where_that_is_unique() -> None:
+    row = {"image_id": "0123456789abcdef", "split": "validation", "label": "liver"}
+    names = {
+        "train/liver/a.tif": "validation/liver/a.jpg",
+        "train/liver/a.tiff": "validation/liver/a-0123456789abcdef.jpg",
+        "train/liver/deep/a.tif": "validation/liver/a-0123456789abcdef.jpg",
+    }
+    for path, expected in names.items():
+        assert jpeg_path(row | {"path": path}) == expected
+
+
+def test_the_content_hash_follows_the_images_and_their_conversion(folder: Path) -> None:
+    hashes = {
+        convert_here(config_of(folder, output=str(folder / name), **settings))["content_hash"]
+        for name, settings in {"a": {}, "b": {"images_per_shard": 7}}.items()
+    }
+    assert len(hashes) == 1
+    for name, settings in {"c": {"quality": 50}, "d": {"image_size": 48}, "e": {"validation_fraction": 0.5}}.items():
+        hashes.add(convert_here(config_of(folder, output=str(folder / name), **settings))["content_hash"])
+    write_tiff(folder / "source/train/lung/lung_000.tif", 1234)
+    hashes.add(convert_here(config_of(folder, output=str(folder / "f")))["content_hash"])
+    assert len(hashes) == 5

@@ -1,0 +1,107 @@
+"""Output folders: begun by one run, continued only by the same run, complete when their JSON file exists."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.errors import SettingsError
+from lib.storage.filesystem import Location
+from lib.storage.output import OutputFolder, read_complete
+
+SETTINGS = {"image_size": 180, "models": ["cnn", "vgg16"], "learning_rate": None}
+
+
+@pytest.fixture
+def location(tmp_path: Path) -> Location:
+    return Location(str(tmp_path / "out"))
+
+
+def folder_of(location: Location, **changes: Any) -> OutputFolder:
+    return OutputFolder(location, "dataset.json", SETTINGS | changes)
+
+
+def test_a_fresh_folder_is_taken(location: Location) -> None:
+    assert folder_of(location).begin() is None
+    assert [file.path for file in location.list_files()] == ["run.json"]
+
+
+def test_an_empty_folder_is_taken(location: Location) -> None:
+    Path(location.path, "sub").mkdir(parents=True)
+    assert folder_of(location).begin() is None
+
+
+def test_an_incomplete_run_is_continued_with_its_files_in_place(location: Location) -> None:
+    folder_of(location).begin()
+    (location / "images/0.parquet").write_bytes(b"half of the work")
+    assert folder_of(location).begin() is None
+    assert (location / "images/0.parquet").read_bytes() == b"half of the work"
+
+
+def test_a_complete_run_gives_back_its_record(location: Location) -> None:
+    folder_of(location).begin()
+    written = folder_of(location).complete({"images": 7})
+    assert folder_of(location).begin() == written == read_complete(location, "dataset.json", "convert")
+    assert written["images"] == 7
+    assert written["settings"] == SETTINGS
+    assert written["versions"]["numpy"].count(".") == 2
+    assert datetime.fromisoformat(written["completed_at"]).tzinfo is not None
+
+
+def test_a_complete_folder_no_longer_says_that_it_is_under_way(location: Location) -> None:
+    folder_of(location).begin()
+    folder_of(location).complete({})
+    assert [file.path for file in location.list_files()] == ["dataset.json"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_with_other_settings_is_refused_by_the_name_of_what_differs(location: Location, finished: bool) -> None:
+    folder_of(location).begin()
+    if finished:
+        folder_of(location).complete({})
+    before = location.list_files()
+    with pytest.raises(SettingsError, match=r"\(image_size is 180 there and 96 here\)") as caught:
+        folder_of(location, image_size=96).begin()
+    assert location.uri in str(caught.value)
+    assert location.list_files() == before
+
+
+def test_a_setting_that_only_one_of_the_runs_has_differs(location: Location) -> None:
+    folder_of(location, seed=3).begin()
+    with pytest.raises(SettingsError, match="seed is 3 there and None here"):
+        folder_of(location).begin()
+    with pytest.raises(SettingsError, match="layout is None there and 'folder' here"):
+        folder_of(location, seed=3, layout="folder").begin()
+
+
+def test_of_many_differences_a_few_are_named(location: Location) -> None:
+    folder_of(location).begin()
+    with pytest.raises(SettingsError, match=r"a is None .*, b is None .*, c is None [^,]*\); choose another folder$"):
+        folder_of(location, a=1, b=2, c=3, d=4).begin()
+
+
+def test_a_folder_with_files_that_no_run_wrote_is_refused(location: Location) -> None:
+    (location / "thesis/chapter.txt").write_bytes(b"precious")
+    with pytest.raises(SettingsError, match=re.escape(f"--output {location.uri} is not empty and holds no dataset.json")):
+        folder_of(location).begin()
+    assert [file.path for file in location.list_files()] == ["thesis/chapter.txt"]
+
+
+def test_an_incomplete_folder_is_not_an_input(location: Location) -> None:
+    expected = re.escape(f"{location.uri} is not a complete folder: dataset.json is missing") + ".*jobs.convert"
+    with pytest.raises(SettingsError, match=expected):
+        read_complete(location, "dataset.json", "convert")
+    folder_of(location).begin()
+    (location / "images/0.parquet").write_bytes(b"half of the work")
+    with pytest.raises(SettingsError, match=expected):
+        read_complete(location, "dataset.json", "convert")
+
+
+def test_a_run_stopped_between_its_last_two_writes_is_complete(location: Location) -> None:
+    folder_of(location).begin()
+    under_way = (location / "run.json").read_bytes()
+    record = folder_of(location).complete({"images": 7})
+    (location / "run.json").write_bytes(under_way)
+    assert folder_of(location).begin() == record

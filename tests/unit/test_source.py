@@ -1,0 +1,186 @@
+"""Images by split and position, from shards and from TIFFs: the same ones, in any range."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.config import ConvertConfig, ImageConfig, ListingConfig
+from lib.dataset.source import DECODED_SCHEMA, ImageSource, ShardSource, TiffSource, image_array
+from lib.errors import SettingsError, StorageError
+from lib.ingest.manifest import list_unlabelled
+from lib.storage.filesystem import Location
+from tests.fakes.conversion import convert_here
+from tests.fakes.tiffs import write_source
+
+SIZE = 32
+SPLITS = {"train": 14, "validation": 4, "test": 6}  # 20 % of 9 images are 1.8, so 2 of each class validate
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ConvertConfig:
+    """A source of two classes with a stray file, converted."""
+    folder = tmp_path_factory.mktemp("organs")
+    write_source(folder / "source", train=9, test=3)
+    (folder / "source/train/liver/notes.txt").write_text("not an image")
+    config = ConvertConfig(
+        source=str(folder / "source"), output=str(folder / "dataset"),
+        image_size=SIZE, images_per_shard=4, validation_fraction=0.2, quality=90,
+    )  # fmt: skip
+    convert_here(config)
+    return config
+
+
+
+@pytest.fixture(scope="module")
+def shards(config: ConvertConfig) -> ShardSource:
+    return ShardSource.open(Location(config.output))
+
+
+@pytest.fixture(scope="module")
+def tiffs(config: ConvertConfig) -> TiffSource:
+    return TiffSource.list_labelled(Location(config.source), config.part(ImageConfig), config.part(ListingConfig))
+
+
+@pytest.fixture(scope="module", params=["shards", "tiffs"])
+def source(request: pytest.FixtureRequest) -> ImageSource:
+    return request.getfixturevalue(request.param)
+
+
+def decoded(source: ImageSource, split: str, start: int = 0, stop: int = 10**9) -> pa.Table:
+    """What Ray Data would deliver for a range, in its order."""
+    return pa.concat_tables([DECODED_SCHEMA.empty_table(), *map(source.decoder, source.units(split, start, stop))])
+
+
+@pytest.mark.parametrize(("split", "count"), SPLITS.items())
+def test_a_split_has_its_images_in_whole_numbers_of_positions(source: ImageSource, split: str, count: int) -> None:
+    table = decoded(source, split)
+    assert table.schema == DECODED_SCHEMA
+    assert source.count(split) == table.num_rows == count
+    assert table["position"].to_pylist() == list(range(count))
+    assert len(set(table["image_id"].to_pylist())) == count
+    assert set(table["reason"].to_pylist()) == {None}
+    for row in table.select(["path", "label"]).to_pylist():
+        folder = "test" if split == "test" else "train"
+        assert row["path"].startswith(f"{folder}/{row['label']}/")
+
+
+def test_no_image_is_in_two_splits(source: ImageSource) -> None:
+    ids = [image for split in SPLITS for image in decoded(source, split)["image_id"].to_pylist()]
+    assert len(set(ids)) == len(ids) == 24
+
+
+def test_a_split_that_does_not_exist_is_empty(source: ImageSource) -> None:
+    assert source.count("holdout") == 0
+    assert source.units("holdout", 0, 10) == []
+
+
+@settings(deadline=None, max_examples=40)
+@given(start=st.integers(0, 16), length=st.integers(0, 16))
+@pytest.mark.parametrize("kind", ["shards", "tiffs"])
+def test_any_range_is_cut_from_the_whole(
+    kind: str, request: pytest.FixtureRequest, start: int, length: int
+) -> None:
+    source = request.getfixturevalue(kind)
+    units = source.units("train", start, start + length)
+    positions = [position for unit in units for position in unit["position"].to_pylist()]
+    assert positions == list(range(min(start, 14), min(start + length, 14)))
+    assert all(0 < unit.num_rows <= 4 for unit in units)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (3, 5), (4, 8), (5, 14), (13, 99)])
+def test_a_range_holds_the_same_images_as_the_whole(source: ImageSource, start: int, stop: int) -> None:
+    whole = decoded(source, "train")
+    assert decoded(source, "train", start, stop).equals(whole.slice(start, stop - start))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_both_sources_have_the_same_images_in_the_same_order(
+    shards: ShardSource, tiffs: TiffSource, split: str
+) -> None:
+    assert shards.class_names == tiffs.class_names == ["liver", "lung"]
+    assert shards.image_size == tiffs.image_size == SIZE
+    assert shards.image_policy == tiffs.image_policy
+    compressed, plain = decoded(shards, split), decoded(tiffs, split)
+    for name in ("position", "image_id", "path", "label"):
+        assert compressed[name].to_pylist() == plain[name].to_pylist()
+    difference = image_array(compressed, SIZE).astype(int) - image_array(plain, SIZE)
+    assert 0 < np.abs(difference).mean() < 3
+    others = np.roll(image_array(plain, SIZE), 1, axis=0).astype(int)
+    assert np.abs(image_array(compressed, SIZE) - others).mean() > 10
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_tiffs_of_the_same_quality_give_the_pixels_of_the_shards(
+    config: ConvertConfig, shards: ShardSource, split: str
+) -> None:
+    listing = TiffSource.list_labelled(Location(config.source), config, config).listing
+    as_stored = TiffSource(Location(config.source), listing, config, jpeg_quality=config.quality)
+    assert decoded(as_stored, split)["image"].to_pylist() == decoded(shards, split)["image"].to_pylist()
+
+
+def test_a_refused_tiff_keeps_its_position_and_its_reason(tmp_path: Path) -> None:
+    write_source(tmp_path, train=4, test=1)
+    (tmp_path / "train/lung/lung_001.tif").write_bytes(b"this is text")
+    listing = ListingConfig(validation_fraction=0)
+    source = TiffSource.list_labelled(Location(str(tmp_path)), ImageConfig(image_size=SIZE), listing)
+    table = decoded(source, "train")
+    assert table["position"].to_pylist() == list(range(8))
+    (refused,) = [row for row in table.to_pylist() if row["reason"]]
+    assert (refused["path"], refused["reason"], refused["image"]) == ("train/lung/lung_001.tif", "not_tiff", None)
+    assert sum(image is None for image in table["image"].to_pylist()) == 1
+
+
+def test_images_without_labels_are_one_split(config: ConvertConfig) -> None:
+    folder = Location(f"{config.source}/test")
+    source = TiffSource(folder, list_unlabelled(folder), config.part(ImageConfig), images_per_unit=4)
+    table = decoded(source, None)
+    assert (source.count(None), table["position"].to_pylist()) == (6, list(range(6)))
+    assert set(table["label"].to_pylist()) == {None}
+
+
+def test_a_file_that_changed_since_it_was_listed_stops_the_run(tmp_path: Path) -> None:
+    write_source(tmp_path, train=3, test=1)
+    config = ListingConfig(validation_fraction=0)
+    source = TiffSource.list_labelled(Location(str(tmp_path)), ImageConfig(image_size=SIZE), config)
+    with (tmp_path / "train/lung/lung_001.tif").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(StorageError, match=r"lung_001\.tif: read \d+ bytes where \d+ were listed"):
+        decoded(source, "train")
+
+
+def test_an_image_array_has_the_pixels_of_the_table(tiffs: TiffSource) -> None:
+    table = decoded(tiffs, "test").slice(2, 3)
+    images = image_array(table, SIZE)
+    assert (images.shape, images.dtype) == ((3, SIZE, SIZE, 3), np.uint8)
+    assert [image.tobytes() for image in images] == table["image"].to_pylist()
+
+
+def test_a_folder_that_is_not_complete_is_no_source(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"dataset\.json is missing; make it with `python -m jobs\.convert`"):
+        ShardSource.open(Location(str(tmp_path)))
+
+
+def test_the_identity_of_a_source_changes_with_an_image(tmp_path: Path) -> None:
+    write_source(tmp_path, train=3, test=1)
+
+    def identity() -> str:
+        return TiffSource.list_labelled(Location(str(tmp_path)), ImageConfig(), ListingConfig()).content_hash
+
+    before = identity()
+    assert identity() == before
+    (tmp_path / "train/lung/lung_001.tif").unlink()
+    assert identity() != before
+
+
+def record_of(config: ConvertConfig) -> dict[str, Any]:
+    return dict(json.loads(Path(config.output, "dataset.json").read_bytes()))
+
+
+def test_the_content_hash_of_a_dataset_is_that_of_its_record(config: ConvertConfig, shards: ShardSource) -> None:
+    assert shards.content_hash == record_of(config)["content_hash"]
