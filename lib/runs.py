@@ -113,7 +113,6 @@ def _local_options(config: JobConfig) -> dict[str, Any]:
     return {
         "address": "local",
         "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",
         # Training workers hold a logical CPU for as long as they live; decoding needs some beside them.
         "num_cpus": max(os.cpu_count() or 1, workers + LOGICAL_CPUS_BESIDE_WORKERS),
     }
