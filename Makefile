@@ -15,6 +15,7 @@ $(VENV)/.complete: requirements-dev.lock
 
 demo: setup
 	$(BIN)/python -m jobs.sample --output demo/sample
+	@echo 'The transfer model starts from the CNN of this very run (saved:), since ImageNet weights would need a network.' >&2
 	$(BIN)/python -m jobs.pipeline --config jobs/recipes/demo.yaml
 
 test: setup

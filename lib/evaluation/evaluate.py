@@ -97,8 +97,8 @@ def _refuse_seen_images(model: dict[str, Any], dataset: ShardSource, config: Eva
     known = sum(checksum in seen for checksum in dataset.checksums([config.split]).values())
     if known:
         raise DataError(
-            f"{known} of {dataset.count(config.split)} images of split {config.split!r} of {config.dataset} were trained "
-            f"or validated on by {config.model_dir}; a score on them would be worthless"
+            f"{known} of {dataset.count(config.split)} images of split {config.split!r} of {config.dataset} were "
+            f"trained or validated on by {config.model_dir}; a score on them would be worthless"
         )
 
 

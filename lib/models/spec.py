@@ -82,6 +82,14 @@ class ModelSpec:
         return self.options["path"] if self.name == SAVED else self.options.get("weights", "imagenet")
 
     @property
+    def beginning(self) -> str:
+        """What the training starts from, for the log."""
+        if self.weights == "none":
+            return "all of the network is trained from scratch"
+        what = "an earlier model" if self.name == SAVED else "a network"
+        return f"a new head is trained on {what} that stays as it is, with weights from {self.weights}"
+
+    @property
     def learning_rate(self) -> float:
         """Step size of Adam that suits what is trained: all of a network, or a linear head on a frozen base."""
         return 1e-3 if self.weights == "none" else 1e-2

@@ -89,6 +89,7 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
         logger.info("train: %s is already complete", config.output)
         return done
     started = time.monotonic()
+    logger.info("train %s: %s", folder.location.name, spec.beginning)
     board = LocalBoard() if _in_this_process(config) else RemoteBoard()
     results = _run(config, spec, source, board)
     record = _record(folder.location.name, spec, source) | results

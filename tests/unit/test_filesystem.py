@@ -104,9 +104,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_partial_file(
 
 
 @pytest.mark.xfail(strict=True, reason="what a killed writer leaves behind is listed like a file of the folder")
-def test_what_a_killed_writer_left_is_not_a_file_of_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_writer_left_is_not_a_file_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 

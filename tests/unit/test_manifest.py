@@ -113,7 +113,9 @@ def test_units_cover_every_image_once_and_are_each_of_one_split(tree: Path, imag
 
 
 def large_listing(images: int) -> Listing:
-    rows = [{"image_id": f"{n:016x}", "path": f"train/x/{n}.tif", "size_bytes": 1, "split": "train"} for n in range(images)]
+    rows = [
+        {"image_id": f"{n:016x}", "path": f"train/x/{n}.tif", "size_bytes": 1, "split": "train"} for n in range(images)
+    ]
     return Listing(pa.Table.from_pylist(rows, schema=LISTING_SCHEMA), MANIFEST_SCHEMA.empty_table(), ["x"])
 
 
@@ -219,7 +221,7 @@ def test_the_account_adds_up_in_all_and_by_split_and_class(tree: Path) -> None:
     cells = [cell for by_class in accounting.by_split.values() for cell in by_class.values()]
     assert sum(sum(cell.values()) for cell in cells) == 18
     assert sum(cell["quarantined"] for cell in cells) == 3
-    assert list(accounting.reasons.items())[0] == ("truncated", 3)
+    assert next(iter(accounting.reasons.items())) == ("truncated", 3)
     assert accounting.reasons["not_tiff_name"] == 2
 
 
@@ -252,7 +254,9 @@ def test_up_to_the_allowed_share_of_bad_images_a_run_goes_on(accepted: int, quar
     ("accepted", "quarantined", "allowed"), [(9, 1, 0.0), (999, 1, 0.0), (8, 2, 0.1), (74, 26, 0.25), (0, 1, 0.999)]
 )
 def test_beyond_the_allowed_share_a_run_is_refused(accepted: int, quarantined: int, allowed: float) -> None:
-    with pytest.raises(TooManyBadImagesError, match=rf"^{quarantined} of {accepted + quarantined} images are bad") as caught:
+    with pytest.raises(
+        TooManyBadImagesError, match=rf"^{quarantined} of {accepted + quarantined} images are bad"
+    ) as caught:
         accounting_with(accepted, quarantined).refuse_too_many_bad(allowed)
     assert f"({quarantined} truncated)" in str(caught.value)
     assert f"allows {int(allowed * (accepted + quarantined))}" in str(caught.value)

@@ -16,16 +16,20 @@ MEASURES = ("precision", "recall", "f1")
 
 def test_five_images_by_hand() -> None:
     actual = np.array([0, 0, 0, 1, 1])
-    probabilities = np.array(
-        [[0.9, 0.05, 0.05], [0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]
-    )
+    probabilities = np.array([[0.9, 0.05, 0.05], [0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
     metrics = classification_metrics(actual, probabilities, ["a", "b", "c"])
     assert metrics["images"] == 5
     assert metrics["accuracy"] == pytest.approx(3 / 5)
     assert metrics["loss"] == pytest.approx(-math.log(0.9 * 0.7 * 0.1 * 0.5 * 0.1) / 5)
     assert metrics["confusion_matrix"] == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
     a, b, c = metrics["per_class"]
-    assert a == {"class_name": "a", "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8), "support": 3}
+    assert a == {
+        "class_name": "a",
+        "precision": 1.0,
+        "recall": pytest.approx(2 / 3),
+        "f1": pytest.approx(0.8),
+        "support": 3,
+    }
     assert b == {"class_name": "b", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
     # c was predicted once, wrongly, and has no test image.
     assert c == {"class_name": "c", "precision": 0.0, "recall": None, "f1": None, "support": 0}
@@ -75,9 +79,7 @@ def test_scikit_learn_agrees(result: tuple[Any, Any]) -> None:
     assert metrics["loss"] == pytest.approx(expected_loss, rel=1e-5, abs=1e-6)
     present = sorted(set(actual))
     for average in ("macro", "weighted"):
-        scores = precision_recall_fscore_support(
-            actual, predicted, labels=present, average=average, zero_division=0
-        )
+        scores = precision_recall_fscore_support(actual, predicted, labels=present, average=average, zero_division=0)
         assert [metrics[average][measure] for measure in MEASURES] == pytest.approx(scores[:3])
     each = precision_recall_fscore_support(actual, predicted, labels=present, zero_division=0)
     for column, number in enumerate(present):

@@ -84,7 +84,9 @@ def test_of_many_differences_a_few_are_named(location: Location) -> None:
 
 def test_a_folder_with_files_that_no_run_wrote_is_refused(location: Location) -> None:
     (location / "thesis/chapter.txt").write_bytes(b"precious")
-    with pytest.raises(SettingsError, match=re.escape(f"--output {location.uri} is not empty and holds no dataset.json")):
+    with pytest.raises(
+        SettingsError, match=re.escape(f"--output {location.uri} is not empty and holds no dataset.json")
+    ):
         folder_of(location).begin()
     assert [file.path for file in location.list_files()] == ["thesis/chapter.txt"]
 

@@ -70,8 +70,8 @@ def test_a_note_goes_to_the_log(clock: Clock, caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_stage_that_fails_does_not_end_with_totals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    clock.now_s += 1
     with pytest.raises(OSError, match="gone"), Progress("convert", 2):
-        clock.now_s += 1
         raise OSError("gone")
     assert caplog.messages == []
 

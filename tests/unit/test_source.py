@@ -36,7 +36,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ConvertConfig:
     return config
 
 
-
 @pytest.fixture(scope="module")
 def shards(config: ConvertConfig) -> ShardSource:
     return ShardSource.open(Location(config.output))
@@ -83,9 +82,7 @@ def test_a_split_that_does_not_exist_is_empty(source: ImageSource) -> None:
 @settings(deadline=None, max_examples=40)
 @given(start=st.integers(0, 16), length=st.integers(0, 16))
 @pytest.mark.parametrize("kind", ["shards", "tiffs"])
-def test_any_range_is_cut_from_the_whole(
-    kind: str, request: pytest.FixtureRequest, start: int, length: int
-) -> None:
+def test_any_range_is_cut_from_the_whole(kind: str, request: pytest.FixtureRequest, start: int, length: int) -> None:
     source = request.getfixturevalue(kind)
     units = source.units("train", start, start + length)
     positions = [position for unit in units for position in unit["position"].to_pylist()]

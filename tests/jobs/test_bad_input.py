@@ -1,0 +1,335 @@
+"""Every wrong input ends in its exit code and one line that names the culprit; wrong settings before Ray starts."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.sources import damage, write_source
+
+FAILED, WRONG_SETTINGS, TOO_MANY_BAD = 1, 2, 3
+NO_NETWORK = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Small folders, good and bad, below one root."""
+
+    root: Path
+
+    @property
+    def good(self) -> Path:
+        return write_source(self.root / "good", {"liver": 4, "lung": 4})
+
+    @property
+    def without_train(self) -> Path:
+        source = write_source(self.root / "no_train", {"liver": 2, "lung": 2})
+        shutil.rmtree(source / "train")
+        return source
+
+    @property
+    def with_test_only_class(self) -> Path:
+        source = write_source(self.root / "test_only", {"liver": 3, "lung": 3, "skin": 3})
+        shutil.rmtree(source / "train" / "skin")
+        return source
+
+    @property
+    def damaged(self) -> Path:
+        source = write_source(self.root / "damaged", {"liver": 4, "lung": 4})
+        damage(source / "train" / "liver" / "liver_train_001.tif")
+        return source
+
+    @property
+    def damaged_class(self) -> Path:
+        source = write_source(self.root / "damaged_class", {"liver": 4, "lung": 2})
+        for file in (source / "train" / "lung").iterdir():
+            damage(file)
+        return source
+
+    def empty(self, name: str) -> Path:
+        folder = self.root / name
+        folder.mkdir()
+        return folder
+
+    def file(self, name: str, content: str) -> Path:
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_text(content)
+        return self.root / name
+
+    def dataset(self, marker: str = "dataset.json", **record: object) -> Path:
+        """A folder that looks like the finished output of another run."""
+        content = {"settings": {"image_size": 32}, "image_size": 48} | record
+        return self.file(f"finished/{marker}", json.dumps(content)).parent
+
+
+Flags = Callable[[Inputs], tuple[object, ...]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bad input.
+
+    Attributes:
+        name: What is wrong.
+        job: The job.
+        flags: The command line, given the inputs; `--output` is added.
+        exit_code: Expected.
+        culprit: Words that the message must have.
+        before_ray: Whether it must be refused without starting Ray.
+    """
+
+    name: str
+    job: str
+    flags: Flags
+    exit_code: int
+    culprit: tuple[str, ...]
+    before_ray: bool = True
+
+
+CASES = (
+    Case("unknown flag", "convert", lambda i: ("--source", i.good, "--speed", 3), 2, ("--speed",)),
+    Case("missing required flag", "convert", lambda _: (), 2, ("--source",)),
+    Case("bad value", "convert", lambda i: ("--source", i.good, "--quality", 101), 2, ("--quality", "101")),
+    Case("bad type", "convert", lambda i: ("--source", i.good, "--quality", "best"), 2, ("--quality", "best")),
+    Case("unknown scheme", "convert", lambda _: ("--source", "ftp://lab/organs"), 2, ("ftp://lab/organs",)),
+    Case(
+        "unknown recipe key",
+        "convert",
+        lambda i: ("--source", i.good, "--config", i.file("r.yaml", "sharpness: 3")),
+        2,
+        ("r.yaml", "sharpness"),
+    ),
+    Case(
+        "bad value type in a recipe",
+        "convert",
+        lambda i: ("--source", i.good, "--config", i.file("r.yaml", "image_size: large")),
+        2,
+        ("r.yaml", "--image-size", "large"),
+    ),
+    Case(
+        "recipe that is not YAML",
+        "convert",
+        lambda i: ("--source", i.good, "--config", i.file("r.yaml", "a: [1")),
+        2,
+        ("r.yaml", "YAML"),
+    ),
+    Case(
+        "missing recipe", "convert", lambda i: ("--source", i.good, "--config", i.root / "none.yaml"), 2, ("none.yaml",)
+    ),
+    Case("missing source", "convert", lambda i: ("--source", i.root / "nowhere"), 2, ("nowhere",), before_ray=False),
+    Case("empty source", "convert", lambda i: ("--source", i.empty("nothing")), 2, ("nothing",), before_ray=False),
+    Case("no train folder", "convert", lambda i: ("--source", i.without_train), 2, ("train/",), before_ray=False),
+    Case(
+        "class with one image",
+        "convert",
+        lambda i: ("--source", write_source(i.root / "one", {"liver": 3, "lung": 1})),
+        1,
+        ("'lung'", "1 training image"),
+        before_ray=False,
+    ),
+    Case(
+        "class only in test",
+        "convert",
+        lambda i: ("--source", i.with_test_only_class),
+        1,
+        ("'skin'", "test/"),
+        before_ray=False,
+    ),
+    Case(
+        "one class",
+        "convert",
+        lambda i: ("--source", write_source(i.root / "alone", {"liver": 3})),
+        1,
+        ("'liver'",),
+        before_ray=False,
+    ),
+    Case(
+        "too many damaged files",
+        "convert",
+        lambda i: ("--source", i.damaged, "--max-bad-fraction", 0.05),
+        3,
+        ("1 of 12 images", "--max-bad-fraction"),
+        before_ray=False,
+    ),
+    Case(
+        "class whose every image is damaged",
+        "convert",
+        lambda i: ("--source", i.damaged_class, "--max-bad-fraction", 0.5),
+        1,
+        ("'lung'",),
+        before_ray=False,
+    ),
+    Case(
+        "output of another run",
+        "convert",
+        lambda i: ("--source", i.good, "--output", i.dataset()),
+        2,
+        ("finished", "image_size"),
+        before_ray=False,
+    ),
+    Case(
+        "output with foreign files",
+        "convert",
+        lambda i: ("--source", i.good, "--output", i.file("thesis/chapter.txt", "It was a dark night.").parent),
+        2,
+        ("thesis",),
+        before_ray=False,
+    ),
+    Case("unknown model", "train", lambda i: ("--source", i.good, "--model", "vgg17"), 2, ("vgg17", "vgg16")),
+    Case(
+        "unknown model option", "train", lambda i: ("--source", i.good, "--model", "vgg16:alpha=1"), 2, ("alpha", "vgg16")
+    ),
+    Case(
+        "unknown model in a pipeline",
+        "pipeline",
+        lambda i: ("--source", i.good, "--models", "cnn", "resnet"),
+        2,
+        ("'resnet'",),
+    ),
+    Case(
+        "images too small for the network",
+        "train",
+        lambda i: ("--source", i.good, "--model", "inception_v3:weights=none", "--image-size", 64),
+        2,
+        ("--image-size 64", "inception_v3", "75"),
+    ),
+    Case(
+        "batch smaller than the workers",
+        "train",
+        lambda i: ("--source", i.good, "--batch-size", 2, "--num-workers", 3),
+        2,
+        ("--batch-size 2", "--num-workers 3"),
+    ),
+    Case(
+        "two inputs", "train", lambda i: ("--source", i.good, "--dataset", i.dataset()), 2, ("--dataset", "--source")
+    ),
+    Case("no input", "train", lambda _: (), 2, ("--dataset", "--source")),
+    Case(
+        "incomplete dataset to train on",
+        "train",
+        lambda i: ("--dataset", i.empty("half")),
+        2,
+        ("half", "dataset.json", "jobs.convert"),
+        before_ray=False,
+    ),
+    Case(
+        "dataset of another image size",
+        "train",
+        lambda i: ("--dataset", i.dataset(), "--image-size", 64),
+        2,
+        ("64", "48"),
+        before_ray=False,
+    ),
+    Case(
+        "missing earlier model",
+        "train",
+        lambda i: ("--source", i.good, "--model", f"saved:path={i.root}/half"),
+        2,
+        ("half", "model.json"),
+    ),
+    Case(
+        "missing weights file",
+        "train",
+        lambda i: ("--source", i.good, "--model", f"vgg16:weights={i.root}/none.h5"),
+        2,
+        ("none.h5",),
+    ),
+    Case(
+        "weights file that does not fit",
+        "train",
+        lambda i: ("--source", i.good, "--model", f"mobilenet:weights={i.file('wrong.weights.h5', 'no weights')}"),
+        1,
+        ("wrong.weights.h5", "do not fit mobilenet"),
+        before_ray=False,
+    ),
+    Case(
+        "ImageNet weights that cannot be had",
+        "train",
+        lambda i: ("--source", i.good, "--model", "vgg16"),
+        1,
+        ("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "KERAS_HOME", "weights=none"),
+    ),
+    Case(
+        "incomplete model to evaluate",
+        "evaluate",
+        lambda i: ("--model-dir", i.empty("half"), "--dataset", i.dataset()),
+        2,
+        ("half", "model.json", "jobs.train"),
+    ),
+    Case(
+        "incomplete dataset to evaluate on",
+        "evaluate",
+        lambda i: ("--dataset", i.empty("half"), "--model-dir", i.dataset("model.json")),
+        2,
+        ("half", "dataset.json", "jobs.convert"),
+    ),
+    Case(
+        "incomplete model to predict with",
+        "predict",
+        lambda i: ("--model-dir", i.empty("half"), "--source", i.good),
+        2,
+        ("half", "model.json", "jobs.train"),
+    ),
+    Case(
+        "incomplete evaluation to report",
+        "report",
+        lambda i: ("--evaluations", i.empty("half")),
+        2,
+        ("half", "evaluation.json", "jobs.evaluate"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a job made of a case."""
+
+    result: JobResult
+    started_ray: bool
+
+
+def run_case(case: Case, root: Path) -> Run:
+    flags = case.flags(Inputs(root))
+    if "--output" not in flags:
+        flags = (*flags, "--output", root / "output")
+    ray_folder = Path(tempfile.mkdtemp(dir=os.environ["RAY_TMPDIR"]))
+    try:
+        environment = {"RAY_TMPDIR": str(ray_folder), "KERAS_HOME": str(root / "keras")} | NO_NETWORK
+        return Run(run_job(case.job, *flags, env=environment), any(ray_folder.iterdir()))
+    finally:
+        shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
+    """The selected cases, two at a time: most of what a job does at first is waiting for one core."""
+    here = [item for item in request.session.items if item.path == request.path]
+    cases = [item.callspec.params["case"] for item in here]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        folders = {case.name: tmp_path_factory.mktemp("bad") for case in cases}
+        futures = {case.name: pool.submit(run_case, case, folders[case.name]) for case in cases}
+        yield futures
+        for future in futures.values():
+            future.cancel()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_is_refused_with_one_line_that_names_the_culprit(case: Case, runs: dict[str, Future[Run]]) -> None:
+    run = runs[case.name].result()
+    assert run.result.exit_code == case.exit_code, run.result.stderr
+    assert run.result.stdout == ""
+    lines = run.result.stderr.splitlines()
+    if case.before_ray:
+        assert not run.started_ray
+        assert len(lines) == 1, run.result.stderr
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], run.result.stderr
+    assert "Traceback" not in run.result.stderr
+    for words in case.culprit:
+        assert words in lines[-1]

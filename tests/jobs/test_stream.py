@@ -1,0 +1,31 @@
+"""Training on TIFFs that are streamed from storage, without a dataset folder between."""
+
+import json
+from pathlib import Path
+
+from tests.fakes.chain import SETTINGS, Chain
+from tests.fakes.jobs import run_job
+
+
+def test_streamed_training_accounts_for_every_file_and_learns_the_same_classes(
+    chain: Chain, tiny_source: Path, tmp_path: Path
+) -> None:
+    result = run_job("train", "--source", tiny_source, "--output", tmp_path / "model", *SETTINGS)
+    counts = {name: result.summary[name] for name in ("listed", "accepted", "quarantined", "excluded")}
+    # Test images are not trained on: 8 images and a damaged file of test/ are excluded, and two files without a name.
+    assert counts == {"listed": 41, "accepted": 29, "quarantined": 1, "excluded": 11}
+    record = json.loads((tmp_path / "model" / "model.json").read_text())
+    converted = json.loads((chain.output / "models" / "cnn" / "model.json").read_text())
+    assert record["class_names"] == converted["class_names"]
+    assert record["image_encoding"] is None
+    assert record["metrics"]["val_accuracy"] >= 0.6
+    assert not (tmp_path / "model" / "images").exists()
+
+
+def test_streamed_training_refuses_more_damage_than_allowed(tiny_source: Path, tmp_path: Path) -> None:
+    result = run_job("train", "--source", tiny_source, "--output", tmp_path, *SETTINGS, "--max-bad-fraction", 0.01)
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    assert "1 of 30 images are bad" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "model.json").exists()
