@@ -9,14 +9,13 @@ import sys
 
 from lib.config import ConvertConfig
 from lib.ingest.convert import convert_images
-from lib.runs import ray_session, run_job
+from lib.runs import run_job
 from lib.summaries import Summary, accounting_summary
 
 
 def main(config: ConvertConfig) -> Summary:
     """Convert every image under the source folder and account for each of them."""
-    with ray_session(config):
-        return accounting_summary(convert_images(config), config.output)
+    return accounting_summary(convert_images(config), config.output)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,14 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config import EvaluateConfig
-from lib.evaluation.evaluate import check_evaluation, evaluate_model
-from lib.runs import ray_session, run_job
+from lib.evaluation.evaluate import evaluate_model
+from lib.runs import run_job
 from lib.summaries import Summary, evaluation_summary
 
 
 def main(config: EvaluateConfig) -> Summary:
     """Evaluate a model on a split."""
-    check_evaluation(config)
-    with ray_session(config):
-        return evaluation_summary(evaluate_model(config), config.output)
+    return evaluation_summary(evaluate_model(config), config.output)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,14 @@ every setting.
 import sys
 
 from lib.config import PipelineConfig
-from lib.pipeline import plan_models, run_pipeline
-from lib.runs import ray_session, run_job
+from lib.pipeline import run_pipeline
+from lib.runs import run_job
 from lib.summaries import Summary, pipeline_summary
-from lib.training.trainer import require_imagenet_weights
 
 
 def main(config: PipelineConfig) -> Summary:
     """Go from a folder of TIFFs to a report."""
-    require_imagenet_weights(plan_models(config).values(), config.image_size)
-    with ray_session(config):
-        return pipeline_summary(run_pipeline(config), config.output)
+    return pipeline_summary(run_pipeline(config), config.output)
 
 
 if __name__ == "__main__":

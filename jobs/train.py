@@ -8,16 +8,14 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config import TrainConfig
-from lib.runs import ray_session, run_job
+from lib.runs import run_job
 from lib.summaries import Summary, training_summary
-from lib.training.trainer import check_training, require_imagenet_weights, train_model
+from lib.training.trainer import train_model
 
 
 def main(config: TrainConfig) -> Summary:
     """Train a model and write its folder."""
-    require_imagenet_weights([check_training(config)], config.image_size)
-    with ray_session(config):
-        return training_summary(train_model(config), config.output)
+    return training_summary(train_model(config), config.output)
 
 
 if __name__ == "__main__":

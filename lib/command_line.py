@@ -49,7 +49,7 @@ def load_recipe(config_type: type[SettingsT], uri: str) -> dict[str, Any]:
     Raises:
         SettingsError: If it cannot be read, has an unknown key or a bad value.
     """
-    if not Location(uri).exists():
+    if not Location(uri).is_file():
         raise SettingsError(f"{CONFIG_FLAG} {uri}: there is no such file")
     try:
         recipe = yaml.safe_load(Location(uri).read_bytes()) or {}
@@ -147,5 +147,5 @@ def _describe(problem: Any) -> str:
 
 def report_error(message: str) -> None:
     """One line on stderr, red on a terminal."""
-    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False, emoji=False)
     console.print(f"error: {message}", style="red", markup=False)

@@ -7,9 +7,18 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 LOCAL_SCHEME = "file://"
+REMOTE_SCHEMES = ("gs", "gdrive")
 
 
 def absolute_uri(uri: str) -> str:
@@ -18,7 +27,12 @@ def absolute_uri(uri: str) -> str:
         raise ValueError("empty; expected a local path, file://, or gs://bucket/prefix")
     if uri.startswith(LOCAL_SCHEME):
         uri = uri.removeprefix(LOCAL_SCHEME)
-    if "://" in uri:
+    scheme, separator, rest = uri.rpartition("://")
+    if not rest.strip("/ ") and (separator or not uri):
+        raise ValueError("nothing follows the scheme; expected a local path, file:// or gs://bucket/prefix")
+    if separator and scheme not in REMOTE_SCHEMES:
+        raise ValueError(f"cannot open {scheme}://; expected a local path, file:// or gs://bucket/prefix")
+    if separator:
         return uri.rstrip("/")
     return os.path.normpath(Path(uri).expanduser().absolute())
 
@@ -34,6 +48,14 @@ class Settings(BaseModel):
     """Base of all settings: immutable, and unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        numbers = {int, float, int | None, float | None}
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in numbers:
+            raise ValueError("expected a number")
+        return value
 
     def part(self, config_type: type[SettingsT], **changes: object) -> SettingsT:
         """Other settings, taken from the fields that both have, then from `changes`."""

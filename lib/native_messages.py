@@ -1,13 +1,15 @@
 """Keeps what the native code of TensorFlow and Ray says about itself off the terminal.
 
-It writes straight to file descriptor 2, whatever log level is set, so Python's logging cannot stop it.
+It writes straight to file descriptor 2, whatever log level is set, so Python's logging cannot stop it. The filter is a
+process of its own (this file, run by itself), so that the last words of a crashing process still pass through it.
 """
 
 import io
 import os
 import re
+import signal
+import subprocess
 import sys
-import threading
 
 CHATTER = re.compile(
     rb"^WARNING: All log messages before absl::InitializeLog"
@@ -23,14 +25,20 @@ def filter_native_messages() -> None:
     """
     terminal = os.dup(2)
     reading, writing = os.pipe()
+    command = [sys.executable, "-I", "-S", __file__]
+    subprocess.Popen(command, stdin=reading, stderr=terminal, stdout=subprocess.DEVNULL)  # noqa: S603 - ends with us
     os.dup2(writing, 2)
+    os.close(reading)
     os.close(writing)
-    sys.stderr = io.TextIOWrapper(os.fdopen(os.dup(terminal), "wb", 0), line_buffering=True, write_through=True)
-    threading.Thread(target=_pass_on, args=(reading, terminal), name="native-messages", daemon=True).start()
+    sys.stderr = io.TextIOWrapper(os.fdopen(terminal, "wb", 0), line_buffering=True)
 
 
-def _pass_on(reading: int, terminal: int) -> None:
-    with os.fdopen(reading, "rb") as lines:
-        for line in lines:
-            if not CHATTER.match(line):
-                os.write(terminal, line)
+def _pass_on() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that is being listened to
+    for line in sys.stdin.buffer:
+        if not CHATTER.match(line):
+            os.write(2, line)
+
+
+if __name__ == "__main__":
+    _pass_on()

@@ -12,7 +12,7 @@ from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.html import write_report
 from lib.storage.filesystem import Location
 from lib.storage.output import package_versions
-from lib.training.trainer import train_model
+from lib.training.trainer import require_imagenet_weights, train_model
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     """
     started = time.monotonic()
     output, plan = Location(config.output), plan_models(config)
+    require_imagenet_weights(plan.values(), config.image_size)
     dataset = convert_images(config.part(ConvertConfig, output=(output / "dataset").uri))
     if "test" not in dataset["counts_by_split"]:
         raise DataError(

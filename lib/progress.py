@@ -86,6 +86,7 @@ class Progress:
 
     def _log(self) -> None:
         self._logged = time.monotonic()
-        left_s = (self.total - self.done) / self.rate if self.rate else float("nan")
-        ending = f"{left_s:.0f} s left" if self.done < self.total else f"in {self.seconds:.1f} s"
+        ending = f"in {self.seconds:.1f} s" if self.done >= self.total else "just begun"
+        if 0 < self.done < self.total:
+            ending = f"{(self.total - self.done) / self.rate:.0f} s left"
         logger.info("%s: %d of %d %s, %.0f/s, %s", self.stage, self.done, self.total, self.unit, self.rate, ending)

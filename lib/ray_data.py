@@ -1,20 +1,57 @@
-"""Ray Data as this project uses it: tables of work in, one task a table, small tables of results out.
+"""Ray as this project uses it: one session a process; tables of work in, one task a table, small tables of results out.
 
 A unit is one table, becomes one block, and is handled by one task. Ray may run a task twice after a fault, so what a
 task writes has a name that only depends on its unit, and is written in one step.
+
+Ray is imported when it is needed: it takes two seconds, and settings are refused before.
 """
 
+import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import ray.data
+
+from lib.config import JobConfig
+from lib.environment import ray_is_ours
+
+if TYPE_CHECKING:
+    import ray.data
 
 Transform = Callable[..., pa.Table]
 
 
+def start_ray(config: JobConfig) -> None:
+    """Start Ray unless this process has it: the cluster it runs in as a job, or a local one on loopback.
+
+    It ends with the process, or with `stop_ray`.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {
+        "log_to_driver": config.verbose,
+        "logging_level": "INFO" if config.verbose else "ERROR",
+    }
+    if ray_is_ours():
+        # Two logical CPUs at least: an actor that holds a model and a task that decodes for it.
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, 2)}
+    ray.init(**options)
+    prepare_context(config.verbose)
+
+
+def stop_ray() -> None:
+    """End a local Ray, or leave the cluster."""
+    import ray
+
+    ray.shutdown()
+
+
 def prepare_context(verbose: bool = False) -> None:
     """Set Ray Data's options for this process and the graphs built in it."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a unit stays one block, whatever its size
     context.enable_progress_bars = verbose
@@ -25,6 +62,8 @@ def prepare_context(verbose: bool = False) -> None:
 
 def units_dataset(units: list[pa.Table]) -> "ray.data.Dataset":
     """A dataset whose blocks are the units, in their order."""
+    import ray.data
+
     return ray.data.from_arrow(units)
 
 

@@ -1,27 +1,23 @@
 """What is common to every job: settings, one Ray, messages, the exit code and the JSON summary."""
 
-import contextlib
 import json
 import logging
-import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lib.command_line import parse_settings, report_error
-from lib.config import FitConfig, JobConfig
-from lib.environment import ray_is_ours
+from lib.config import JobConfig
 from lib.errors import TissueError
 from lib.native_messages import filter_native_messages
+from lib.ray_data import stop_ray
 from lib.summaries import Summary
 
 logger = logging.getLogger(__name__)
 
 JobConfigT = TypeVar("JobConfigT", bound=JobConfig)
-
-LOGICAL_CPUS_BESIDE_WORKERS = 2
 
 
 def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]) -> int:
@@ -42,6 +38,9 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
         return 1
     except Exception as error:  # noqa: BLE001 - the one place where a failure of any kind becomes an exit code
         return _fail(error)
+    finally:
+        if "ray" in sys.modules:
+            stop_ray()
     print(json.dumps({"job": job} | summary, ensure_ascii=False), flush=True)  # noqa: T201 - the job's result
     return 0
 
@@ -49,7 +48,7 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
 def _fail(error: Exception) -> int:
     expected = _expected_cause(error)
     if expected is not None:
-        report_error(str(expected))
+        report_error(" ".join(str(expected).split()))
         return expected.exit_code
     report_error(" ".join(f"{type(error).__name__}: {error}".split()))
     traceback.print_exception(error)
@@ -57,14 +56,19 @@ def _fail(error: Exception) -> int:
 
 
 def _expected_cause(error: BaseException | None) -> TissueError | None:
-    """The error of ours that Ray, on its way between processes, wrapped in its own."""
+    """The error of ours that Ray, on its way between processes, wrapped in its own.
+
+    Ray's wrapper keeps the original as `cause`, and is itself an instance of the original's class.
+    """
     seen: set[int] = set()
+    found: TissueError | None = None
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, TissueError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return None
+            found = error
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return found
 
 
 def _set_up_messages(verbose: bool) -> None:
@@ -81,38 +85,3 @@ def _set_up_messages(verbose: bool) -> None:
     if not verbose:
         for name in ("ray", "ray.data", "ray.train", "absl"):
             logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def ray_session(config: JobConfig) -> Iterator[None]:
-    """Ray for the time of a job: the cluster that the job was submitted to, or a local one on loopback."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    options: dict[str, Any] = {
-        "log_to_driver": config.verbose,
-        "logging_level": "INFO" if config.verbose else "ERROR",
-    }
-    if ray_is_ours():
-        options |= _local_options(config)
-    ray.init(**options)
-    try:
-        from lib.ray_data import prepare_context
-
-        prepare_context(config.verbose)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _local_options(config: JobConfig) -> dict[str, Any]:
-    """A local Ray that joins no other one and cannot be reached from another machine."""
-    workers = config.num_workers if isinstance(config, FitConfig) else 0
-    return {
-        "address": "local",
-        "include_dashboard": False,
-        # Training workers hold a logical CPU for as long as they live; decoding needs some beside them.
-        "num_cpus": max(os.cpu_count() or 1, workers + LOGICAL_CPUS_BESIDE_WORKERS),
-    }

@@ -34,7 +34,9 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         DataError: If the split has no image.
     """
     model, dataset = check_evaluation(config)
-    folder = OutputFolder(Location(config.output), EVALUATION_FILE, _identity(config, model, dataset))
+    settings = {"model_dir": config.model_dir, "dataset": config.dataset, "split": config.split}
+    inputs = {"model_completed_at": model["completed_at"], "dataset_hash": dataset.content_hash}
+    folder = OutputFolder(Location(config.output), EVALUATION_FILE, settings, inputs)
     if done := folder.begin():
         logger.info("evaluate: %s is already complete", config.output)
         return done
@@ -100,16 +102,6 @@ def _refuse_seen_images(model: dict[str, Any], dataset: ShardSource, config: Eva
             f"{known} of {dataset.count(config.split)} images of split {config.split!r} of {config.dataset} were "
             f"trained or validated on by {config.model_dir}; a score on them would be worthless"
         )
-
-
-def _identity(config: EvaluateConfig, model: dict[str, Any], dataset: ShardSource) -> dict[str, Any]:
-    return {
-        "model_dir": config.model_dir,
-        "model_completed_at": model["completed_at"],
-        "dataset": config.dataset,
-        "dataset_hash": dataset.content_hash,
-        "split": config.split,
-    }
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,13 @@ def predict_images(config: PredictConfig) -> dict[str, Any]:
         TooManyBadImagesError: If more images are refused than allowed; the manifest then names them.
     """
     model, listing = read_model_record(Location(config.model_dir)), list_unlabelled(Location(config.source))
-    identity = {
+    settings = {
         "model_dir": config.model_dir,
-        "model_completed_at": model["completed_at"],
         "source": config.source,
-        "source_listing": listing.content_hash,
         "images_per_shard": config.images_per_shard,
     }
-    folder = OutputFolder(Location(config.output), PREDICTIONS_FILE, identity)
+    inputs = {"model_completed_at": model["completed_at"], "source_listing": listing.content_hash}
+    folder = OutputFolder(Location(config.output), PREDICTIONS_FILE, settings, inputs)
     if done := folder.begin():
         logger.info("predict: %s is already complete", config.output)
         return done

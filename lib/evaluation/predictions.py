@@ -15,7 +15,7 @@ from lib.config import PredictionConfig
 from lib.dataset.source import ImageSource, image_array
 from lib.models.folder import load_network, read_model_record, softmax
 from lib.progress import Progress
-from lib.ray_data import map_units, stream_tables, units_dataset
+from lib.ray_data import map_units, start_ray, stream_tables, units_dataset
 from lib.storage.filesystem import Location
 from lib.storage.tables import footer, read_table, write_table
 
@@ -62,6 +62,7 @@ def predict_units(source: ImageSource, split: str | None, config: PredictionConf
     """
     count, output = source.count(split), Location(config.output)
     done = {file.path for file in (output / PREDICTIONS).list_files()}
+    start_ray(config)
     units = [unit for unit in source.units(split, 0, count) if _part_name(unit) not in done]
     skipped = count - sum(unit.num_rows for unit in units)
     with Progress("predict", count) as progress:

@@ -13,18 +13,16 @@ from lib.config import ConvertConfig
 from lib.errors import DataError
 from lib.ingest.image import encode_jpeg
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting, Listing, list_labelled
-from lib.ingest.shards import read_verdicts, write_shard
+from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff import UInt8Array
 from lib.ingest.unit import UnitResult, read_unit
 from lib.progress import Progress
-from lib.ray_data import map_units, stream_tables, units_dataset
+from lib.ray_data import map_units, start_ray, stream_tables, units_dataset
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 
 logger = logging.getLogger(__name__)
-
-DATASET_FILE = "dataset.json"
 
 
 def convert_images(config: ConvertConfig) -> dict[str, Any]:
@@ -41,7 +39,9 @@ def convert_images(config: ConvertConfig) -> dict[str, Any]:
     """
     output = Location(config.output)
     listing = list_labelled(Location(config.source), config)
-    folder = OutputFolder(output, DATASET_FILE, identity(config, listing))
+    settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction"})
+    inputs = {"source_listing": listing.content_hash}
+    folder = OutputFolder(output, DATASET_FILE, settings, inputs, parts_name_their_inputs=True)
     if done := folder.begin():
         logger.info("convert: %s is already complete", config.output)
         return done
@@ -58,12 +58,6 @@ def convert_images(config: ConvertConfig) -> dict[str, Any]:
     return folder.complete(_record(config, listing, converted, accounting) | {"seconds": round(seconds, 3)})
 
 
-def identity(config: ConvertConfig, listing: Listing) -> dict[str, Any]:
-    """The settings that decide what is in a dataset folder, and a hash of the listing it is made from."""
-    settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction"})
-    return settings | {"source_listing": listing.content_hash}
-
-
 def refuse_emptied_classes(manifest: pa.Table, class_names: list[str]) -> None:
     """Stop when quarantine has left a class without a training image.
 
@@ -78,6 +72,7 @@ def refuse_emptied_classes(manifest: pa.Table, class_names: list[str]) -> None:
 
 
 def _convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progress) -> Iterator[pa.Table]:
+    start_ray(config)
     graph = map_units(units_dataset(units), convert_unit, fn_kwargs={"config": config}, num_cpus=1)
     for verdicts in stream_tables(graph):
         progress.advance(verdicts.num_rows)

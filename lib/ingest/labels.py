@@ -12,7 +12,7 @@ SPLITS = ("train", "validation", "test")
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 EXCLUSIONS = {
-    "hidden_file": "a name that starts with a dot, as left by an operating system",
+    "hidden_file": "a name that starts with a dot, or in a folder with such a name, as left by an operating system",
     "not_tiff_name": "the name does not end in .tif or .tiff",
     "outside_splits": "not below train/ or test/",
     "no_label": "directly in train/ or test/, not in a folder that names its label",
@@ -46,10 +46,9 @@ def place_unlabelled(path: str) -> Placement:
 
 
 def _not_an_image(path: str) -> str | None:
-    name = path.rsplit("/", 1)[-1]
-    if name.startswith("."):
+    if any(part.startswith(".") for part in path.split("/")):
         return "hidden_file"
-    return None if name.lower().endswith(TIFF_SUFFIXES) else "not_tiff_name"
+    return None if path.lower().endswith(TIFF_SUFFIXES) else "not_tiff_name"
 
 
 def choose_validation(image_ids: Sequence[str], fraction: float, seed: int) -> frozenset[str]:

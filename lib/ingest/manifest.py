@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from lib.config import ListingConfig
 from lib.errors import SettingsError, TissueError, TooManyBadImagesError
 from lib.ingest.labels import (
+    EXCLUSIONS,
     Placement,
     check_classes,
     choose_validation,
@@ -32,6 +33,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("verdict", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
+        pa.field("version", pa.string()),
     ]
 )
 LISTING_SCHEMA = pa.schema([field for field in MANIFEST_SCHEMA if field.name not in {"verdict", "reason", "detail"}])
@@ -61,10 +63,10 @@ class Listing:
 
     @property
     def content_hash(self) -> str:
-        """Changes when a file is added, removed, renamed, or changes its size or its stated checksum."""
+        """Changes when a file is added, removed, renamed or replaced."""
         digest = hashlib.blake2b(digest_size=16)
         for table in (self.images, self.excluded):
-            for row in table.select(["path", "size_bytes", "checksum", "split"]).to_pylist():
+            for row in table.select(["path", "size_bytes", "checksum", "version", "split"]).to_pylist():
                 digest.update(repr(tuple(row.values())).encode())
         return digest.hexdigest()
 
@@ -121,6 +123,8 @@ def list_unlabelled(source: Location) -> Listing:
 
 
 def _list(source: Location, place: Callable[[str], Placement]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    if source.is_file():
+        raise SettingsError(f"--source {source.uri} is a file; expected a folder of TIFFs")
     files = source.list_files()
     if not files:
         raise SettingsError(f"--source {source.uri} is missing or empty; expected a folder of TIFFs")
@@ -141,6 +145,7 @@ def _row(file: StoredFile, placement: Placement) -> dict[str, Any]:
         "path": file.path,
         "size_bytes": file.size_bytes,
         "checksum": file.checksum,
+        "version": file.version,
         "label": placement.label,
         "split": placement.split,
     }
@@ -187,10 +192,12 @@ class Accounting:
             TissueError: If the manifest and the listing do not hold the same files, once each.
         """
         listed = sorted(listing.images["image_id"].to_pylist() + listing.excluded["image_id"].to_pylist())
-        if sorted(manifest["image_id"].to_pylist()) != listed:
+        found = manifest["image_id"].to_pylist()
+        if sorted(found) != listed:
+            odd = min((Counter(listed) - Counter(found)) + (Counter(found) - Counter(listed)))
             raise TissueError(
-                f"the account does not add up: {len(listed)} files were listed and {manifest.num_rows} have a verdict; "
-                "this is a bug, nothing was written"
+                f"the account does not add up: {len(listed)} files were listed and {len(found)} have a verdict; "
+                f"image {odd} is lost or doubled; this is a bug"
             )
         rows = manifest.select(["split", "label", "verdict", "reason"]).to_pylist()
         verdicts = Counter(row["verdict"] for row in rows)
@@ -211,9 +218,10 @@ class Accounting:
             TooManyBadImagesError: If more than `max_bad_fraction` of the images are quarantined.
         """
         images = self.counts["accepted"] + self.counts["quarantined"]
-        if self.counts["quarantined"] > max_bad_fraction * images:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in list(self.reasons.items())[:3])
+        if images and self.counts["quarantined"] / images > max_bad_fraction:
+            bad = [f"{count} {reason}" for reason, count in self.reasons.items() if reason not in EXCLUSIONS]
+            reasons = ", ".join(bad[:3])
             raise TooManyBadImagesError(
                 f"{self.counts['quarantined']} of {images} images are bad ({reasons}); "
-                f"--max-bad-fraction {max_bad_fraction:g} allows {int(max_bad_fraction * images)}"
+                f"--max-bad-fraction {max_bad_fraction:g} does not allow that"
             )

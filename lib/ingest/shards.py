@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lib.errors import StorageError
 from lib.ingest.manifest import MANIFEST_SCHEMA
 from lib.storage.filesystem import Location
 from lib.storage.tables import footer, write_table
@@ -24,6 +25,7 @@ SHARD_SCHEMA = pa.schema(
         pa.field("image", pa.binary(), nullable=False),
     ]
 )
+DATASET_FILE = "dataset.json"
 VERDICTS_KEY = b"verdicts"
 
 
@@ -34,5 +36,12 @@ def write_shard(images: list[dict[str, Any]], verdicts: pa.Table, location: Loca
 
 
 def read_verdicts(location: Location) -> pa.Table:
-    """The verdicts in the footer of a shard (`MANIFEST_SCHEMA`), read without its images."""
-    return pa.Table.from_pylist(json.loads(footer(location)[VERDICTS_KEY]), schema=MANIFEST_SCHEMA)
+    """The verdicts in the footer of a shard (`MANIFEST_SCHEMA`), read without its images.
+
+    Raises:
+        StorageError: If it is not a shard of ours.
+    """
+    verdicts = footer(location).get(VERDICTS_KEY)
+    if verdicts is None:
+        raise StorageError(f"{location.uri} has no verdicts in its footer; it is not a shard of a dataset folder")
+    return pa.Table.from_pylist(json.loads(verdicts), schema=MANIFEST_SCHEMA)

@@ -1,5 +1,6 @@
 """A model SPEC, `name` or `name:key=value,key=value`, read and checked without importing Keras."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -111,7 +112,10 @@ def parse_spec(text: str) -> ModelSpec:
         raise SettingsError(
             f"unknown model {name!r}; expected one of {', '.join(sorted([CNN, SAVED, *KERAS_NETWORKS]))}"
         )
-    options = dict(_option(part, text) for part in listed.split(",") if part)
+    pairs = [_option(part, text) for part in listed.split(",") if part]
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise SettingsError(f"model {text!r} gives an option twice")
     known = _known_options(name)[name]
     for key in options:
         if key not in known:
@@ -138,17 +142,19 @@ def _option(part: str, text: str) -> tuple[str, str]:
 def _checked(options: dict[str, str], text: str) -> dict[str, str]:
     if "alpha" in options:
         try:
-            positive = float(options["alpha"]) > 0
+            usable = 0 < float(options["alpha"]) < math.inf
         except ValueError:
-            positive = False
-        if not positive:
+            usable = False
+        if not usable:
             raise SettingsError(f"model {text!r}: alpha is {options['alpha']!r}; expected a positive number")
-    uris = {key: absolute_uri(value) for key, value in options.items() if key == "path" or _is_weights_uri(key, value)}
-    return options | uris
+    try:
+        return {key: absolute_uri(value) if _is_uri(key, value) else value for key, value in options.items()}
+    except ValueError as error:
+        raise SettingsError(f"model {text!r}: {error}") from error
 
 
-def _is_weights_uri(key: str, value: str) -> bool:
-    return key == "weights" and value not in {"imagenet", "none"}
+def _is_uri(key: str, value: str) -> bool:
+    return key == "path" or (key == "weights" and value not in {"imagenet", "none"})
 
 
 def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> None:
@@ -173,9 +179,7 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
             raise SettingsError(
                 f"model {spec.text!r} was trained on {earlier['image_size']} px images; --image-size is {image_size}"
             )
-    elif (
-        _is_weights_uri("weights", spec.weights) and spec.name in KERAS_NETWORKS and not Location(spec.weights).exists()
-    ):
+    elif _is_uri("weights", spec.weights) and spec.name in KERAS_NETWORKS and not Location(spec.weights).exists():
         raise SettingsError(f"model {spec.text!r}: there is no weights file {spec.weights}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from lib.errors import SettingsError, StorageError
 
 SCHEMES = ("gs", "file")
 FETCH_CONCURRENCY = 64
+PARTIAL = re.compile(r"/\.[0-9a-f]{32}\.partial$")
+"""What a writer that was killed leaves behind on a local disk."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,13 @@ class StoredFile:
         path: Relative to the folder, with `/` between its parts.
         size_bytes: As the listing states it.
         checksum: As the listing states it (see `lib.storage.checksum`), or None where listing does not tell.
+        version: Changes whenever the content is replaced: the generation, or the time of the last change.
     """
 
     path: str
     size_bytes: int
     checksum: str | None
+    version: str | None = None
 
 
 @lru_cache(maxsize=8)
@@ -92,6 +97,11 @@ class Location:
         with _named_failures("look for", self):
             return bool(self.filesystem.exists(self.path))
 
+    def is_file(self) -> bool:
+        """Whether this is a file, not a folder."""
+        with _named_failures("look for", self):
+            return bool(self.filesystem.isfile(self.path))
+
     def is_empty(self) -> bool:
         """Whether there is no file at or below this location."""
         return not self.exists() or next(iter(self._find()), None) is None
@@ -104,6 +114,16 @@ class Location:
         """
         with _named_failures("read", self):
             return bytes(self.filesystem.cat_file(self.path))
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """A file to read parts of.
+
+        Raises:
+            StorageError: If it cannot be read.
+        """
+        with _named_failures("read", self), self.filesystem.open(self.path, "rb") as file:
+            yield file
 
     def write_bytes(self, data: bytes) -> None:
         """Replace a file in one step: a reader sees the old content or the new, never a part.
@@ -157,7 +177,7 @@ class Location:
         with _named_failures("list", self):
             self.filesystem.invalidate_cache()
             found: dict[str, dict[str, Any]] = self.filesystem.find(self.path, detail=True)
-        return {path: info for path, info in found.items() if not path.endswith("/")}
+        return {path: info for path, info in found.items() if not path.endswith("/") and not PARTIAL.search(path)}
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """The contents of many files below this folder, fetched side by side, in the order of `names`.
@@ -165,12 +185,13 @@ class Location:
         Raises:
             StorageError: If any of them cannot be read.
         """
-        if self.is_local:
+        if self.is_local or not names:
             return [(self / name).read_bytes() for name in names]
-        with _named_failures("read from", self):
-            paths = [(self / name).path for name in names]
-            contents = self.filesystem.cat(paths, batch_size=FETCH_CONCURRENCY, on_error="raise")
-        return [contents[path] if isinstance(contents, dict) else contents for path in paths]
+        paths = [(self / name).path for name in names]
+        with _named_failures("read from", self):  # `cat` would take a name like `slide[1].tif` for a pattern
+            whole = [None] * len(paths)
+            contents = self.filesystem.cat_ranges(paths, whole, whole, batch_size=FETCH_CONCURRENCY, on_error="raise")
+        return [bytes(content) for content in contents]
 
     @contextmanager
     def as_local_file(self) -> Iterator[Path]:
@@ -191,7 +212,7 @@ class Location:
 
 def _write_local(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(data)
         os.replace(partial, path)  # noqa: PTH105 - the one call that is atomic on every platform
@@ -201,7 +222,10 @@ def _write_local(path: Path, data: bytes) -> None:
 
 def _stored_file(path: str, info: dict[str, Any]) -> StoredFile:
     crc32c = info.get("crc32c")
-    return StoredFile(path, int(info["size"]), f"crc32c:{crc32c}" if crc32c else None)
+    version = info.get("generation") or info.get("mtime")
+    return StoredFile(
+        path, int(info["size"]), f"crc32c:{crc32c}" if crc32c else None, str(version) if version else None
+    )
 
 
 @contextmanager

@@ -4,13 +4,16 @@ A folder under way holds `run.json` with the settings that made it; the completi
 carries the same settings. Readers use `read_complete`, which refuses a folder without its completion file.
 """
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from lib.errors import SettingsError
 from lib.storage.filesystem import Location
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 VERSIONED_PACKAGES = (
@@ -33,11 +36,16 @@ class OutputFolder:
         location: The folder.
         marker: Name of the JSON file that makes it complete, as `dataset.json`.
         settings: What the content depends on, JSON values only; another run with other settings is refused.
+        inputs: Hashes of what the content is made from. A complete folder made from other inputs is refused too; one
+            under way goes on with the new inputs.
+        parts_name_their_inputs: Whether parts written from other inputs have other names, so that they may stay.
     """
 
     location: Location
     marker: str
     settings: dict[str, Any]
+    inputs: dict[str, Any] = field(default_factory=dict)
+    parts_name_their_inputs: bool = False
 
     def begin(self) -> dict[str, Any] | None:
         """Take the folder, or find that this very run is already complete.
@@ -48,24 +56,35 @@ class OutputFolder:
         Raises:
             SettingsError: If the folder holds another run, or files that no run of ours wrote.
         """
-        for name in (self.marker, RUN_FILE):
-            record = self.location / name
-            if record.exists():
-                content = record.read_json()
-                self._refuse_other(content.get("settings", {}))
-                return content if name == self.marker else None
-        if not self.location.is_empty():
+        if (self.location / self.marker).exists():
+            record = (self.location / self.marker).read_json()
+            self._refuse_other(record, self._identity)
+            return record
+        if (self.location / RUN_FILE).exists():
+            self._continue((self.location / RUN_FILE).read_json())
+        elif not self.location.is_empty():
             raise SettingsError(
                 f"--output {self.location.uri} is not empty and holds no {self.marker}; choose another folder"
             )
-        (self.location / RUN_FILE).write_json({"marker": self.marker, "settings": self.settings})
+        (self.location / RUN_FILE).write_json(self._identity)
         return None
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {"marker": self.marker, "settings": self.settings, "inputs": self.inputs}
+
+    def _continue(self, begun: dict[str, Any]) -> None:
+        self._refuse_other(begun, {**self._identity, "inputs": begun.get("inputs")})
+        if begun.get("inputs") != self.inputs:
+            logger.warning("%s: what it is made from has changed since this run began", self.location.uri)
+            if not self.parts_name_their_inputs:
+                self.location.delete()
 
     def complete(self, record: dict[str, Any]) -> dict[str, Any]:
         """Write the completion file: the record, the settings, the versions and the time."""
         content = {
             **record,
-            "settings": self.settings,
+            **self._identity,
             "versions": package_versions(),
             "completed_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -73,13 +92,17 @@ class OutputFolder:
         (self.location / RUN_FILE).delete()
         return content
 
-    def _refuse_other(self, found: dict[str, Any]) -> None:
-        different = sorted(key for key in self.settings | found if self.settings.get(key) != found.get(key))
+    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
+        there, here = _flat(found), _flat(expected)
+        different = sorted(key for key in there | here if there.get(key) != here.get(key))
         if different:
-            shown = ", ".join(
-                f"{key} is {found.get(key)!r} there and {self.settings.get(key)!r} here" for key in different[:3]
-            )
+            shown = ", ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in different[:3])
             raise SettingsError(f"--output {self.location.uri} holds another run ({shown}); choose another folder")
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """What tells one run from another: the marker, each setting and each input."""
+    return {"marker": record.get("marker"), **(record.get("settings") or {}), **(record.get("inputs") or {})}
 
 
 def read_complete(location: Location, marker: str, made_by: str) -> dict[str, Any]:

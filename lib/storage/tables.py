@@ -22,21 +22,30 @@ def read_table(location: Location, columns: list[str] | None = None) -> pa.Table
     Raises:
         StorageError: If there is none, or one cannot be read as Parquet.
     """
-    if location.uri.endswith(".parquet") and location.exists():
+    if location.uri.endswith(".parquet") and location.is_file():
         return _parse(location.read_bytes(), location, columns)
     names = [file.path for file in location.list_files() if file.path.endswith(".parquet")]
     if not names:
         raise StorageError(f"there is no Parquet file below {location.uri}")
     contents = location.read_many(names)
-    return pa.concat_tables(
-        [_parse(data, location / name, columns) for name, data in zip(names, contents, strict=True)]
-    )
+    tables = [_parse(data, location / name, columns) for name, data in zip(names, contents, strict=True)]
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise StorageError(f"the Parquet files below {location.uri} are not of one kind: {error}") from error
 
 
 def footer(location: Location) -> Mapping[bytes, bytes]:
-    """The key-value metadata of a Parquet file's schema, read without its rows."""
-    with location.filesystem.open(location.path, "rb") as file:
-        return pq.read_schema(file).metadata or {}
+    """The key-value metadata of a Parquet file's schema, read without its rows.
+
+    Raises:
+        StorageError: If it cannot be read as Parquet.
+    """
+    try:
+        with location.open() as file:
+            return pq.read_schema(file).metadata or {}
+    except pa.ArrowException as error:
+        raise StorageError(f"{location.uri} cannot be read as Parquet: {error}") from error
 
 
 def _parse(data: bytes, location: Location, columns: list[str] | None) -> pa.Table:

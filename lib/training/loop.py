@@ -135,10 +135,10 @@ def _check_images(caches: dict[str, ImageCache], task: TrainTask, world_size: in
     counts = tf.constant([*usable, refused], tf.float32)
     *usable, refused = all_reduce_sum([counts], world_size, SynchronousModel.COUNTS_KEY)[0].numpy()
     images = sum(task.counts.values())
-    if refused > task.config.max_bad_fraction * images:
+    if refused / images > task.config.max_bad_fraction:
         raise TooManyBadImagesError(
-            f"{refused:.0f} of {images} images are bad; --max-bad-fraction {task.config.max_bad_fraction:g} "
-            f"allows {int(task.config.max_bad_fraction * images)} (`convert` lists them with their reasons)"
+            f"{refused:.0f} of {images} images are bad; --max-bad-fraction {task.config.max_bad_fraction:g} does not "
+            "allow that (`convert` lists them with their reasons)"
         )
     for name, count in zip(task.class_names, usable, strict=True):
         if not count:

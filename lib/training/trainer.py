@@ -12,11 +12,13 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lib.config import TrainConfig
 from lib.dataset.source import ImageSource, ShardSource, TiffSource
+from lib.environment import ray_is_ours
 from lib.errors import SettingsError, TissueError
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.models.folder import MODEL_FILE, write_seen_images
 from lib.models.spec import KERAS_NETWORKS, ModelSpec, check_spec, parse_spec
 from lib.progress import Progress
+from lib.ray_data import start_ray
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.training.backend import TensorflowAddresses
@@ -83,11 +85,13 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     """
     spec = check_training(config)
     source = open_source(config)
-    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY) | {"dataset_hash": source.content_hash}
-    folder = OutputFolder(Location(config.output), MODEL_FILE, settings)
+    require_imagenet_weights([spec], config.image_size)
+    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
+    folder = OutputFolder(Location(config.output), MODEL_FILE, settings, {"dataset_hash": source.content_hash})
     if done := folder.begin():
         logger.info("train: %s is already complete", config.output)
         return done
+    start_ray(config)
     started = time.monotonic()
     logger.info("train %s: %s", folder.location.name, spec.beginning)
     board = LocalBoard() if _in_this_process(config) else RemoteBoard()
@@ -113,9 +117,7 @@ def _run(config: TrainConfig, spec: ModelSpec, source: ImageSource, board: Board
         train_on_worker,
         train_loop_config={"task": TrainTask(config, spec, source.class_names, source.image_size, counts, board)},
         backend_config=TensorflowAddresses(),
-        scaling_config=ScalingConfig(
-            num_workers=0 if _in_this_process(config) else config.num_workers, use_gpu=config.use_gpu
-        ),
+        scaling_config=_scaling(config),
         run_config=_run_config(Location(config.output)),
         datasets=shards.datasets(),
         dataset_config=shards,
@@ -129,6 +131,13 @@ def _run(config: TrainConfig, spec: ModelSpec, source: ImageSource, board: Board
         except WorkerGroupError as error:
             raise _cause(error) from error
     return dict(result.return_value)
+
+
+def _scaling(config: TrainConfig) -> ScalingConfig:
+    workers = 0 if _in_this_process(config) else config.num_workers
+    # On one machine, workers that hold CPUs for as long as they live would leave none to decode their images.
+    resources = {"CPU": 0, "GPU": int(config.use_gpu)} if ray_is_ours() else None
+    return ScalingConfig(num_workers=workers, use_gpu=config.use_gpu, resources_per_worker=resources)
 
 
 def _run_config(output: Location) -> RunConfig:

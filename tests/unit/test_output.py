@@ -11,6 +11,7 @@ from lib.errors import SettingsError
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder, read_complete
 
+MARKER = "dataset.json"
 SETTINGS = {"image_size": 180, "models": ["cnn", "vgg16"], "learning_rate": None}
 
 
@@ -20,7 +21,7 @@ def location(tmp_path: Path) -> Location:
 
 
 def folder_of(location: Location, **changes: Any) -> OutputFolder:
-    return OutputFolder(location, "dataset.json", SETTINGS | changes)
+    return OutputFolder(location, MARKER, SETTINGS | changes)
 
 
 def test_a_fresh_folder_is_taken(location: Location) -> None:
@@ -107,3 +108,33 @@ def test_a_run_stopped_between_its_last_two_writes_is_complete(location: Locatio
     record = folder_of(location).complete({"images": 7})
     (location / "run.json").write_bytes(under_way)
     assert folder_of(location).begin() == record
+
+
+def test_a_run_under_way_goes_on_after_its_inputs_changed_without_the_parts_made_from_the_old_ones(
+    location: Location, caplog: pytest.LogCaptureFixture
+) -> None:
+    OutputFolder(location, MARKER, {"size": 1}, {"listing": "a"}).begin()
+    (location / "part").write_bytes(b"made from a")
+    changed = OutputFolder(location, MARKER, {"size": 1}, {"listing": "b"})
+    assert changed.begin() is None
+    assert not (location / "part").exists()
+    assert "has changed" in caplog.text
+
+
+def test_parts_that_name_their_inputs_stay_when_the_inputs_change(location: Location) -> None:
+    OutputFolder(location, MARKER, {"size": 1}, {"listing": "a"}, parts_name_their_inputs=True).begin()
+    (location / "part-a").write_bytes(b"made from a")
+    OutputFolder(location, MARKER, {"size": 1}, {"listing": "b"}, parts_name_their_inputs=True).begin()
+    assert (location / "part-a").exists()
+
+
+def test_a_complete_folder_made_from_other_inputs_is_refused(location: Location) -> None:
+    OutputFolder(location, MARKER, {"size": 1}, {"listing": "a"}).complete({})
+    with pytest.raises(SettingsError, match="listing is 'a' there and 'b' here"):
+        OutputFolder(location, MARKER, {"size": 1}, {"listing": "b"}).begin()
+
+
+def test_a_folder_of_another_job_is_refused(location: Location) -> None:
+    OutputFolder(location, MARKER, {"size": 1}).begin()
+    with pytest.raises(SettingsError, match="marker is"):
+        OutputFolder(location, "other.json", {"size": 1}).begin()

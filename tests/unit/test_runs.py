@@ -162,14 +162,12 @@ def test_a_circle_of_causes_ends() -> None:
     assert runs._expected_cause(first) is None
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="Ray's wrapper is an instance of our class too")
 def test_rays_own_wrapping_of_an_error_of_ours_is_one_line() -> None:
     wrapped = RayTaskError("decode", "Traceback:\n  many\n  lines", CAUSE).as_instanceof_cause()
     assert isinstance(wrapped, StorageError)
     assert str(runs._expected_cause(wrapped)) == str(CAUSE)
 
 
-@pytest.mark.xfail(strict=True, reason="the context of an error is taken for its cause")
 def test_a_bug_while_an_expected_failure_is_handled_is_a_bug() -> None:
     def handle() -> None:
         try:
@@ -222,7 +220,6 @@ os._exit(134)
 """
 
 
-@pytest.mark.xfail(strict=False, reason="the thread that passes it on dies with the process")
 def test_the_last_words_of_native_code_are_not_lost() -> None:
     died = subprocess.run(
         [sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60

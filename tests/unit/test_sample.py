@@ -28,10 +28,7 @@ def eight_bit_rgb(data: bytes) -> np.ndarray:
 
 def colour_histogram(image: np.ndarray) -> np.ndarray:
     return np.concatenate(
-        [
-            np.histogram(image[..., channel], BINS, (0, 256))[0] / image[..., channel].size
-            for channel in range(3)
-        ]
+        [np.histogram(image[..., channel], BINS, (0, 256))[0] / image[..., channel].size for channel in range(3)]
     )
 
 
@@ -108,9 +105,7 @@ def test_sixteen_bit_files_give_the_picture_by_either_way_back_and_use_their_low
 
 def test_alpha_is_opaque_everywhere() -> None:
     index = next(index for index in CYCLE if ENCODINGS[index].alpha)
-    assert (
-        decode(SampleImage(seed=0, split="train", label="fat", index=index).encode())[..., 3] == 255
-    ).all()
+    assert (decode(SampleImage(seed=0, split="train", label="fat", index=index).encode())[..., 3] == 255).all()
 
 
 def test_the_same_fields_give_the_same_bytes_even_after_pickling() -> None:
@@ -149,9 +144,7 @@ def test_every_class_has_the_same_mix_of_files() -> None:
     config = SampleConfig(output="unused")
     mixes = {
         label: [
-            (image.encoding, SIZES[image.index % len(SIZES)])
-            for image in sample_images(config)
-            if image.label == label
+            (image.encoding, SIZES[image.index % len(SIZES)]) for image in sample_images(config) if image.label == label
         ]
         for label in KINDS
     }

@@ -66,7 +66,6 @@ def test_an_unknown_model_is_answered_with_all_there_are() -> None:
     assert set(re.findall(r"[\w]+", str(caught.value).split("expected one of")[1])) == set(NAMES)
 
 
-@pytest.mark.xfail(strict=True, reason="not refused, or not as a wrong setting")
 @pytest.mark.parametrize("text", ["saved:path= ", "mobilenet:alpha=inf", "mobilenet:alpha=1,alpha=0.5"])
 def test_a_doubtful_option_is_a_wrong_setting(text: str) -> None:
     with pytest.raises(SettingsError):
