@@ -83,5 +83,5 @@ def _set_up_messages(verbose: bool) -> None:
     )
     logging.getLogger("lib").setLevel(logging.INFO)
     if not verbose:
-        for name in ("ray", "ray.data", "ray.train", "absl"):
+        for name in ("ray", "ray.data", "ray.train", "absl", "gcsfs"):
             logging.getLogger(name).setLevel(logging.ERROR)

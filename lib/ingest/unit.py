@@ -11,8 +11,7 @@ from lib.config import ImageConfig
 from lib.errors import ImageRefused
 from lib.ingest.image import resize_image
 from lib.ingest.tiff import UInt8Array, decode_tiff
-from lib.storage.checksum import verified_checksum
-from lib.storage.filesystem import FETCH_CONCURRENCY, Location
+from lib.storage.filesystem import FETCH_CONCURRENCY, Location, StoredFile
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ def read_unit(unit: pa.Table, source: Location, config: ImageConfig) -> Iterator
     cv2.setNumThreads(1)  # Ray runs one unit a core; OpenCV's own threads would only compete with it
     for start in range(0, unit.num_rows, FETCH_CONCURRENCY):
         rows = unit.slice(start, FETCH_CONCURRENCY).to_pylist()
-        for row, data in zip(rows, source.read_many([row["path"] for row in rows]), strict=True):
-            checksum = verified_checksum(data, row["size_bytes"], row["checksum"], (source / row["path"]).uri)
+        files = [StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"]) for row in rows]
+        for row, (data, checksum) in zip(rows, source.read_listed(files), strict=True):
             yield _decode(row | {"checksum": checksum}, data, config)
 
 

@@ -5,7 +5,7 @@ import hashlib
 
 import google_crc32c
 
-from lib.errors import StorageError
+from lib.storage.retry import TransientStorageError
 
 
 def crc32c(data: bytes) -> str:
@@ -31,12 +31,12 @@ def verified_checksum(data: bytes, size_bytes: int, stated: str | None, uri: str
         uri: Where the bytes are from, for the message.
 
     Raises:
-        StorageError: If size or checksum differ: a fault of storage, or a file that changed since it was listed.
+        TransientStorageError: If size or checksum differ: a part of the file, or a file that changed since then.
     """
     if len(data) != size_bytes:
-        raise StorageError(f"{uri}: read {len(data)} bytes where {size_bytes} were listed; did it change?")
+        raise TransientStorageError(f"{uri}: read {len(data)} bytes where {size_bytes} were listed; did it change?")
     algorithm = stated.split(":", 1)[0] if stated else "crc32c"
     found = ALGORITHMS[algorithm](data)
     if stated and found != stated:
-        raise StorageError(f"{uri}: its content has {found} where {stated} was listed; did it change?")
+        raise TransientStorageError(f"{uri}: its content has {found} where {stated} was listed; did it change?")
     return found

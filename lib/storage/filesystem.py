@@ -5,16 +5,22 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
 from lib.errors import SettingsError, StorageError
+from lib.storage.checksum import verified_checksum
+from lib.storage.faults import attempt
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 SCHEMES = ("gs", "file")
 FETCH_CONCURRENCY = 64
@@ -94,13 +100,11 @@ class Location:
 
     def exists(self) -> bool:
         """Whether there is a file, or a folder with something in it."""
-        with _named_failures("look for", self):
-            return bool(self.filesystem.exists(self.path))
+        return bool(self._attempt("look for", lambda: self.filesystem.exists(self.path)))
 
     def is_file(self) -> bool:
         """Whether this is a file, not a folder."""
-        with _named_failures("look for", self):
-            return bool(self.filesystem.isfile(self.path))
+        return bool(self._attempt("look for", lambda: self.filesystem.isfile(self.path)))
 
     def is_empty(self) -> bool:
         """Whether there is no file at or below this location."""
@@ -112,18 +116,20 @@ class Location:
         Raises:
             StorageError: If it cannot be read.
         """
-        with _named_failures("read", self):
-            return bytes(self.filesystem.cat_file(self.path))
+        return bytes(self._attempt("read", lambda: self.filesystem.cat_file(self.path)))
 
-    @contextmanager
-    def open(self) -> Iterator[Any]:
-        """A file to read parts of.
+    def read_parts(self, parse: Callable[[IO[bytes]], ResultT]) -> ResultT:
+        """What `parse` makes of an open file that it need not read as a whole.
 
         Raises:
             StorageError: If it cannot be read.
         """
-        with _named_failures("read", self), self.filesystem.open(self.path, "rb") as file:
-            yield file
+
+        def read() -> ResultT:
+            with self.filesystem.open(self.path, "rb") as file:
+                return parse(file)
+
+        return self._attempt("read", read)
 
     def write_bytes(self, data: bytes) -> None:
         """Replace a file in one step: a reader sees the old content or the new, never a part.
@@ -131,11 +137,10 @@ class Location:
         Raises:
             StorageError: If it cannot be written.
         """
-        with _named_failures("write", self):
-            if self.is_local:
-                _write_local(Path(self.path), data)
-            else:
-                self.filesystem.pipe_file(self.path, data)
+        if self.is_local:
+            self._attempt("write", lambda: _write_local(Path(self.path), data))
+        else:
+            self._attempt("write", lambda: self.filesystem.pipe_file(self.path, data))
 
     def read_json(self) -> dict[str, Any]:
         """A JSON object.
@@ -157,9 +162,8 @@ class Location:
 
     def delete(self) -> None:
         """Remove a file, or a folder with all that is in it; nothing happens if it is not there."""
-        with _named_failures("delete", self):
-            if self.filesystem.exists(self.path):
-                self.filesystem.rm(self.path, recursive=True)
+        if self.exists():
+            self._attempt("delete", lambda: self.filesystem.rm(self.path, recursive=True))
 
     def list_files(self) -> list[StoredFile]:
         """Every file below this folder, sorted by path.
@@ -174,9 +178,8 @@ class Location:
         return sorted(files, key=lambda file: file.path)
 
     def _find(self) -> dict[str, dict[str, Any]]:
-        with _named_failures("list", self):
-            self.filesystem.invalidate_cache()
-            found: dict[str, dict[str, Any]] = self.filesystem.find(self.path, detail=True)
+        self.filesystem.invalidate_cache()
+        found: dict[str, dict[str, Any]] = self._attempt("list", lambda: self.filesystem.find(self.path, detail=True))
         return {path: info for path, info in found.items() if not path.endswith("/") and not PARTIAL.search(path)}
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
@@ -185,13 +188,34 @@ class Location:
         Raises:
             StorageError: If any of them cannot be read.
         """
-        if self.is_local or not names:
-            return [(self / name).read_bytes() for name in names]
-        paths = [(self / name).path for name in names]
-        with _named_failures("read from", self):  # `cat` would take a name like `slide[1].tif` for a pattern
-            whole = [None] * len(paths)
-            contents = self.filesystem.cat_ranges(paths, whole, whole, batch_size=FETCH_CONCURRENCY, on_error="raise")
-        return [bytes(content) for content in contents]
+        return self._side_by_side(lambda name: (self / name).read_bytes(), names)
+
+    def read_listed(self, files: Sequence[StoredFile]) -> list[tuple[bytes, str]]:
+        """The content and checksum of listed files, fetched side by side, each known to be what was listed.
+
+        Raises:
+            StorageError: If one of them cannot be read, or is not what was listed.
+        """
+        return self._side_by_side(self._read_listed, files)
+
+    def _read_listed(self, file: StoredFile) -> tuple[bytes, str]:
+        location = self / file.path
+        options = {"generation": file.version} if self.scheme == "gs" and file.version else {}
+
+        def read() -> tuple[bytes, str]:
+            data = bytes(self.filesystem.cat_file(location.path, **options))
+            return data, verified_checksum(data, file.size_bytes, file.checksum, location.uri)
+
+        return location._attempt("read", read)
+
+    def _side_by_side(self, read: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
+        if self.is_local or len(items) < 2:  # noqa: PLR2004 - a disk gains nothing from threads
+            return [read(item) for item in items]
+        with ThreadPoolExecutor(min(FETCH_CONCURRENCY, len(items))) as threads:
+            return list(threads.map(read, items))
+
+    def _attempt(self, action: str, call: Callable[[], ResultT]) -> ResultT:
+        return attempt(action, self.uri, call)
 
     @contextmanager
     def as_local_file(self) -> Iterator[Path]:
@@ -226,15 +250,3 @@ def _stored_file(path: str, info: dict[str, Any]) -> StoredFile:
     return StoredFile(
         path, int(info["size"]), f"crc32c:{crc32c}" if crc32c else None, str(version) if version else None
     )
-
-
-@contextmanager
-def _named_failures(action: str, location: Location) -> Iterator[None]:
-    """Name the file and the action in whatever a filesystem raises."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StorageError(f"cannot {action} {location.uri}: there is no such file or bucket") from error
-    except OSError as error:  # gcsfs's own HttpError is not an OSError, but it raises these for 401, 403 and 404
-        reason = error.strerror or " ".join(str(error).split())
-        raise StorageError(f"cannot {action} {location.uri}: {reason}") from error

@@ -4,12 +4,21 @@ import os
 
 from fsspec import AbstractFileSystem
 
+CONNECT_S, STALL_S = 10.0, 30.0
+"""Longest to wait for a connection, and for the next bytes of an answer."""
+
 
 def gcs_filesystem() -> AbstractFileSystem:
-    """The filesystem for `gs://`, with Application Default Credentials, or anonymous against an emulator."""
+    """The filesystem for `gs://`, with Application Default Credentials, or anonymous against an emulator.
+
+    gcsfs itself retries 408, 429, 5xx and broken connections six times, and refreshes tokens; a request that stalls is
+    tried again by `lib.storage.faults`.
+    """
     # Read when gcsfs is imported; without it each operation on a server other than Google's waits 60 s.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    from aiohttp import ClientTimeout
     from gcsfs import GCSFileSystem
 
     token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"
-    return GCSFileSystem(token=token, use_listings_cache=False)
+    timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
+    return GCSFileSystem(token=token, use_listings_cache=False, requests_timeout=timeout)

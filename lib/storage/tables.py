@@ -42,8 +42,7 @@ def footer(location: Location) -> Mapping[bytes, bytes]:
         StorageError: If it cannot be read as Parquet.
     """
     try:
-        with location.open() as file:
-            return pq.read_schema(file).metadata or {}
+        return location.read_parts(pq.read_schema).metadata or {}
     except pa.ArrowException as error:
         raise StorageError(f"{location.uri} cannot be read as Parquet: {error}") from error
 

@@ -1,0 +1,48 @@
+"""Bounded retries of what may succeed a moment later."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from lib.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+ATTEMPTS = 5
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 20.0
+
+
+class TransientStorageError(StorageError):
+    """A fault that may be gone at the next attempt: a busy server, a broken connection, a part of a file."""
+
+
+def retry(action: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
+    """The result of an action, repeated while it fails with a `TransientStorageError`.
+
+    Args:
+        action: What to do; done again from the start.
+        attempts: How often at the most.
+
+    Raises:
+        StorageError: What the action raised: at once if it is not transient, else at its last attempt.
+
+    Source:
+        Waits between attempts are uniform between 0 and a limit that doubles ("full jitter"), so that many workers
+        that failed together do not come back together: Brooker, Exponential Backoff And Jitter, AWS Architecture
+        Blog, 2015.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except TransientStorageError as error:
+            if attempt == attempts:
+                raise StorageError(f"{error} (tried {attempts} times)") from error
+            limit_s = min(FIRST_DELAY_S * 2 ** (attempt - 1), LONGEST_DELAY_S)
+            delay_s = random.uniform(0, limit_s)  # noqa: S311 - no secret
+            logger.info("storage: %s; again in %.1f s (attempt %d of %d)", error, delay_s, attempt + 1, attempts)
+            time.sleep(delay_s)
+    raise ValueError(f"attempts is {attempts}; expected at least 1")
