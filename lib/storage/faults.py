@@ -1,6 +1,5 @@
 """What filesystems raise, named: which file, what was tried, whether it may be tried again, and what to do."""
 
-import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TypeVar
@@ -49,7 +48,7 @@ def named(error: Exception, action: str, uri: str) -> StorageError | None:
         return StorageError(f"{what}: there is no such file or bucket")
     if (status := _status(error)) is not None:
         return _from_status(status, error, what)
-    if isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError) or _is_connection_error(error):
+    if isinstance(error, ConnectionError | TimeoutError) or _is_connection_error(error):
         return TransientStorageError(f"{what}: {type(error).__name__} {_one_line(error)}".rstrip())
     if _is_credentials_error(error):
         return StorageError(f"{what}: {REMEDIES[HTTPStatus.UNAUTHORIZED]} ({_one_line(error)})")

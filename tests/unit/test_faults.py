@@ -34,7 +34,6 @@ def failing(times: int, error: Exception) -> Callable[[], str]:
         *(HttpError({"code": status, "message": "busy"}) for status in (408, 429, 500, 502, 503, 504)),
         ConnectionResetError("reset by peer"),
         TimeoutError(),
-        TimeoutError(),
     ],
     ids=repr,
 )
