@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from lib.config import ImageConfig, ListingConfig
 from lib.ingest.image import decode_jpeg, encode_jpeg
-from lib.ingest.manifest import Listing, list_labelled
+from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.shards import DATASET_FILE
 from lib.ingest.tiff import UInt8Array
 from lib.ingest.unit import read_unit

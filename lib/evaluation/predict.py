@@ -8,7 +8,8 @@ import pyarrow as pa
 from lib.config import ImageConfig, PredictConfig
 from lib.dataset.source import TiffSource
 from lib.evaluation.predictions import predict_units, read_verdicts
-from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting, Listing, list_unlabelled
+from lib.ingest.listing import Listing, list_unlabelled
+from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.models.folder import read_model_record
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
@@ -41,7 +42,7 @@ def predict_images(config: PredictConfig) -> dict[str, Any]:
         logger.info("predict: %s is already complete", config.output)
         return done
     work = predict_units(_source(model, listing, config), None, config)
-    accounting = Accounting.of(manifest := _manifest(listing, folder.location), listing)
+    accounting = Accounting.of(manifest := _manifest(listing, folder.location), listing.ids)
     write_table(manifest, folder.location / "manifest.parquet")
     accounting.refuse_too_many_bad(config.max_bad_fraction)
     return folder.complete(

@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 from lib.config import ConvertConfig
 from lib.errors import DataError
+from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
-from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting, Listing, list_labelled
+from lib.ingest.listing import Listing, list_labelled
+from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff import UInt8Array
 from lib.ingest.unit import UnitResult, read_unit
@@ -50,12 +52,16 @@ def convert_images(config: ConvertConfig) -> dict[str, Any]:
         converted = pa.concat_tables(_convert_units(units, config, progress))
         seconds = progress.seconds
     manifest = pa.concat_tables([converted.select(MANIFEST_SCHEMA.names), listing.excluded])
-    accounting = Accounting.of(manifest, listing)
+    accounting = Accounting.of(manifest, listing.ids)
     write_table(manifest, output / "manifest.parquet")
     accounting.refuse_too_many_bad(config.max_bad_fraction)
     refuse_emptied_classes(converted, listing.class_names)
+    duplicates = find_duplicates(converted.to_pylist())
+    if config.duplicates == "refuse":
+        duplicates.refuse(Location(config.source))
     _delete_shards_of_other_units(output / "images", units)
-    return folder.complete(_record(config, listing, converted, accounting) | {"seconds": round(seconds, 3)})
+    record = _record(config, listing, converted, accounting)
+    return folder.complete(record | {"duplicates": duplicates.summary(), "seconds": round(seconds, 3)})
 
 
 def refuse_emptied_classes(manifest: pa.Table, class_names: list[str]) -> None:

@@ -1,11 +1,14 @@
-"""Which label and split each listed file has, from its path: `train/<label>/...` and `test/<label>/...`."""
+"""Which label, split and group each listed file has: from its path, `train/<label>/...`, or from a table."""
 
-import hashlib
+import csv
+import io
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from lib.errors import DataError
+from lib.errors import DataError, SettingsError
+from lib.storage.filesystem import Location
 
 LABELLED_SPLITS = ("train", "test")
 SPLITS = ("train", "validation", "test")
@@ -16,6 +19,10 @@ EXCLUSIONS = {
     "not_tiff_name": "the name does not end in .tif or .tiff",
     "outside_splits": "not below train/ or test/",
     "no_label": "directly in train/ or test/, not in a folder that names its label",
+    "not_in_table": "not named by the table of labels",
+    "duplicate": "the same bytes as another image, which is kept",
+    "duplicate_conflict": "the same bytes as an image of another class, so that no label can be trusted",
+    "test_split": "kept for testing, so not touched by training",
 }
 
 
@@ -25,7 +32,12 @@ class Placement:
 
     label: str | None = None
     split: str | None = None
+    group: str | None = None
     exclusion: str | None = None
+
+
+Place = Callable[[str], Placement]
+"""From a path relative to the source to where it belongs."""
 
 
 def place_labelled(path: str) -> Placement:
@@ -49,26 +61,6 @@ def _not_an_image(path: str) -> str | None:
     if any(part.startswith(".") for part in path.split("/")):
         return "hidden_file"
     return None if path.lower().endswith(TIFF_SUFFIXES) else "not_tiff_name"
-
-
-def choose_validation(image_ids: Sequence[str], fraction: float, seed: int) -> frozenset[str]:
-    """The images of one class that validate instead of train.
-
-    They are the `fraction` with the lowest seeded hashes, so that adding images moves few of the others.
-
-    Args:
-        image_ids: The training images of one class, at least two of them unless `fraction` is 0.
-        fraction: Share to take, in [0, 1); rounded, but at least one and never all.
-        seed: Another seed makes another choice.
-    """
-    if fraction == 0:
-        return frozenset()
-    count = min(max(1, round(fraction * len(image_ids))), len(image_ids) - 1)
-    return frozenset(sorted(image_ids, key=lambda image_id: _seeded_hash(image_id, seed))[:count])
-
-
-def _seeded_hash(text: str, seed: int) -> bytes:
-    return hashlib.blake2b(text.encode(), key=seed.to_bytes(8, "big"), digest_size=8).digest()
 
 
 def check_classes(labelled: Iterable[tuple[str, str]], validation_fraction: float) -> list[str]:
@@ -97,3 +89,74 @@ def check_classes(labelled: Iterable[tuple[str, str]], validation_fraction: floa
                 "one to train on and one to validate (or set --validation-fraction 0)"
             )
     return class_names
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A CSV table with a row an image: columns `path` and `label`, and if wanted `split`, `group` and others.
+
+    Attributes:
+        uri: Where it is from, for messages.
+        rows: By path, relative to the source.
+    """
+
+    uri: str
+    rows: dict[str, dict[str, str]]
+
+    @classmethod
+    def read(cls, location: Location) -> "LabelTable":
+        """Read a table.
+
+        Raises:
+            SettingsError: If it is missing, has no `path` or `label` column, an empty cell in one of them, an unknown
+                split, or two rows for one path.
+        """
+        if not location.is_file():
+            raise SettingsError(f"--labels {location.uri}: there is no such file")
+        reader = csv.DictReader(io.StringIO(location.read_bytes().decode("utf-8-sig")))
+        missing = sorted({"path", "label"} - set(reader.fieldnames or []))
+        if missing:
+            raise SettingsError(f"--labels {location.uri} has no column {missing[0]!r}; expected at least path,label")
+        rows: dict[str, dict[str, str]] = {}
+        for row in reader:
+            problem = _row_problem(row, rows)
+            if problem:
+                raise SettingsError(f"--labels {location.uri}, line {reader.line_num}: {problem}")
+            rows[row["path"]] = row
+        return cls(location.uri, rows)
+
+    def place(self, path: str) -> Placement:
+        """Label, split (train unless stated) and group of a file."""
+        if exclusion := _not_an_image(path):
+            return Placement(exclusion=exclusion)
+        row = self.rows.get(path)
+        if row is None:
+            return Placement(exclusion="not_in_table")
+        return Placement(label=row["label"], split=row.get("split") or "train", group=row.get("group") or None)
+
+    def refuse_missing_files(self, listed: Iterable[str]) -> None:
+        """Stop when the table names files that are not in the source.
+
+        Raises:
+            DataError: Naming the first one.
+        """
+        missing = sorted(self.rows.keys() - set(listed))
+        if missing:
+            raise DataError(f"--labels {self.uri} names {len(missing)} files that the source lacks, as {missing[0]!r}")
+
+
+def _row_problem(row: dict[str, str], earlier: dict[str, dict[str, str]]) -> str | None:
+    empty = [name for name in ("path", "label") if not row[name]]
+    if empty:
+        return f"{empty[0]} is empty"
+    if row.get("split") and row["split"] not in SPLITS:
+        return f"split is {row['split']!r}; expected one of {', '.join(SPLITS)}"
+    return f"{row['path']!r} has a line already" if row["path"] in earlier else None
+
+
+def label_typos(class_names: Sequence[str]) -> list[str]:
+    """A sentence for each set of labels that differ only in case, outer spaces or Unicode form."""
+    alike: dict[str, list[str]] = {}
+    for name in class_names:
+        alike.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
+    return [f"labels {', '.join(map(repr, names))} look like one and the same" for names in alike.values() if names[1:]]

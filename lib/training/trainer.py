@@ -177,7 +177,7 @@ def _account(source: TiffSource, refused: list[dict[str, Any]]) -> Accounting:
         for unit in source.units(split, 0, source.count(split)):
             rows += [row | _verdict(split, by_place.get((split, row["position"]))) for row in unit.to_pylist()]
     manifest = pa.concat_tables([pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), source.listing.excluded])
-    return Accounting.of(manifest, source.listing)
+    return Accounting.of(manifest, source.listing.ids)
 
 
 def _verdict(split: str, refusal: dict[str, Any] | None) -> dict[str, Any]:

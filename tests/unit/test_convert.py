@@ -11,7 +11,8 @@ from lib.config import ConvertConfig
 from lib.errors import DataError, SettingsError, TooManyBadImagesError
 from lib.ingest.convert import convert_unit, jpeg_path
 from lib.ingest.image import decode_jpeg
-from lib.ingest.manifest import MANIFEST_SCHEMA, list_labelled
+from lib.ingest.listing import list_labelled
+from lib.ingest.manifest import MANIFEST_SCHEMA
 from lib.ingest.shards import SHARD_SCHEMA
 from lib.storage.filesystem import Location
 from tests.fakes.conversion import convert_here

@@ -1,20 +1,32 @@
 """Label and split from a path, and which images validate."""
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.errors import DataError
+from lib.errors import DataError, SettingsError
 from lib.ingest.labels import (
     EXCLUSIONS,
+    LabelTable,
     Placement,
     check_classes,
-    choose_validation,
+    label_typos,
     place_labelled,
     place_unlabelled,
 )
+from lib.ingest.splits import Member, refuse_torn_groups
+from lib.ingest.splits import choose_validation as choose_groups
+from lib.storage.filesystem import Location
+
+
+def choose_validation(ids: Sequence[str], fraction: float, seed: int) -> frozenset[str]:
+    """The choice among images of one class that belong to no group."""
+    return choose_groups([Member(image_id, "liver", image_id) for image_id in ids], fraction, seed)
+
 
 IDS = st.lists(st.integers(0, 2**64 - 1).map("{:016x}".format), min_size=2, max_size=120, unique=True)
 FRACTIONS = st.floats(0.001, 0.999)
@@ -140,3 +152,71 @@ def test_classes_that_cannot_be_trained_on_are_named(
 
 def test_one_image_of_a_class_is_enough_without_validation() -> None:
     assert check_classes(labelled(liver=(1, 0), lung=(1, 5)), 0) == ["liver", "lung"]
+
+
+SLIDES = {
+    "slide1": ("liver", 5),
+    "slide2": ("liver", 3),
+    "slide3": ("liver", 4),
+    "slide4": ("lung", 2),
+    "slide5": ("lung", 6),
+}
+GROUPED = [
+    Member(f"{slide}-{number}", label, slide) for slide, (label, count) in SLIDES.items() for number in range(count)
+]
+
+
+@given(fraction=st.floats(0.01, 0.9), seed=st.integers(0, 2**32 - 1))
+def test_a_group_is_never_torn_and_every_class_keeps_training_images(fraction: float, seed: int) -> None:
+    validation = choose_groups(GROUPED, fraction, seed)
+    for group in {member.group for member in GROUPED}:
+        inside = {member.image_id in validation for member in GROUPED if member.group == group}
+        assert len(inside) == 1
+    for label in ("liver", "lung"):
+        assert {member.image_id in validation for member in GROUPED if member.label == label} == {True, False}
+
+
+def test_a_class_that_is_one_group_has_no_validation() -> None:
+    members = [Member(f"{number}", "liver", "slide") for number in range(9)]
+    assert choose_groups(members, 0.5, 0) == frozenset()
+
+
+def test_a_group_in_train_and_test_is_refused_by_name() -> None:
+    refuse_torn_groups([("a", "train"), ("a", "train"), (None, "train"), (None, "test"), ("b", "test")])
+    with pytest.raises(DataError, match="group 'a' is in test and train"):
+        refuse_torn_groups([("a", "train"), ("a", "test")])
+
+
+def table(tmp_path: Path, text: str) -> LabelTable:
+    (tmp_path / "labels.csv").write_text(text)
+    return LabelTable.read(Location(str(tmp_path / "labels.csv")))
+
+
+def test_a_table_gives_label_split_and_group(tmp_path: Path) -> None:
+    labels = table(tmp_path, "path,label,split,group\na.tif,liver,,s1\nb/c.tif,lung,test,\n")
+    assert labels.place("a.tif") == Placement(label="liver", split="train", group="s1")
+    assert labels.place("b/c.tif") == Placement(label="lung", split="test", group=None)
+    assert labels.place("d.tif") == Placement(exclusion="not_in_table")
+    assert labels.place(".x.tif") == Placement(exclusion="hidden_file")
+    with pytest.raises(DataError, match=r"names 1 files that the source lacks, as 'b/c.tif'"):
+        labels.refuse_missing_files(["a.tif", "z.tif"])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("path,class\na.tif,liver\n", "has no column 'label'"),
+        ("path,label\na.tif,\n", "line 2: label is empty"),
+        ("path,label\na.tif,liver\na.tif,lung\n", "line 3: 'a.tif' has a line already"),
+        ("path,label,split\na.tif,liver,Test\n", "line 2: split is 'Test'"),
+    ],
+)
+def test_a_wrong_table_is_refused_by_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        table(tmp_path, text)
+
+
+def test_labels_that_look_alike_are_named() -> None:
+    assert label_typos(["Liver", "liver", "lung", "skin"]) == ["labels 'Liver', 'liver' look like one and the same"]
+    assert len(label_typos(["lung", "lung ", "fat\u00e9", "fate\u0301"])) == 2
+    assert label_typos(["liver", "lung"]) == []

@@ -10,15 +10,8 @@ import pytest
 
 from lib.config import ListingConfig
 from lib.errors import DataError, SettingsError, TissueError, TooManyBadImagesError
-from lib.ingest.manifest import (
-    LISTING_SCHEMA,
-    MANIFEST_SCHEMA,
-    Accounting,
-    Listing,
-    image_id,
-    list_labelled,
-    list_unlabelled,
-)
+from lib.ingest.listing import Listing, image_id, list_labelled, list_unlabelled
+from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
 from lib.storage.filesystem import Location
 
 CONFIG = ListingConfig()
@@ -49,7 +42,7 @@ def splits_of(listing: Listing) -> dict[str, tuple[str, str]]:
 
 def test_every_file_is_an_image_or_excluded_with_its_reason(tree: Path) -> None:
     listing = listing_of(tree)
-    assert (listing.listed, listing.images.num_rows, listing.excluded.num_rows) == (18, 13, 5)
+    assert (len(listing.ids), listing.images.num_rows, listing.excluded.num_rows) == (18, 13, 5)
     assert (listing.images.schema, listing.excluded.schema) == (LISTING_SCHEMA, MANIFEST_SCHEMA)
     assert listing.class_names == ["liver", "lung"]
     excluded = listing.excluded.to_pylist()
@@ -209,7 +202,7 @@ def manifest_of(listing: Listing, bad: tuple[str, ...] = ()) -> pa.Table:
 def test_the_account_adds_up_in_all_and_by_split_and_class(tree: Path) -> None:
     listing = listing_of(tree)
     bad = ("test/liver/0.tif", "test/lung/0.tif", "train/liver/1.tif")
-    accounting = Accounting.of(manifest_of(listing, bad), listing)
+    accounting = Accounting.of(manifest_of(listing, bad), listing.ids)
     assert accounting.counts == {"listed": 18, "accepted": 10, "quarantined": 3, "excluded": 5}
     assert accounting.by_split["test"] == {
         "liver": {"accepted": 1, "quarantined": 1, "excluded": 0},
@@ -232,7 +225,7 @@ def test_a_lost_a_doubled_or_a_foreign_row_stops_the_run(tree: Path) -> None:
     without_excluded = manifest.slice(0, listing.images.num_rows)
     for wrong in (lost, doubled, one_for_another, without_excluded):
         with pytest.raises(TissueError, match="the account does not add up: 18 files were listed"):
-            Accounting.of(wrong, listing)
+            Accounting.of(wrong, listing.ids)
 
 
 def accounting_with(accepted: int, quarantined: int) -> Accounting:

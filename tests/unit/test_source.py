@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lib.config import ConvertConfig, ImageConfig, ListingConfig
 from lib.dataset.source import DECODED_SCHEMA, ImageSource, ShardSource, TiffSource, image_array
 from lib.errors import SettingsError, StorageError
-from lib.ingest.manifest import list_unlabelled
+from lib.ingest.listing import list_unlabelled
 from lib.storage.filesystem import Location
 from tests.fakes.conversion import convert_here
 from tests.fakes.tiffs import write_source

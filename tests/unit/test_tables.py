@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from lib.errors import StorageError
-from lib.ingest.manifest import MANIFEST_SCHEMA, image_id
+from lib.ingest.listing import image_id
+from lib.ingest.manifest import MANIFEST_SCHEMA
 from lib.ingest.shards import SHARD_SCHEMA, read_verdicts, write_shard
 from lib.storage.filesystem import Location
 from lib.storage.tables import footer, read_table, write_table
