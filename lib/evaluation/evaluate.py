@@ -13,7 +13,7 @@ from lib.dataset.source import ShardSource
 from lib.errors import DataError, SettingsError
 from lib.evaluation.metrics import classification_metrics
 from lib.evaluation.predictions import predict_units, read_predictions
-from lib.models.folder import read_model_record, read_seen_checksums
+from lib.models.folder import read_model_record, read_seen_images
 from lib.plots import confusion_matrix, per_class_bars, predicted_scatter, predicted_swarm, reliability
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
@@ -95,7 +95,7 @@ def _refuse_seen_images(model: dict[str, Any], dataset: ShardSource, config: Eva
     """A score on images that were trained on says nothing; it is computed only if that split is asked for by name."""
     if config.split != "test" and model["dataset_hash"] == dataset.content_hash:
         return
-    seen = read_seen_checksums(Location(config.model_dir))
+    seen = {checksum for _, checksum in read_seen_images(Location(config.model_dir))}
     known = sum(checksum in seen for checksum in dataset.checksums([config.split]).values())
     if known:
         raise DataError(

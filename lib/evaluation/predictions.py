@@ -97,7 +97,7 @@ class Predictor:
         record, network = read_model_record(folder), load_network(folder)
         self._class_names, self._image_size = record["class_names"], record["image_size"]
         self._batch_size, self._output = config.predict_batch_size, Location(config.output)
-        model = keras.Model(network.inputs, [network.output, network.layers[-1].input])
+        model = keras.Model(network.input, [network.output, network.layers[-1].input])
         self._forward = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:

@@ -1,6 +1,6 @@
 """The model folder: `model.keras`, what it means (`model.json`), and how it came about."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,8 @@ NETWORK_FILE = "model.keras"
 HISTORY_FILE = "history.parquet"
 CURVES_FILE = "curves.png"
 SEEN_FILE = "seen_images.parquet"
+SeenImage = tuple[str, str]
+"""`image_id`, which is unique within a data set only, and checksum."""
 SEEN_SCHEMA = pa.schema(
     [pa.field("image_id", pa.string(), nullable=False), pa.field("checksum", pa.string(), nullable=False)]
 )
@@ -41,20 +43,21 @@ def load_network(folder: Location) -> "keras.Model":
         return keras.saving.load_model(file, compile=False)
 
 
-def write_seen_images(checksums: Mapping[str, str], folder: Location) -> None:
+def write_seen_images(seen: Iterable[SeenImage], folder: Location) -> None:
     """Keep which images a model was trained or validated on, so that no test score is computed on one of them.
 
     Args:
-        checksums: Of each image, by `image_id`.
+        seen: Every such image; those of an earlier model that this one is built on too.
         folder: The model folder.
     """
-    columns = {"image_id": list(checksums), "checksum": list(checksums.values())}
-    write_table(pa.table(columns, schema=SEEN_SCHEMA), folder / SEEN_FILE)
+    rows = [{"image_id": image_id, "checksum": checksum} for image_id, checksum in sorted(seen)]
+    write_table(pa.Table.from_pylist(rows, schema=SEEN_SCHEMA), folder / SEEN_FILE)
 
 
-def read_seen_checksums(folder: Location) -> set[str]:
-    """The checksums of the images that a model was trained or validated on."""
-    return set(read_table(folder / SEEN_FILE)["checksum"].to_pylist())
+def read_seen_images(folder: Location) -> set[SeenImage]:
+    """The images that a model, or one it was built on, was trained or validated on."""
+    seen = read_table(folder / SEEN_FILE)
+    return set(zip(seen["image_id"].to_pylist(), seen["checksum"].to_pylist(), strict=True))
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

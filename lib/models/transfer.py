@@ -44,7 +44,7 @@ def build_on_saved(folder: Location, class_count: int) -> keras.Model:
         A model from uint8 RGB images of the earlier model's size to logits (n, class_count).
     """
     earlier = load_network(folder)
-    base = keras.Model(earlier.inputs, earlier.layers[-1].input, name="base")
+    base = keras.Model(earlier.input, earlier.layers[-1].input, name="base")
     base.trainable = False
     images = image_input(earlier.input_shape[1])
     return keras.Model(

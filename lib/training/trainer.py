@@ -15,8 +15,8 @@ from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.environment import ray_is_ours
 from lib.errors import SettingsError, TissueError
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
-from lib.models.folder import MODEL_FILE, write_seen_images
-from lib.models.spec import KERAS_NETWORKS, ModelSpec, check_spec, parse_spec
+from lib.models.folder import MODEL_FILE, read_seen_images, write_seen_images
+from lib.models.spec import KERAS_NETWORKS, SAVED, ModelSpec, check_spec, parse_spec
 from lib.progress import Progress
 from lib.ray_data import start_ray
 from lib.storage.filesystem import Location
@@ -28,6 +28,7 @@ from lib.training.shards import FITTED_SPLITS, LaneShards
 
 logger = logging.getLogger(__name__)
 
+NEXT_TO_NOTHING = 0.001  # Ray refuses a worker that asks for nothing at all
 NOT_IDENTITY = {"verbose", "output", "num_workers", "use_gpu", "max_bad_fraction"}
 
 
@@ -97,11 +98,13 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     board = LocalBoard() if _in_this_process(config) else RemoteBoard()
     results = _run(config, spec, source, board)
     record = _record(folder.location.name, spec, source) | results
+    seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()
     if isinstance(source, TiffSource):
         record["counts"] = _account(source, board.ask("refused")).counts
-        write_seen_images(board.ask("checksums"), folder.location)
+        seen |= set(board.ask("checksums").items())
     else:
-        write_seen_images(source.checksums(FITTED_SPLITS), folder.location)
+        seen |= set(source.checksums(FITTED_SPLITS).items())
+    write_seen_images(seen, folder.location)
     return folder.complete(record | {"seconds": round(time.monotonic() - started, 3)})
 
 
@@ -136,7 +139,7 @@ def _run(config: TrainConfig, spec: ModelSpec, source: ImageSource, board: Board
 def _scaling(config: TrainConfig) -> ScalingConfig:
     workers = 0 if _in_this_process(config) else config.num_workers
     # On one machine, workers that hold CPUs for as long as they live would leave none to decode their images.
-    resources = {"CPU": 0, "GPU": int(config.use_gpu)} if ray_is_ours() else None
+    resources = {"CPU": NEXT_TO_NOTHING, "GPU": int(config.use_gpu)} if ray_is_ours() else None
     return ScalingConfig(num_workers=workers, use_gpu=config.use_gpu, resources_per_worker=resources)
 
 

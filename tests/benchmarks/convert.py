@@ -60,7 +60,8 @@ def _programs(source: Path) -> dict[str, Callable[[], object]]:
 def _job(source: Path) -> None:
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, "-m", "jobs.convert", "--source", str(source), "--output", output + "/dataset"]
-        subprocess.run([*command, "--image-size", str(SIZE)], check=True, capture_output=True)
+        flags = ["--image-size", str(SIZE), "--duplicates", "keep"]  # the source is a few pictures under many names
+        subprocess.run([*command, *flags], check=True, capture_output=True)
 
 
 def _pool(source: Path, convert: Callable[[str, str], None]) -> None:

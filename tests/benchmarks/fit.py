@@ -28,7 +28,7 @@ def run(repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = write_linked_source(Path(folder) / "tiffs", "uncompressed", COUNT)
         dataset = f"{folder}/dataset"
-        _job("convert", "--source", str(source), "--output", dataset, "--layout", "folder")
+        _job("convert", "--source", str(source), "--output", dataset, "--layout", "folder", "--duplicates", "keep")
         medians = {
             epochs: interleaved_medians(
                 {

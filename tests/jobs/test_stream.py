@@ -20,12 +20,3 @@ def test_streamed_training_accounts_for_every_file_and_learns_the_same_classes(
     assert record["image_encoding"] is None
     assert record["metrics"]["val_accuracy"] >= 0.6
     assert not (tmp_path / "model" / "images").exists()
-
-
-def test_streamed_training_refuses_more_damage_than_allowed(tiny_source: Path, tmp_path: Path) -> None:
-    result = run_job("train", "--source", tiny_source, "--output", tmp_path, *SETTINGS, "--max-bad-fraction", 0.01)
-    assert result.exit_code == 3
-    assert result.stdout == ""
-    assert "1 of 30 images are bad" in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "model.json").exists()
