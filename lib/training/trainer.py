@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -109,8 +108,8 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
 
 
 def _in_this_process(config: TrainConfig) -> bool:
-    """A single worker needs no process of its own, unless it is to run on another node of a cluster."""
-    return config.num_workers == 1 and len(ray.nodes()) == 1
+    """A single worker needs no process of its own, unless this one runs on the head of a cluster."""
+    return config.num_workers == 1 and ray_is_ours()
 
 
 def _run(config: TrainConfig, spec: ModelSpec, source: ImageSource, board: BoardClient) -> dict[str, Any]:
