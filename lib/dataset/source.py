@@ -21,6 +21,7 @@ from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.shards import DATASET_FILE
 from lib.ingest.tiff import UInt8Array
+from lib.ingest.tiff_range import with_measured_ranges
 from lib.ingest.unit import read_unit
 from lib.storage.filesystem import Location
 from lib.storage.output import read_complete
@@ -104,8 +105,7 @@ class ShardSource:
     @property
     def image_policy(self) -> ImageConfig:
         """How the TIFFs became these images."""
-        names = ImageConfig.model_fields.keys()
-        return ImageConfig.model_validate({name: self.record["settings"][name] for name in names})
+        return ImageConfig.model_validate(self.record["image_policy"])
 
     @property
     def content_hash(self) -> str:
@@ -165,7 +165,9 @@ class TiffSource:
     @classmethod
     def list_labelled(cls, folder: Location, images: ImageConfig, listing: ListingConfig) -> "TiffSource":
         """List a training source (see `lib.ingest.manifest.list_labelled` for what it raises)."""
-        return cls(folder, list_labelled(folder, listing), images, listing.images_per_shard)
+        listed = list_labelled(folder, listing)
+        policy = with_measured_ranges(folder, listed.images, images.part(ImageConfig))
+        return cls(folder, listed, policy, listing.images_per_shard)
 
     @property
     def class_names(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import ConvertConfig
+from lib.config import ConvertConfig, ImageConfig
 from lib.errors import DataError
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
@@ -17,6 +17,7 @@ from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff import UInt8Array
+from lib.ingest.tiff_range import with_measured_ranges
 from lib.ingest.unit import UnitResult, read_unit
 from lib.progress import Progress
 from lib.ray_data import map_units, start_ray, stream_tables, units_dataset
@@ -47,7 +48,8 @@ def convert_images(config: ConvertConfig) -> dict[str, Any]:
     if done := folder.begin():
         logger.info("convert: %s is already complete", config.output)
         return done
-    units = listing.units(config.images_per_shard)
+    config = with_measured_ranges(Location(config.source), listing.images, config)
+    units = listing.units(config.images_per_shard, made_with=config.tiff_range)
     with Progress("convert", listing.images.num_rows) as progress:
         converted = pa.concat_tables(_convert_units(units, config, progress))
         seconds = progress.seconds
@@ -136,6 +138,7 @@ def _record(config: ConvertConfig, listing: Listing, converted: pa.Table, accoun
     return {
         "class_names": listing.class_names,
         "image_size": config.image_size,
+        "image_policy": config.part(ImageConfig).model_dump(mode="json"),
         "encoding": {"format": "jpeg", "quality": config.quality},
         "source": config.source,
         "counts": accounting.counts,
@@ -148,7 +151,7 @@ def _record(config: ConvertConfig, listing: Listing, converted: pa.Table, accoun
 
 def content_hash(manifest: pa.Table, config: ConvertConfig) -> str:
     """Changes when an image, its label, its split or its conversion changes."""
-    digest = hashlib.blake2b(repr((config.image_size, config.quality)).encode(), digest_size=16)
+    digest = hashlib.blake2b(config.part(ImageConfig).model_dump_json().encode(), digest_size=16)
     columns = manifest.select(["image_id", "checksum", "label", "split", "verdict"]).sort_by("image_id")
     for row in columns.to_pylist():
         digest.update(repr(tuple(row.values())).encode())

@@ -62,13 +62,18 @@ class Listing:
                 digest.update(repr(tuple(row.values())).encode())
         return digest.hexdigest()
 
-    def units(self, images_per_unit: int | None) -> list[pa.Table]:
-        """The images in units of work, each of one split, with the name of their shard in a column `shard`."""
+    def units(self, images_per_unit: int | None, made_with: str = "") -> list[pa.Table]:
+        """The images in units of work, each of one split, with the name of their shard in a column `shard`.
+
+        Args:
+            images_per_unit: How many; see `lib.config.UnitConfig.images_per_shard`.
+            made_with: What was measured on the whole listing; part of a shard's name, as the listed files are.
+        """
         size = images_per_unit or min(max(self.images.num_rows // USUAL_UNITS, SMALLEST_UNIT), LARGEST_UNIT)
         return [
             unit
             for split in sorted(set(self.images["split"].to_pylist()), key=str)
-            for unit in _cut(self.images.filter(_is_split(self.images, split)), split, size)
+            for unit in _cut(self.images.filter(_is_split(self.images, split)), split, size, made_with)
         ]
 
 
@@ -202,9 +207,9 @@ def _is_split(images: pa.Table, split: str | None) -> pa.ChunkedArray:
     return pc.is_null(images["split"]) if split is None else pc.equal(images["split"], split)
 
 
-def _cut(images: pa.Table, split: str | None, size: int) -> Iterable[pa.Table]:
+def _cut(images: pa.Table, split: str | None, size: int, made_with: str) -> Iterable[pa.Table]:
     for index, start in enumerate(range(0, images.num_rows, size)):
         unit = images.slice(start, size)
-        digest = hashlib.blake2b(repr(unit.to_pylist()).encode(), digest_size=4).hexdigest()
+        digest = hashlib.blake2b(repr((made_with, unit.to_pylist())).encode(), digest_size=4).hexdigest()
         shard = f"{split or 'images'}-{index:05d}-{digest}.parquet"
         yield unit.append_column("shard", pa.array([shard] * unit.num_rows, pa.string()))

@@ -1,0 +1,145 @@
+"""Decoders in a child process: a crash or a hang is a refusal, the parent goes on, and no process is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import psutil
+import pytest
+
+from lib.errors import ImageRefused, TissueError
+from lib.ingest import tiff_decoding
+from lib.ingest.isolate import run_isolated
+from lib.ingest.tiff import decode_tiff
+from tests.fakes.crashes import crash, exhaust, hang
+from tests.fakes.tiff_bytes import NOISE, POLICY, refusal_of, written
+
+ROOT = Path(__file__).parents[2]
+NEEDS_CHILD = written(NOISE, compression="packbits")
+
+
+def crashing_lzw(seed: int) -> bytes:
+    """A stream on which `lzw_decode` of imagecodecs 2026.3.6 writes outside its memory."""
+    noise = np.random.default_rng(seed).integers(0, 256, 20_000, dtype=np.uint8)
+    return bytes.fromhex("804be040") + bytes(imagecodecs.lzw_encode(noise.tobytes()))[4:]
+
+
+def end_child() -> None:
+    """Make the next call start a new process."""
+    with pytest.raises(MemoryError, match="killed"):
+        run_isolated(10, signal.raise_signal, signal.SIGKILL)
+
+
+def test_a_call_gives_the_result_and_the_next_one_is_answered_by_the_same_process() -> None:
+    np.testing.assert_array_equal(run_isolated(10, np.flip, NOISE, axis=0), NOISE[::-1])
+    child = run_isolated(10, os.getpid)
+    assert child == run_isolated(10, os.getpid) != os.getpid()
+
+
+def test_a_decoder_that_really_crashes_is_a_refusal() -> None:
+    codes = set()
+    for seed in range(5):
+        end_child()  # a write outside of memory does no harm at once where a used process has memory of its own
+        with pytest.raises(ImageRefused) as caught:
+            run_isolated(10, imagecodecs.lzw_decode, crashing_lzw(seed))
+        codes.add(caught.value.code)
+        assert run_isolated(10, len, b"abc") == 3
+    assert codes <= {"decoder_crashed", "damaged"}
+    if imagecodecs.__version__ == "2026.3.6":
+        assert "decoder_crashed" in codes
+
+
+@pytest.mark.parametrize(("decoder", "code"), [(crash, "decoder_crashed"), (hang, "decoder_timeout")])
+def test_a_crash_or_hang_refuses_one_image_and_the_next_is_decoded(
+    decoder: object, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tiff_decoding, "_read_in_child", decoder)
+        patch.setattr(tiff_decoding, "_SECONDS", 0.5)
+        assert refusal_of(NEEDS_CHILD).code == code
+    np.testing.assert_array_equal(decode_tiff(NEEDS_CHILD, POLICY), NOISE)
+
+
+def test_what_the_machine_does_to_the_child_is_no_verdict_on_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    end_child()
+    with pytest.raises(TissueError, match="exit code -15"):
+        run_isolated(10, signal.raise_signal, signal.SIGTERM)
+    monkeypatch.setattr(tiff_decoding, "_read_in_child", exhaust)
+    with pytest.raises(MemoryError, match="no room"):
+        decode_tiff(NEEDS_CHILD, POLICY)
+
+
+def test_a_refusal_in_the_child_is_that_refusal_and_any_other_exception_is_damage() -> None:
+    with pytest.raises(ImageRefused) as caught:
+        run_isolated(10, int, "seven")
+    assert (caught.value.code, "ValueError" in caught.value.detail) == ("damaged", True)
+
+
+def test_threads_wait_for_each_other() -> None:
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda number: run_isolated(10, abs, -number), range(64))) == list(range(64))
+
+
+def test_a_child_that_cannot_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    end_child()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(TissueError, match="did not start"):
+        run_isolated(10, len, b"")
+
+
+def test_a_fork_has_a_child_of_its_own() -> None:
+    script = """
+import os
+from multiprocessing import get_context
+from lib.ingest.isolate import run_isolated
+
+def child(_):
+    return os.getpid(), run_isolated(10, os.getpid)
+
+if __name__ == "__main__":
+    mine = run_isolated(10, os.getpid)
+    with get_context("fork").Pool(2) as pool:
+        pairs = set(pool.map(child, range(8), chunksize=1))
+    assert run_isolated(10, os.getpid) == mine
+    assert mine not in {decoder for _, decoder in pairs}
+    assert len({decoder for _, decoder in pairs}) == len({worker for worker, _ in pairs})
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "raise SystemExit",
+        "os._exit(1)",
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "threading.Timer(0.3, os._exit, [1]).start(); run_isolated(1, time.sleep, 60)",
+    ],
+)
+def test_no_child_outlives_its_parent(end: str) -> None:
+    script = (
+        "import os, signal, threading, time\n"
+        "from lib.ingest.isolate import run_isolated\n"
+        "print(run_isolated(10, os.getpid), flush=True)\n" + end
+    )
+    parent = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=False, timeout=60, capture_output=True, text=True
+    )
+    assert parent.stderr == ""
+    deadline = time.monotonic() + 10
+    while is_running(int(parent.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
