@@ -40,6 +40,13 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     if done := folder.begin():
         logger.info("evaluate: %s is already complete", config.output)
         return done
+    with folder.writing():
+        return _evaluate(config, model, dataset, folder)
+
+
+def _evaluate(
+    config: EvaluateConfig, model: dict[str, Any], dataset: ShardSource, folder: OutputFolder
+) -> dict[str, Any]:
     work = predict_units(dataset, config.split, config)
     predictions = read_predictions(folder.location)
     if predictions.num_rows != dataset.count(config.split):

@@ -41,6 +41,11 @@ def predict_images(config: PredictConfig) -> dict[str, Any]:
     if done := folder.begin():
         logger.info("predict: %s is already complete", config.output)
         return done
+    with folder.writing():
+        return _predict(config, model, listing, folder)
+
+
+def _predict(config: PredictConfig, model: dict[str, Any], listing: Listing, folder: OutputFolder) -> dict[str, Any]:
     work = predict_units(_source(model, listing, config), None, config)
     accounting = Accounting.of(manifest := _manifest(listing, folder.location), listing.ids)
     write_table(manifest, folder.location / "manifest.parquet")

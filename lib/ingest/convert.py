@@ -40,14 +40,19 @@ def convert_images(config: ConvertConfig) -> dict[str, Any]:
         TooManyBadImagesError: If more images are quarantined than allowed; the manifest then names them.
         StorageError: If storage fails beyond its retries.
     """
-    output = Location(config.output)
     listing = list_labelled(Location(config.source), config)
     settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction"})
     inputs = {"source_listing": listing.content_hash}
-    folder = OutputFolder(output, DATASET_FILE, settings, inputs, parts_name_their_inputs=True)
+    folder = OutputFolder(Location(config.output), DATASET_FILE, settings, inputs, parts_name_their_inputs=True)
     if done := folder.begin():
         logger.info("convert: %s is already complete", config.output)
         return done
+    with folder.writing():
+        return _convert_listing(config, listing, folder)
+
+
+def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFolder) -> dict[str, Any]:
+    output = folder.location
     config = with_measured_ranges(Location(config.source), listing.images, config)
     units = listing.units(config.images_per_shard, made_with=config.tiff_range)
     with Progress("convert", listing.images.num_rows) as progress:

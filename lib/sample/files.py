@@ -141,6 +141,11 @@ def write_sample(config: SampleConfig) -> dict[str, Any]:
     if done := folder.begin():
         logger.info("sample: %s is already complete", config.output)
         return done
+    with folder.writing():
+        return _write_images(config, folder)
+
+
+def _write_images(config: SampleConfig, folder: OutputFolder) -> dict[str, Any]:
     images = list(sample_images(config))
     with Progress("sample", len(images)) as progress:
         for image in images:

@@ -5,6 +5,7 @@ carries the same settings. Readers use `read_complete`, which refuses a folder w
 """
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typing import Any
 
 from lib.errors import SettingsError
 from lib.storage.filesystem import Location
+from lib.storage.lease import WRITER_FILE, only_writer, refuse_second_writer
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +62,23 @@ class OutputFolder:
             record = (self.location / self.marker).read_json()
             self._refuse_other(record, self._identity)
             return record
+        refuse_second_writer(self.location)
         if (self.location / RUN_FILE).exists():
             self._continue((self.location / RUN_FILE).read_json())
-        elif not self.location.is_empty():
+        elif [file for file in self.location.list_files() if file.path != WRITER_FILE]:
             raise SettingsError(
                 f"--output {self.location.uri} is not empty and holds no {self.marker}; choose another folder"
             )
         (self.location / RUN_FILE).write_json(self._identity)
         return None
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Be the only writer of the folder for as long as the context lasts.
+
+        Raises:
+            SettingsError: If another run is writing.
+        """
+        return only_writer(self.location)
 
     @property
     def _identity(self) -> dict[str, Any]:

@@ -91,6 +91,13 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     if done := folder.begin():
         logger.info("train: %s is already complete", config.output)
         return done
+    with folder.writing():
+        return _train(config, spec, source, folder)
+
+
+def _train(
+    config: TrainConfig, spec: ModelSpec, source: ShardSource | TiffSource, folder: OutputFolder
+) -> dict[str, Any]:
     start_ray(config)
     started = time.monotonic()
     logger.info("train %s: %s", folder.location.name, spec.beginning)
