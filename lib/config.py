@@ -21,26 +21,28 @@ from pydantic import (
 
 LOCAL_SCHEME = "file://"
 REMOTE_SCHEMES = ("gs", "gdrive")
+URI_FORMS = "a local path, file://, gs://bucket/prefix or gdrive://<folder id>/path"
+URI_FORMS = "a local path, file://, gs://bucket/prefix or gdrive://<folder id>/path"
 
 
 def absolute_uri(uri: str) -> str:
     """A local path as an absolute one, since workers have their own working folder; other URIs as they are."""
     if not uri.strip():
-        raise ValueError("empty; expected a local path, file://, or gs://bucket/prefix")
+        raise ValueError(f"empty; expected {URI_FORMS}")
     if uri.startswith(LOCAL_SCHEME):
         uri = uri.removeprefix(LOCAL_SCHEME)
     scheme, separator, rest = uri.rpartition("://")
     if not rest.strip("/ ") and (separator or not uri):
-        raise ValueError("nothing follows the scheme; expected a local path, file:// or gs://bucket/prefix")
+        raise ValueError(f"nothing follows the scheme; expected {URI_FORMS}")
     if separator and scheme not in REMOTE_SCHEMES:
-        raise ValueError(f"cannot open {scheme}://; expected a local path, file:// or gs://bucket/prefix")
+        raise ValueError(f"cannot open {scheme}://; expected {URI_FORMS}")
     if separator:
         return uri.rstrip("/")
     return os.path.normpath(Path(uri).expanduser().absolute())
 
 
 StorageUri = Annotated[str, AfterValidator(absolute_uri)]
-"""A local path, `file://...`, or `gs://bucket/prefix`."""
+"""A local path, `file://...`, `gs://bucket/prefix` or `gdrive://<folder id>/path`."""
 
 
 SettingsT = TypeVar("SettingsT", bound="Settings")

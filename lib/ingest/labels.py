@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lib.errors import DataError, SettingsError
+from lib.storage.drive_names import UNREADABLE
 from lib.storage.filesystem import Location
 
 LABELLED_SPLITS = ("train", "test")
@@ -15,6 +16,7 @@ SPLITS = ("train", "validation", "test")
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 EXCLUSIONS = {
+    **UNREADABLE,
     "hidden_file": "a name that starts with a dot, or in a folder with such a name, as left by an operating system",
     "not_tiff_name": "the name does not end in .tif or .tiff",
     "outside_splits": "not below train/ or test/",

@@ -134,10 +134,10 @@ def _list(source: Location, place: Place) -> tuple[list[Row], list[Row]]:
     for file in files:
         placement = place(file.path)
         row = _row(file, placement)
-        if placement.exclusion is None:
-            images.append(row)
+        if reason := file.unreadable or placement.exclusion:
+            excluded.append(_excluded(row, reason))
         else:
-            excluded.append(_excluded(row, placement.exclusion))
+            images.append(row)
     return sorted(images, key=lambda image: str(image["image_id"])), excluded
 
 

@@ -1,4 +1,4 @@
-"""Bytes by URI: a local path, `file://`, or `gs://bucket/prefix`, behind one small object."""
+"""Bytes by URI, behind one small object: a local path, `file://`, `gs://bucket/prefix`, `gdrive://<folder id>/path`."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
+from lib.config import URI_FORMS
 from lib.errors import SettingsError, StorageError
 from lib.storage.checksum import verified_checksum
 from lib.storage.faults import attempt
@@ -22,8 +23,10 @@ from lib.storage.faults import attempt
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-SCHEMES = ("gs", "file")
+SCHEMES = ("gs", "gdrive", "file")
 FETCH_CONCURRENCY = 64
+VERSION_ARGUMENTS = {"gs": "generation", "gdrive": "version"}
+"""How a filesystem is told which version of a file to read."""
 PARTIAL = re.compile(r"/\.[0-9a-f]{32}\.partial$")
 """What a writer that was killed leaves behind on a local disk."""
 
@@ -37,12 +40,14 @@ class StoredFile:
         size_bytes: As the listing states it.
         checksum: As the listing states it (see `lib.storage.checksum`), or None where listing does not tell.
         version: Changes whenever the content is replaced: the generation, or the time of the last change.
+        unreadable: Why it has no bytes to read, as a reason code; None for a file.
     """
 
     path: str
     size_bytes: int
     checksum: str | None
     version: str | None = None
+    unreadable: str | None = None
 
 
 @lru_cache(maxsize=8)
@@ -51,6 +56,10 @@ def _filesystem(scheme: str) -> AbstractFileSystem:
         from lib.storage.gcs import gcs_filesystem
 
         return gcs_filesystem()
+    if scheme == "gdrive":
+        from lib.storage.drive import drive_filesystem
+
+        return drive_filesystem()
     from fsspec.implementations.local import LocalFileSystem
 
     return LocalFileSystem()
@@ -85,7 +94,7 @@ class Location:
         """
         scheme = self.uri.split("://", 1)[0] if "://" in self.uri else "file"
         if scheme not in SCHEMES:
-            raise SettingsError(f"cannot open {self.uri}: expected a local path, file:// or gs://bucket/prefix")
+            raise SettingsError(f"cannot open {self.uri}: expected {URI_FORMS}")
         return scheme
 
     @property
@@ -200,7 +209,8 @@ class Location:
 
     def _read_listed(self, file: StoredFile) -> tuple[bytes, str]:
         location = self / file.path
-        options = {"generation": file.version} if self.scheme == "gs" and file.version else {}
+        name = VERSION_ARGUMENTS.get(self.scheme)
+        options = {name: file.version} if name and file.version else {}
 
         def read() -> tuple[bytes, str]:
             data = bytes(self.filesystem.cat_file(location.path, **options))
@@ -228,6 +238,15 @@ class Location:
             copy.write_bytes(self.read_bytes())
             yield copy
 
+    def check_writable(self) -> None:
+        """Refuse a place that can never be written to, where that can be told beforehand.
+
+        Raises:
+            SettingsError: If the account owns no storage there.
+        """
+        if self.scheme == "gdrive":
+            self.filesystem.check_writable(self.path)
+
     def upload_folder(self, folder: Path) -> None:
         """Copy every file below a local folder to the same relative path here."""
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -246,7 +265,11 @@ def _write_local(path: Path, data: bytes) -> None:
 
 def _stored_file(path: str, info: dict[str, Any]) -> StoredFile:
     crc32c = info.get("crc32c")
-    version = info.get("generation") or info.get("mtime")
+    version = info.get("version") or info.get("generation") or info.get("mtime")
     return StoredFile(
-        path, int(info["size"]), f"crc32c:{crc32c}" if crc32c else None, str(version) if version else None
+        path,
+        int(info["size"] or 0),
+        info.get("checksum") or (f"crc32c:{crc32c}" if crc32c else None),
+        str(version) if version else None,
+        info.get("unreadable"),
     )

@@ -62,6 +62,7 @@ class OutputFolder:
             record = (self.location / self.marker).read_json()
             self._refuse_other(record, self._identity)
             return record
+        self.location.check_writable()
         refuse_second_writer(self.location)
         if (self.location / RUN_FILE).exists():
             self._continue((self.location / RUN_FILE).read_json())

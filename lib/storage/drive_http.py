@@ -1,0 +1,178 @@
+"""Requests to the Drive API: signed, within the quota, a session for each at a time, made again when that may help."""
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import requests
+
+from lib.errors import StorageError
+from lib.storage.drive_auth import DriveCredential
+from lib.storage.drive_errors import Rejection, TransientFailure
+from lib.storage.drive_settings import DriveSettings
+from lib.storage.limiter import Limiter
+
+logger = logging.getLogger(__name__)
+
+UNITS_LIST, UNITS_DOWNLOAD, UNITS_WRITE, UNITS_OTHER = 100, 200, 50, 5
+"""Quota units of a request. Source: https://developers.google.com/workspace/drive/api/guides/limits (May 2026)."""
+CONNECT_TIMEOUT_S = 20
+LONGEST_WAIT_S = 600.0
+"""A server that asks for a longer pause than this is not waited for."""
+UNAUTHORIZED = 401
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request.
+
+    Attributes:
+        method: HTTP method.
+        path: Below the endpoint, or a whole URL.
+        subject: What it is for, to follow "cannot" in messages.
+        units: What it costs of the quota.
+        params: Query parameters.
+        headers: Beside those of authorization.
+        body: What is sent.
+        accepted: Statuses that are no error.
+    """
+
+    method: str
+    path: str
+    subject: str
+    units: int
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    accepted: frozenset[int] = frozenset({200, 201, 204, 206})
+
+
+class DriveClient:
+    """Sends requests, from any thread."""
+
+    def __init__(self, settings: DriveSettings, credential: DriveCredential, limiter: Limiter) -> None:
+        self._settings = settings
+        self.credential = credential
+        self._limiter = limiter
+        self._turns = threading.BoundedSemaphore(settings.concurrency)
+        self._idle: deque[requests.Session] = deque()
+
+    def send(self, call: Call) -> requests.Response:
+        """Make a request until it is answered.
+
+        Raises:
+            StorageError: If it is refused, or fails too often.
+        """
+        return self.persist(lambda: self.once(call), call.subject)
+
+    def json(self, call: Call) -> dict[str, Any]:
+        """The JSON object that answers a request.
+
+        Raises:
+            StorageError: If it is refused, or fails too often.
+        """
+        return self.persist(lambda: parsed(self.once(call)), call.subject)
+
+    def persist(self, operation: Callable[[], ResultT], subject: str) -> ResultT:
+        """Do something until it succeeds, with exponential backoff and full jitter.
+
+        Raises:
+            StorageError: If it is refused, or has failed `attempts` times.
+
+        Source: Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015 ("full jitter").
+        """
+        longest_s = self._settings.first_pause_s
+        for attempt in range(1, self._settings.attempts + 1):
+            try:
+                return operation()
+            except TransientFailure as failure:
+                if attempt == self._settings.attempts or failure.pause_s > LONGEST_WAIT_S:
+                    wait = f"; it asks to wait {failure.pause_s:.0f} s" if failure.pause_s else ""
+                    raise StorageError(f"cannot {subject}: attempt {attempt} failed with {failure}{wait}") from failure
+                jitter_s = random.uniform(0, min(longest_s, self._settings.longest_pause_s))  # noqa: S311 - no secret
+                pause_s = max(failure.pause_s, jitter_s)
+                logger.info("drive: %s: %s; again in %.1f s", subject, failure, pause_s)
+                time.sleep(pause_s)
+                longest_s *= 2
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def once(self, call: Call) -> requests.Response:
+        """Make a request once, or twice if its access token was not taken.
+
+        Raises:
+            TransientFailure: If it may succeed later.
+            DriveRefused: If it will not.
+        """
+        token = self.credential.token()
+        response = self._exchange(call, token)
+        if response.status_code == UNAUTHORIZED:
+            response = self._exchange(call, self.credential.token(rejected=token))
+        if response.status_code in call.accepted:
+            return response
+        rejection = Rejection.of(response)
+        if rejection.is_too_many:
+            self._limiter.slow_down(min(rejection.pause_s, LONGEST_WAIT_S))
+        raise rejection.as_failure(call.subject, self.credential.account)
+
+    def _exchange(self, call: Call, token: str) -> requests.Response:
+        self._limiter.acquire(call.units)
+        url = call.path if "://" in call.path else self._settings.endpoint + call.path
+        with self._turns, self._session() as session:
+            try:
+                return session.request(
+                    call.method,
+                    url,
+                    params=call.params,
+                    headers={**call.headers, "Authorization": f"Bearer {token}"},
+                    data=call.body,
+                    timeout=(min(CONNECT_TIMEOUT_S, self._settings.timeout_s), self._settings.timeout_s),
+                    allow_redirects=False,
+                )
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                raise TransientFailure(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+    @contextmanager
+    def _session(self) -> Iterator[requests.Session]:
+        """A session that no other thread uses at the same time, with its connection still open if there is one."""
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = requests.Session()
+            session.auth = _keep_authorization
+        try:
+            yield session
+        finally:
+            self._idle.append(session)
+
+    def close(self) -> None:
+        """End the connections that are not in use."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _keep_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Without an `auth` of its own, a session lets an entry of ~/.netrc replace the Authorization header."""
+    return request
+
+
+def parsed(response: requests.Response) -> dict[str, Any]:
+    """The JSON object in an answer.
+
+    Raises:
+        TransientFailure: If there is none, as where a proxy answers in the place of Drive.
+    """
+    try:
+        content = response.json()
+    except ValueError as error:
+        raise TransientFailure(f"an answer that is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise TransientFailure("an answer that is not a JSON object")
+    return content
