@@ -31,7 +31,7 @@ PARTIAL = re.compile(r"/\.[0-9a-f]{32}\.partial$")
 """What a writer that was killed leaves behind on a local disk."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """One object below a folder.
 
