@@ -5,6 +5,8 @@ from typing import Any
 Summary = dict[str, Any]
 Record = dict[str, Any]
 
+SHOWN_REASONS = 5
+
 
 def sample_summary(record: Record, output: str) -> Summary:
     """From `sample.json`."""
@@ -12,9 +14,16 @@ def sample_summary(record: Record, output: str) -> Summary:
 
 
 def accounting_summary(record: Record, output: str) -> Summary:
-    """From `dataset.json` or `predictions.json`: what became of every listed file."""
+    """From `dataset.json` or `predictions.json`: what became of every listed file, and the most frequent reasons."""
     accepted = record["counts"]["accepted"]
-    return {**record["counts"], "images": accepted, **_speed(accepted, record["seconds"]), "output": output}
+    reasons = dict(list(record["reasons"].items())[:SHOWN_REASONS])
+    return {
+        **record["counts"],
+        "reasons": reasons,
+        "images": accepted,
+        **_speed(accepted, record["seconds"]),
+        "output": output,
+    }
 
 
 def training_summary(record: Record, output: str) -> Summary:

@@ -1,6 +1,5 @@
 """The evaluation folder: predictions of one split, metrics and plots."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,6 @@ from lib.models.folder import read_model_record, read_seen_images
 from lib.plots import confusion_matrix, per_class_bars, predicted_scatter, predicted_swarm, reliability
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
-
-logger = logging.getLogger(__name__)
 
 EVALUATION_FILE, METRICS_FILE = "evaluation.json", "metrics.json"
 
@@ -37,11 +34,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     settings = {"model_dir": config.model_dir, "dataset": config.dataset, "split": config.split}
     inputs = {"model_completed_at": model["completed_at"], "dataset_hash": dataset.content_hash}
     folder = OutputFolder(Location(config.output), EVALUATION_FILE, settings, inputs)
-    if done := folder.begin():
-        logger.info("evaluate: %s is already complete", config.output)
-        return done
-    with folder.writing():
-        return _evaluate(config, model, dataset, folder)
+    return folder.once(lambda: _evaluate(config, model, dataset, folder))
 
 
 def _evaluate(

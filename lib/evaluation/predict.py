@@ -1,6 +1,5 @@
 """The predictions folder: what a model says of TIFFs that have no label."""
 
-import logging
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +13,6 @@ from lib.models.folder import read_model_record
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
-
-logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.json"
 
@@ -38,11 +35,7 @@ def predict_images(config: PredictConfig) -> dict[str, Any]:
     }
     inputs = {"model_completed_at": model["completed_at"], "source_listing": listing.content_hash}
     folder = OutputFolder(Location(config.output), PREDICTIONS_FILE, settings, inputs)
-    if done := folder.begin():
-        logger.info("predict: %s is already complete", config.output)
-        return done
-    with folder.writing():
-        return _predict(config, model, listing, folder)
+    return folder.once(lambda: _predict(config, model, listing, folder))
 
 
 def _predict(config: PredictConfig, model: dict[str, Any], listing: Listing, folder: OutputFolder) -> dict[str, Any]:

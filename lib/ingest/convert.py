@@ -1,7 +1,6 @@
 """The Ray Data graph from TIFFs in storage to a dataset folder of small JPEG images in Parquet shards."""
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,8 +24,6 @@ from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 
-logger = logging.getLogger(__name__)
-
 
 def convert_images(config: ConvertConfig) -> dict[str, Any]:
     """Convert every image under the source and account for each of them; what is already done is not done again.
@@ -44,11 +41,7 @@ def convert_images(config: ConvertConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction"})
     inputs = {"source_listing": listing.content_hash}
     folder = OutputFolder(Location(config.output), DATASET_FILE, settings, inputs, parts_name_their_inputs=True)
-    if done := folder.begin():
-        logger.info("convert: %s is already complete", config.output)
-        return done
-    with folder.writing():
-        return _convert_listing(config, listing, folder)
+    return folder.once(lambda: _convert_listing(config, listing, folder))
 
 
 def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFolder) -> dict[str, Any]:

@@ -6,7 +6,6 @@ every class.
 
 import io
 import itertools
-import logging
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from lib.progress import Progress
 from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
-
-logger = logging.getLogger(__name__)
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -138,11 +135,7 @@ def write_sample(config: SampleConfig) -> dict[str, Any]:
     """
     settings = config.model_dump(mode="json", exclude={"verbose", "output"})
     folder = OutputFolder(Location(config.output), SAMPLE_FILE, settings)
-    if done := folder.begin():
-        logger.info("sample: %s is already complete", config.output)
-        return done
-    with folder.writing():
-        return _write_images(config, folder)
+    return folder.once(lambda: _write_images(config, folder))
 
 
 def _write_images(config: SampleConfig, folder: OutputFolder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ carries the same settings. Readers use `read_complete`, which refuses a folder w
 """
 
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -73,13 +73,20 @@ class OutputFolder:
         (self.location / RUN_FILE).write_json(self._identity)
         return None
 
-    def writing(self) -> AbstractContextManager[None]:
-        """Be the only writer of the folder for as long as the context lasts.
+    def once(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The completion record: that of this very run if the folder is complete, or else what `work` returns.
+
+        Args:
+            work: Fills the folder, as its only writer, and ends with `complete`.
 
         Raises:
-            SettingsError: If another run is writing.
+            SettingsError: If the folder holds another run, or one is writing into it.
         """
-        return only_writer(self.location)
+        if (done := self.begin()) is not None:
+            logger.info("%s is already complete", self.location.uri)
+            return done
+        with only_writer(self.location):
+            return work()
 
     @property
     def _identity(self) -> dict[str, Any]:

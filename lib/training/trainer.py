@@ -88,11 +88,7 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     require_imagenet_weights([spec], config.image_size)
     settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
     folder = OutputFolder(Location(config.output), MODEL_FILE, settings, {"dataset_hash": source.content_hash})
-    if done := folder.begin():
-        logger.info("train: %s is already complete", config.output)
-        return done
-    with folder.writing():
-        return _train(config, spec, source, folder)
+    return folder.once(lambda: _train(config, spec, source, folder))
 
 
 def _train(
