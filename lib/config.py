@@ -221,6 +221,15 @@ class ConvertConfig(ImageConfig, ListingConfig, JobConfig):
     """Dataset folder to write."""
     layout: Literal["shards", "folder"] = "shards"
     """`folder` also writes `<split>/<label>/<name>.jpg`, readable by Keras's `image_dataset_from_directory`."""
+    update: bool = False
+    """Bring a complete dataset folder up to date with its source: convert only new and changed files, drop those that are
+    gone. Files that stay keep their split."""
+
+    @model_validator(mode="after")
+    def _update_of_shards(self) -> Self:
+        if self.update and self.layout == "folder":
+            raise ValueError("--update works on shards alone; with --layout folder, convert into a new --output")
+        return self
 
 
 class FitConfig(Settings):

@@ -18,6 +18,7 @@ from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff import UInt8Array
 from lib.ingest.tiff_range import with_measured_ranges
 from lib.ingest.unit import UnitResult, read_unit
+from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
 from lib.progress import Progress
 from lib.ray_data import map_units, start_ray, stream_tables, units_dataset
 from lib.storage.filesystem import Location
@@ -38,18 +39,25 @@ def convert_images(config: ConvertConfig) -> dict[str, Any]:
         StorageError: If storage fails beyond its retries.
     """
     listing = list_labelled(Location(config.source), config)
-    settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction"})
+    settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction", "update"})
     inputs = {"source_listing": listing.content_hash}
-    folder = OutputFolder(Location(config.output), DATASET_FILE, settings, inputs, parts_name_their_inputs=True)
+    folder = OutputFolder(
+        Location(config.output), DATASET_FILE, settings, inputs, parts_name_their_inputs=True, may_update=config.update
+    )
     return folder.once(lambda: _convert_listing(config, listing, folder))
 
 
 def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFolder) -> dict[str, Any]:
     output = folder.location
+    earlier = Earlier([], listing)
+    if folder.is_complete():
+        earlier = keep_unchanged(listing, output / "images")
+        config = config.part(ConvertConfig, tiff_range=folder.record()["image_policy"]["tiff_range"])
     config = with_measured_ranges(Location(config.source), listing.images, config)
-    units = listing.units(config.images_per_shard, made_with=config.tiff_range)
+    units = earlier.remaining.units(config.images_per_shard, made_with=config.tiff_range)
     with Progress("convert", listing.images.num_rows) as progress:
-        converted = pa.concat_tables(_convert_units(units, config, progress))
+        progress.advance(sum(table.num_rows for table in earlier.verdicts))
+        converted = pa.concat_tables([*earlier.verdicts, *_convert_units(units, config, progress)])
         seconds = progress.seconds
     manifest = pa.concat_tables([converted.select(MANIFEST_SCHEMA.names), listing.excluded])
     accounting = Accounting.of(manifest, listing.ids)
@@ -59,9 +67,22 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
     duplicates = find_duplicates(converted.to_pylist())
     if config.duplicates == "refuse":
         duplicates.refuse(Location(config.source))
-    _delete_shards_of_other_units(output / "images", units)
     record = _record(config, listing, converted, accounting)
-    return folder.complete(record | {"duplicates": duplicates.summary(), "seconds": round(seconds, 3)})
+    record |= {"duplicates": duplicates.summary(), "seconds": round(seconds, 3)}
+    return _finish(folder, record, shard_names([converted]))
+
+
+def _finish(folder: OutputFolder, record: dict[str, Any], shards: set[str]) -> dict[str, Any]:
+    """Complete the folder and delete shards that are no longer part of the data set.
+
+    Before a first completion, but after an update: the record that readers find always names shards that exist.
+    """
+    if folder.is_complete():
+        completed = folder.complete(record)
+        _delete_other_shards(folder.location / "images", shards)
+        return completed
+    _delete_other_shards(folder.location / "images", shards)
+    return folder.complete(record)
 
 
 def refuse_emptied_classes(manifest: pa.Table, class_names: list[str]) -> None:
@@ -78,11 +99,13 @@ def refuse_emptied_classes(manifest: pa.Table, class_names: list[str]) -> None:
 
 
 def _convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progress) -> Iterator[pa.Table]:
+    if not units:
+        return
     start_ray(config)
     graph = map_units(units_dataset(units), convert_unit, fn_kwargs={"config": config}, num_cpus=1)
     for verdicts in stream_tables(graph):
         progress.advance(verdicts.num_rows)
-        yield verdicts
+        yield verdicts.cast(CONVERTED_SCHEMA)
 
 
 def convert_unit(unit: pa.Table, config: ConvertConfig) -> pa.Table:
@@ -107,7 +130,7 @@ def convert_unit(unit: pa.Table, config: ConvertConfig) -> pa.Table:
                 images.append(_encode(result, result.image, config))
         verdicts = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
         write_shard(images, verdicts, location)
-    return verdicts.append_column("shard", pa.array([shard] * verdicts.num_rows, pa.string()))
+    return with_shard(verdicts, shard)
 
 
 def _encode(result: UnitResult, image: UInt8Array, config: ConvertConfig) -> dict[str, Any]:
@@ -156,9 +179,8 @@ def content_hash(manifest: pa.Table, config: ConvertConfig) -> str:
     return digest.hexdigest()
 
 
-def _delete_shards_of_other_units(images: Location, units: list[pa.Table]) -> None:
-    """An interrupted run over a source that has changed since leaves shards that belong to no unit of this one."""
-    expected = {unit["shard"][0].as_py() for unit in units}
+def _delete_other_shards(images: Location, shards: set[str]) -> None:
+    """An interrupted run over a source that has changed since, or an update, leaves shards that hold old files."""
     for file in images.list_files():
-        if file.path not in expected:
+        if file.path not in shards:
             (images / file.path).delete()

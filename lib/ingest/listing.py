@@ -24,6 +24,7 @@ from lib.ingest.labels import (
     place_unlabelled,
 )
 from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA
+from lib.ingest.shards import shard_name
 from lib.ingest.splits import Member, choose_validation, refuse_torn_groups
 from lib.storage.filesystem import Location, StoredFile
 
@@ -210,6 +211,5 @@ def _is_split(images: pa.Table, split: str | None) -> pa.ChunkedArray:
 def _cut(images: pa.Table, split: str | None, size: int, made_with: str) -> Iterable[pa.Table]:
     for index, start in enumerate(range(0, images.num_rows, size)):
         unit = images.slice(start, size)
-        digest = hashlib.blake2b(repr((made_with, unit.to_pylist())).encode(), digest_size=4).hexdigest()
-        shard = f"{split or 'images'}-{index:05d}-{digest}.parquet"
+        shard = shard_name(split, f"{index:05d}", (made_with, unit.to_pylist()))
         yield unit.append_column("shard", pa.array([shard] * unit.num_rows, pa.string()))

@@ -3,6 +3,7 @@
 So shard and account are one object, written in one step: a shard that exists is a unit that is done.
 """
 
+import hashlib
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 from lib.errors import StorageError
 from lib.ingest.manifest import MANIFEST_SCHEMA
 from lib.storage.filesystem import Location
-from lib.storage.tables import footer, write_table
+from lib.storage.tables import footer, read_table, write_table
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -33,6 +34,21 @@ def write_shard(images: list[dict[str, Any]], verdicts: pa.Table, location: Loca
     """Write the accepted images of a unit, and the verdicts on all of its files."""
     metadata = {VERDICTS_KEY: json.dumps(verdicts.to_pylist(), ensure_ascii=False).encode()}
     write_table(pa.Table.from_pylist(images, schema=SHARD_SCHEMA.with_metadata(metadata)), location)
+
+
+def shard_name(split: str | None, place: str, content: object) -> str:
+    """A file name that changes with what the shard is made from."""
+    digest = hashlib.blake2b(repr(content).encode(), digest_size=4).hexdigest()
+    return f"{split or 'images'}-{place}-{digest}.parquet"
+
+
+def read_shard(location: Location) -> pa.Table:
+    """The images of a shard (`SHARD_SCHEMA`).
+
+    Raises:
+        StorageError: If it cannot be read as Parquet.
+    """
+    return read_table(location)
 
 
 def read_verdicts(location: Location) -> pa.Table:

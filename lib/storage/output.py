@@ -41,6 +41,7 @@ class OutputFolder:
         inputs: Hashes of what the content is made from. A complete folder made from other inputs is refused too; one
             under way goes on with the new inputs.
         parts_name_their_inputs: Whether parts written from other inputs have other names, so that they may stay.
+        may_update: Whether a complete folder made from other inputs is worked on again instead of refused.
     """
 
     location: Location
@@ -48,6 +49,7 @@ class OutputFolder:
     settings: dict[str, Any]
     inputs: dict[str, Any] = field(default_factory=dict)
     parts_name_their_inputs: bool = False
+    may_update: bool = False
 
     def begin(self) -> dict[str, Any] | None:
         """Take the folder, or find that this very run is already complete.
@@ -58,10 +60,8 @@ class OutputFolder:
         Raises:
             SettingsError: If the folder holds another run, or files that no run of ours wrote.
         """
-        if (self.location / self.marker).exists():
-            record = (self.location / self.marker).read_json()
-            self._refuse_other(record, self._identity)
-            return record
+        if self.is_complete():
+            return self._found(self.record())
         self.location.check_writable()
         refuse_second_writer(self.location)
         if (self.location / RUN_FILE).exists():
@@ -72,6 +72,22 @@ class OutputFolder:
             )
         (self.location / RUN_FILE).write_json(self._identity)
         return None
+
+    def record(self) -> dict[str, Any]:
+        """The completion record of a complete folder."""
+        return (self.location / self.marker).read_json()
+
+    def is_complete(self) -> bool:
+        """Whether the completion file exists."""
+        return (self.location / self.marker).exists()
+
+    def _found(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        if self.may_update and record.get("inputs") != self.inputs:
+            self._refuse_other(record, {**self._identity, "inputs": record.get("inputs")})
+            refuse_second_writer(self.location)
+            return None
+        self._refuse_other(record, self._identity)
+        return record
 
     def once(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The completion record: that of this very run if the folder is complete, or else what `work` returns.
