@@ -1,5 +1,6 @@
 """One unit of work: fetch the listed files, decode and resize each, and say of each what became of it."""
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,10 @@ from lib.errors import ImageRefused
 from lib.ingest.image import resize_image
 from lib.ingest.tiff import UInt8Array, decode_tiff
 from lib.storage.filesystem import FETCH_CONCURRENCY, Location, StoredFile
+
+COLLECT_BYTES = 32 * 2**20
+FETCH_BYTES = 256 * 2**20
+"""Most that one fetch of several files brings into memory."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,30 @@ def read_unit(unit: pa.Table, source: Location, config: ImageConfig) -> Iterator
         StorageError: If a file cannot be read as it was listed: a fault, not a bad image.
     """
     cv2.setNumThreads(1)  # Ray runs one unit a core; OpenCV's own threads would only compete with it
-    for start in range(0, unit.num_rows, FETCH_CONCURRENCY):
-        rows = unit.slice(start, FETCH_CONCURRENCY).to_pylist()
+    for rows in batches_to_fetch(unit.to_pylist()):
         files = [StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"]) for row in rows]
         for row, (data, checksum) in zip(rows, source.read_listed(files), strict=True):
             yield _decode(row | {"checksum": checksum}, data, config)
+            if row["size_bytes"] > COLLECT_BYTES:
+                gc.collect()  # tifffile's pages and files refer to each other, and so keep these bytes
+
+
+def batches_to_fetch(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut listed files into runs that are fetched at once.
+
+    As many as `FETCH_CONCURRENCY` and as large as `FETCH_BYTES` in all, but one file at least: this bounds the memory
+    of a worker, whatever the files are.
+    """
+    batch: list[dict[str, Any]] = []
+    size_bytes = 0
+    for row in rows:
+        if batch and (len(batch) == FETCH_CONCURRENCY or size_bytes + row["size_bytes"] > FETCH_BYTES):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(row)
+        size_bytes += row["size_bytes"]
+    if batch:
+        yield batch
 
 
 def _decode(row: dict[str, Any], data: bytes, config: ImageConfig) -> UnitResult:
