@@ -222,8 +222,8 @@ class ConvertConfig(ImageConfig, ListingConfig, JobConfig):
     layout: Literal["shards", "folder"] = "shards"
     """`folder` also writes `<split>/<label>/<name>.jpg`, readable by Keras's `image_dataset_from_directory`."""
     update: bool = False
-    """Bring a complete dataset folder up to date with its source: convert only new and changed files, drop those that are
-    gone. Files that stay keep their split."""
+    """Bring a complete dataset folder up to date with its source: convert only new and changed files, drop those that
+    are gone. Files that stay keep their split."""
 
     @model_validator(mode="after")
     def _update_of_shards(self) -> Self:
