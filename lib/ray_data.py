@@ -6,6 +6,7 @@ task writes has a name that only depends on its unit, and is written in one step
 Ray is imported when it is needed: it takes two seconds, and settings are refused before.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,10 @@ def prepare_context(verbose: bool = False) -> None:
     """Set Ray Data's options for this process and the graphs built in it."""
     import ray.data
 
+    if not verbose:
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a unit stays one block, whatever its size
     context.enable_progress_bars = verbose

@@ -48,7 +48,8 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
 def _fail(error: Exception) -> int:
     expected = _expected_cause(error)
     if expected is not None:
-        report_error(" ".join(str(expected).split()))
+        # Ray Data adds advice of its own to the message of what was raised in a task.
+        report_error(" ".join(str(expected).partition("\nFailed to apply UDF")[0].split()))
         return expected.exit_code
     report_error(" ".join(f"{type(error).__name__}: {error}".split()))
     traceback.print_exception(error)
@@ -83,5 +84,6 @@ def _set_up_messages(verbose: bool) -> None:
     )
     logging.getLogger("lib").setLevel(logging.INFO)
     if not verbose:
-        for name in ("ray", "ray.data", "ray.train", "absl", "gcsfs"):
+        for name in ("ray", "ray.data", "ray.train", "absl"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback

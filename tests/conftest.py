@@ -22,6 +22,7 @@ for name in ("RAY_ADDRESS", "STORAGE_EMULATOR_HOST", "DRIVE_API_ENDPOINT", "GOOG
 os.environ["RAY_TMPDIR"] = str(SCRATCH)
 os.environ["KERAS_HOME"] = str(SCRATCH / "keras")  # so that no weights of this machine's user are found
 os.environ["MPLBACKEND"] = "agg"
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # before a test imports gcsfs (see lib.storage.gcs)
 prepare_environment()
 
 

@@ -1,5 +1,7 @@
 """What filesystems raise, named: which file, what was tried, whether it may be tried again, and what to do."""
 
+import json
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TypeVar
@@ -48,13 +50,27 @@ def named(error: Exception, action: str, uri: str) -> StorageError | None:
         return StorageError(f"{what}: there is no such file or bucket")
     if (status := _status(error)) is not None:
         return _from_status(status, error, what)
-    if isinstance(error, ConnectionError | TimeoutError) or _is_connection_error(error):
+    if _may_pass(error):
         return TransientStorageError(f"{what}: {type(error).__name__} {_one_line(error)}".rstrip())
-    if _is_credentials_error(error):
-        return StorageError(f"{what}: {REMEDIES[HTTPStatus.UNAUTHORIZED]} ({_one_line(error)})")
-    if isinstance(error, OSError):
-        return StorageError(f"{what}: {error.strerror or _one_line(error)}")
-    return None
+    reason = _reason(error)
+    return None if reason is None else StorageError(f"{what}: {reason}")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a connection was lost or an answer cut short; HTTP clients go by name, so that none is imported."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    clients = {"ClientError", "RequestException", "IncompleteRead", "ChecksumError"}
+    return bool(names & clients) or isinstance(error, ConnectionError | TimeoutError | json.JSONDecodeError)
+
+
+def _reason(error: Exception) -> str | None:
+    """Why it is of no use to try again, or None if this is no fault of storage."""
+    if "GoogleAuthError" in {kind.__name__ for kind in type(error).__mro__}:
+        return f"{REMEDIES[HTTPStatus.UNAUTHORIZED]} ({_one_line(error)})"
+    # gcsfs has ValueErrors for what a server refuses with the word "invalid", and for buckets whose readers pay.
+    if isinstance(error, ValueError) and re.search("Bad Request|requester pays", str(error)):
+        return _one_line(error)
+    return (error.strerror or _one_line(error)) if isinstance(error, OSError) else None
 
 
 def _status(error: Exception) -> int | None:
@@ -70,16 +86,6 @@ def _from_status(status: int, error: Exception, what: str) -> StorageError:
         return TransientStorageError(f"{what}: HTTP {status} {_one_line(error)}".rstrip())
     remedy = REMEDIES.get(HTTPStatus(status)) if status in REMEDIES else None
     return StorageError(f"{what}: HTTP {status}: {remedy or _one_line(error)}")
-
-
-def _is_connection_error(error: Exception) -> bool:
-    """Whether an HTTP client lost its connection; told by name, so that no client is imported for it."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"ClientError", "RequestException", "IncompleteRead", "ChecksumError"})
-
-
-def _is_credentials_error(error: Exception) -> bool:
-    return "GoogleAuthError" in {kind.__name__ for kind in type(error).__mro__}
 
 
 def _one_line(error: Exception) -> str:

@@ -113,7 +113,13 @@ class Location:
 
     def is_file(self) -> bool:
         """Whether this is a file, not a folder."""
-        return bool(self._attempt("look for", lambda: self.filesystem.isfile(self.path)))
+        return bool(self._attempt("look for", self._is_file))
+
+    def _is_file(self) -> bool:
+        try:
+            return bool(self.filesystem.info(self.path)["type"] == "file")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def is_empty(self) -> bool:
         """Whether there is no file at or below this location."""
@@ -213,7 +219,11 @@ class Location:
         options = {name: file.version} if name and file.version else {}
 
         def read() -> tuple[bytes, str]:
-            data = bytes(self.filesystem.cat_file(location.path, **options))
+            try:
+                data = bytes(self.filesystem.cat_file(location.path, **options))
+            except FileNotFoundError as error:
+                reason = "it was removed or replaced since it was listed; run the command again"
+                raise StorageError(f"cannot read {location.uri}: {reason}") from error
             return data, verified_checksum(data, file.size_bytes, file.checksum, location.uri)
 
         return location._attempt("read", read)

@@ -11,14 +11,16 @@ CONNECT_S, STALL_S = 10.0, 30.0
 def gcs_filesystem() -> AbstractFileSystem:
     """The filesystem for `gs://`, with Application Default Credentials, or anonymous against an emulator.
 
-    gcsfs itself retries 408, 429, 5xx and broken connections six times, and refreshes tokens; a request that stalls is
-    tried again by `lib.storage.faults`.
+    gcsfs itself retries 408, 429, 5xx and broken connections six times, and refreshes tokens; what still fails, and a
+    request that stalls, is tried again by `lib.storage.faults`.
     """
     # Read when gcsfs is imported; without it each operation on a server other than Google's waits 60 s.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     from aiohttp import ClientTimeout
-    from gcsfs import GCSFileSystem
+
+    from lib.storage.gcs_verified import VerifiedGCSFileSystem
 
     token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"
     timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
-    return GCSFileSystem(token=token, use_listings_cache=False, requests_timeout=timeout)
+    # What is written is compared with the checksum that the server answers; "crc32c" would need one more package.
+    return VerifiedGCSFileSystem(token=token, consistency="md5", use_listings_cache=False, requests_timeout=timeout)

@@ -1,0 +1,388 @@
+"""Google Cloud Storage with faults on its way, played by a real fake-gcs-server behind a proxy of ours."""
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from lib.config import ConvertConfig
+from lib.errors import StorageError
+from lib.storage import gcs as gcs_module
+from lib.storage import retry as retry_module
+from lib.storage.filesystem import Location, StoredFile, _filesystem
+from tests.fakes.conversion import convert_here
+from tests.fakes.gcs import GcsServer, gcs_server
+from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.proxy import FaultyProxy, faulty_proxy
+from tests.fakes.sources import write_source
+
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # before any test imports gcsfs
+
+CONTENT = bytes(range(256)) * 40
+DOWNLOAD = r"GET .*a\.tif\?alt=media"
+STALL_S = 0.1
+FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "429": ("status", {"status": 429}),
+    "500": ("status", {"status": 500}),
+    "502": ("status", {"status": 502}),
+    "503": ("status", {"status": 503}),
+    "507": ("status", {"status": 507}),
+    "reset": ("reset", {}),
+    "lost answer": ("lose_answer", {}),
+    "short body": ("short", {}),
+    "truncated body": ("truncate", {}),
+    "flipped bit": ("flip", {}),
+    "stall": ("stall", {"seconds": 5 * STALL_S}),
+}
+REASONS = {
+    "429": "HTTP 429",
+    "500": "HTTP 500",
+    "502": "ProxyError",
+    "503": "HTTP 503",
+    "507": "HTTP 507",
+    "reset": "[Rr]eset by peer",
+    "lost answer": "[Rr]eset by peer",
+    "short body": "received 5120 of 10240 bytes",
+    "truncated body": "5120 bytes",
+    "flipped bit": "crc32c:.* was listed|checksum",
+    "stall": "TimeoutError",
+}
+every_fault = pytest.mark.parametrize("name", FAULTS)
+
+
+@pytest.fixture(scope="module")
+def gcs() -> Iterator[GcsServer]:
+    with gcs_server() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(gcs: GcsServer) -> Iterator[FaultyProxy]:
+    with faulty_proxy(gcs.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def waits(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The pauses between gcsfs's attempts, which are not made. This process works through the proxy."""
+    import gcsfs.retry
+
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr(retry_module, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(gcs_module, "STALL_S", STALL_S)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+    forget_connections()
+    yield pauses
+    forget_connections()
+
+
+def forget_connections() -> None:
+    from gcsfs import GCSFileSystem
+
+    _filesystem.cache_clear()
+    GCSFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def folder(waits: list[float], proxy: FaultyProxy) -> Location:
+    """A folder with one object, seen through the proxy."""
+    folder = Location("gs://lab/faults")
+    folder.delete()
+    (folder / "a.tif").write_bytes(CONTENT)
+    proxy.heal()
+    return folder
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The one line with which a call fails."""
+    with pytest.raises(StorageError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@every_fault
+def test_a_fault_that_passes_does_not_change_what_is_read(name: str, folder: Location, proxy: FaultyProxy) -> None:
+    files = folder.list_files()
+    kind, details = FAULTS[name]
+    fault = proxy.fail(kind, DOWNLOAD, times=2, **details)
+    [(data, checksum)] = folder.read_listed(files)
+    assert data == CONTENT
+    assert checksum == files[0].checksum
+    assert fault.hits == 2
+
+
+@every_fault
+def test_a_fault_that_stays_is_one_line_with_the_file_and_the_reason(
+    name: str, folder: Location, proxy: FaultyProxy
+) -> None:
+    files = folder.list_files()
+    kind, details = FAULTS[name]
+    proxy.fail(kind, DOWNLOAD, **details)
+    message = refusal(lambda: folder.read_listed(files))
+    assert "gs://lab/faults/a.tif" in message
+    assert re.search(REASONS[name], message)
+    assert "tried 5 times" in message
+
+
+def test_one_fault_of_each_kind_in_a_row_is_survived(folder: Location, proxy: FaultyProxy) -> None:
+    files = folder.list_files()
+    for position, (kind, details) in enumerate(FAULTS.values()):
+        fault = proxy.fail(kind, DOWNLOAD, times=1, **details)
+        assert folder.read_listed(files)[0][0] == CONTENT
+        assert fault.hits == 1, f"{kind} at position {position}"
+
+
+def test_many_files_read_through_many_faults_are_each_what_was_listed(folder: Location, proxy: FaultyProxy) -> None:
+    for number in range(60):
+        (folder / f"{number}.bin").write_bytes(bytes([number]) * (1000 + number))
+    files = folder.list_files()
+    for kind in ("status", "reset", "short", "truncate", "flip"):
+        proxy.fail(kind, "GET .*alt=media", probability=0.1)
+    contents = {file.path: data for file, (data, _) in zip(files, folder.read_listed(files), strict=True)}
+    assert contents.pop("a.tif") == CONTENT
+    assert contents == {f"{number}.bin": bytes([number]) * (1000 + number) for number in range(60)}
+    assert all(fault.hits for fault in proxy.faults)
+
+
+def test_a_slow_store_is_no_fault(folder: Location, proxy: FaultyProxy) -> None:
+    proxy.fail("latency", ".*", seconds=STALL_S / 3)
+    files = folder.list_files()
+    proxy.heal()
+    proxy.fail("latency", DOWNLOAD, seconds=STALL_S / 3)
+    assert folder.read_listed(files)[0][0] == CONTENT
+    assert len(proxy.matching(DOWNLOAD)) == 1
+
+
+@pytest.mark.parametrize("name", ["429", "503", "502", "reset", "lost answer", "short body", "stall"])
+def test_listing_looking_writing_and_deleting_survive_a_fault_at_each_request(
+    name: str, folder: Location, proxy: FaultyProxy
+) -> None:
+    kind, details = FAULTS[name]
+
+    def tried(call: Callable[[], object]) -> object:
+        proxy.heal()
+        fault = proxy.fail(kind, ".*", times=2, **details)
+        answer = call()
+        assert fault.hits == 2
+        return answer
+
+    assert tried(folder.exists) is True
+    assert [file.path for file in tried(folder.list_files)] == ["a.tif"]  # type: ignore[attr-defined]
+    tried(lambda: (folder / "b.json").write_json({"n": 1}))
+    assert tried((folder / "b.json").read_json) == {"n": 1}
+    tried((folder / "b.json").delete)
+    proxy.heal()
+    assert [file.path for file in folder.list_files()] == ["a.tif"]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "remedy"),
+    [
+        (401, "not signed in", "gcloud auth application-default login"),
+        (403, "no access", "Storage Object Viewer"),
+        (404, "gone", "no such file or bucket|removed or replaced since it was listed"),
+    ],
+)
+def test_what_does_not_pass_by_itself_fails_at_the_first_request_with_its_remedy(
+    status: int, message: str, remedy: str, folder: Location, proxy: FaultyProxy
+) -> None:
+    files = folder.list_files()
+    proxy.heal()
+    proxy.fail("status", ".*", status=status, message=message)
+    line = refusal(lambda: folder.read_listed(files))
+    assert "gs://lab/faults/a.tif" in line
+    assert re.search(remedy, line)
+    assert len(proxy.requests) == 1
+    proxy.requests.clear()
+    line = refusal(lambda: (folder / "b").write_bytes(b"x"))
+    assert "gs://lab/faults/b" in line
+    assert re.search(remedy, line)
+    assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_a_folder_that_cannot_be_looked_at_is_not_taken_for_an_empty_one(
+    status: int, folder: Location, proxy: FaultyProxy
+) -> None:
+    proxy.fail("status", ".*", status=status)
+    for call in (folder.exists, folder.is_empty, folder.list_files):
+        assert "gs://lab/faults" in refusal(call)
+
+
+def test_an_object_overwritten_after_it_was_listed_is_refused(folder: Location, proxy: FaultyProxy) -> None:
+    files = folder.list_files()
+    (folder / "a.tif").write_bytes(CONTENT[::-1])
+    proxy.heal()
+    assert "gs://lab/faults/a.tif" in refusal(lambda: folder.read_listed(files))
+    [request] = proxy.matching(DOWNLOAD)
+    assert f"generation={files[0].version}" in request.target
+
+
+def test_an_object_that_differs_from_its_listing_is_refused_without_generations_too(folder: Location) -> None:
+    [listed] = folder.list_files()
+    (folder / "a.tif").write_bytes(CONTENT[::-1])
+    without = StoredFile(listed.path, listed.size_bytes, listed.checksum)
+    assert "did it change?" in refusal(lambda: folder.read_listed([without]))
+
+
+def test_an_object_overwritten_after_it_was_listed_is_said_to_be_that(folder: Location) -> None:
+    files = folder.list_files()
+    (folder / "a.tif").write_bytes(CONTENT[::-1])
+    assert "since it was listed" in refusal(lambda: folder.read_listed(files))
+
+
+def test_a_fault_that_stays_is_given_up_within_three_minutes(
+    folder: Location, proxy: FaultyProxy, waits: list[float]
+) -> None:
+    """Six attempts of gcsfs in each of our five."""
+    files = folder.list_files()
+    proxy.fail("status", DOWNLOAD)
+    refusal(lambda: folder.read_listed(files))
+    assert len(proxy.matching(DOWNLOAD)) == 30
+    assert sum(waits) < 180
+
+
+def test_credentials_that_google_calls_invalid_are_tried_by_gcsfs_only(folder: Location, proxy: FaultyProxy) -> None:
+    """It may have been a token's last second."""
+    proxy.fail("status", ".*", status=401, message="Invalid Credentials")
+    assert "gcloud auth application-default login" in refusal((folder / "a.tif").read_bytes)
+    assert len(proxy.requests) == 6
+
+
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_a_file_that_cannot_be_looked_at_is_not_taken_for_a_missing_one(
+    status: int, folder: Location, proxy: FaultyProxy
+) -> None:
+    proxy.fail("status", ".*", status=status)
+    assert "gs://lab/faults/a.tif" in refusal((folder / "a.tif").is_file)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(400, "User project specified in the request is invalid."), (400, "Bucket is a requester pays bucket")],
+)
+def test_a_request_that_google_calls_invalid_is_one_line(
+    status: int, message: str, folder: Location, proxy: FaultyProxy
+) -> None:
+    files = folder.list_files()
+    proxy.fail("status", ".*", status=status, message=message)
+    for call in (folder.list_files, lambda: folder.read_listed(files), lambda: (folder / "b").write_bytes(b"x")):
+        assert "gs://lab/faults" in refusal(call)
+
+
+def test_a_truncated_listing_is_asked_for_again(folder: Location, proxy: FaultyProxy) -> None:
+    proxy.fail("truncate", r"GET .*/o\?", times=3)
+    assert [file.path for file in folder.list_files()] == ["a.tif"]
+
+
+@pytest.mark.parametrize("kind", ["truncate", "flip"])
+def test_a_file_that_was_not_listed_is_verified_too(kind: str, folder: Location, proxy: FaultyProxy) -> None:
+    proxy.fail(kind, DOWNLOAD, times=1)
+    assert (folder / "a.tif").read_bytes() == CONTENT
+
+
+def test_an_upload_that_arrives_changed_is_sent_again(folder: Location, proxy: FaultyProxy) -> None:
+    proxy.fail("flip_upload", "POST", times=1)
+    (folder / "b").write_bytes(CONTENT)
+    proxy.heal()
+    assert (folder / "b").read_bytes() == CONTENT
+
+
+# Jobs
+
+
+CLASSES, PER_SHARD = {"liver": 20, "lung": 20}, 6
+RANGE = ("--tiff-range", "0:255")  # so that no image is read to measure it
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_source(tmp_path_factory.mktemp("faults") / "source", CLASSES, test_per_class=10, size=32)
+
+
+def convert(uri: str, output: str, proxy: FaultyProxy) -> JobResult:
+    flags = ("--source", uri, "--output", output, "--image-size", 32, "--images-per-shard", PER_SHARD, *RANGE)
+    return run_job("convert", *flags, env={"STORAGE_EMULATOR_HOST": proxy.url})
+
+
+def test_credentials_that_are_refused_are_one_line_of_the_job(proxy: FaultyProxy, tmp_path: Path) -> None:
+    proxy.fail("status", ".*", status=401, message="not signed in")
+    result = convert("gs://lab/organs", str(tmp_path / "dataset"), proxy)
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert "gs://lab/organs" in line
+    assert "gcloud auth application-default login" in line
+
+
+def test_a_conversion_through_random_faults_gives_the_same_as_one_without(
+    gcs: GcsServer, source: Path, tmp_path: Path
+) -> None:
+    here = {"source": str(source), "output": str(tmp_path / "dataset"), "image_size": 32, "tiff_range": "0:255"}
+    expected = convert_here(ConvertConfig(**here, images_per_shard=PER_SHARD))
+    with faulty_proxy(gcs.url, seed=1) as proxy:
+        uri = gcs.upload(source, "organs")
+        proxy.fail("status", ".*", probability=0.05)
+        proxy.fail("reset", ".*", probability=0.02)
+        proxy.fail("truncate", "GET .*alt=media", probability=0.02)
+        result = convert(uri, "gs://lab/random/dataset", proxy)
+    assert result.summary["accepted"] == result.summary["listed"] == 60
+    assert result.summary["quarantined"] == 0
+    assert all(fault.hits for fault in proxy.faults), [(fault.kind, fault.hits) for fault in proxy.faults]
+    record = json.loads(gcs.read("random/dataset/dataset.json"))
+    assert record["content_hash"] == expected["content_hash"]
+    assert record["counts"] == expected["counts"]
+
+
+@pytest.fixture(scope="module")
+def failed(gcs: GcsServer, source: Path) -> JobResult:
+    """A conversion of which one image never arrives as a whole."""
+    uri = gcs.upload(source, "tissues")
+    with faulty_proxy(gcs.url) as proxy:
+        proxy.fail("truncate", r"GET .*liver_train_003\.tif\?alt=media")
+        result = convert(uri, "gs://lab/stays/dataset", proxy)
+        assert len(proxy.matching(r"liver_train_003\.tif\?alt=media")) == 5
+    return result
+
+
+def test_a_fault_that_stays_is_one_line_of_the_job(failed: JobResult) -> None:
+    *before, line = failed.stderr.splitlines()
+    assert re.match(r"error: (cannot read )?gs://lab/tissues/train/liver/liver_train_003\.tif: ", line)
+    assert line.endswith("(tried 5 times)")
+    assert all(re.match(r"\d\d:\d\d:\d\d convert: ", progress) for progress in before)
+
+
+def test_a_fault_that_stays_fails_the_run_and_the_next_one_fetches_only_what_is_missing(
+    gcs: GcsServer, failed: JobResult, proxy: FaultyProxy
+) -> None:
+    assert failed.exit_code == 1
+    assert "gs://lab/tissues/train/liver/liver_train_003.tif" in failed.stderr.splitlines()[-1]
+
+    names = [name.removeprefix("stays/dataset/") for name in gcs.names() if name.startswith("stays/dataset/")]
+    shards = [name for name in names if name.startswith("images/")]
+    assert sorted(set(names) - set(shards)) == ["run.json"]
+    tables = [pq.read_table(io.BytesIO(gcs.read(f"stays/dataset/{name}"))) for name in shards]
+    verdicts = [row for table in tables for row in json.loads(table.schema.metadata[b"verdicts"])]
+    assert {row["verdict"] for row in verdicts} == {"accepted"}
+    assert len(verdicts) < 60
+
+    result = convert("gs://lab/tissues", "gs://lab/stays/dataset", proxy)
+    assert result.summary["accepted"] == result.summary["listed"] == 60
+    done = {f"tissues/{row['path']}" for row in verdicts}
+    fetched = [
+        request.target.split("/o/")[1].split("?")[0] for request in proxy.matching("GET .*/o/tissues/.*alt=media")
+    ]
+    expected = {name for name in gcs.names() if name.startswith("tissues/")} - done
+    assert sorted(fetched) == sorted(expected)
