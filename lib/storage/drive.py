@@ -205,7 +205,7 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             StorageError: If one cannot be read.
         """
         if recursive:
-            raise NotImplementedError("cat of a folder; give the paths that find returns")
+            raise ValueError("cat of a folder; give the paths that find returns")
         if isinstance(path, str):
             return self.cat_file(path)
         stripped = [self._strip_protocol(name) for name in path]
@@ -228,7 +228,7 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
         if mode != "rb":
-            raise NotImplementedError(f"open with mode {mode!r}; a file is written in one piece with pipe_file")
+            raise ValueError(f"open with mode {mode!r}; a file is written in one piece with pipe_file")
         return io.BytesIO(self.cat_file(path))
 
     # Writing

@@ -283,7 +283,7 @@ def test_a_google_document_is_not_overwritten(lab: WritableLab) -> None:
 
 
 def test_writing_is_in_one_piece(lab: WritableLab) -> None:
-    with pytest.raises(NotImplementedError, match="pipe_file"):
+    with pytest.raises(ValueError, match="pipe_file"):
         lab.filesystem().open(f"{lab.root}/a.bin", "wb")
 
 
