@@ -6,7 +6,7 @@ Ray Data. A unit decodes to a table of `DECODED_SCHEMA`, so whoever reads it nee
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,14 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lib.config import ImageConfig, ListingConfig
+from lib.ingest.duplicates import find_duplicates, with_checksums
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.shards import DATASET_FILE
 from lib.ingest.tiff import UInt8Array
-from lib.ingest.tiff_range import with_measured_ranges
+from lib.ingest.tiff_range import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.storage.filesystem import Location
-from lib.storage.output import read_complete
+from lib.storage.output import OutputFolder, read_complete
 from lib.storage.tables import read_table
 
 DECODED_SCHEMA = pa.schema(
@@ -165,9 +166,31 @@ class TiffSource:
     @classmethod
     def list_labelled(cls, folder: Location, images: ImageConfig, listing: ListingConfig) -> "TiffSource":
         """List a training source (see `lib.ingest.manifest.list_labelled` for what it raises)."""
-        listed = list_labelled(folder, listing)
-        policy = with_measured_ranges(folder, listed.images, images.part(ImageConfig))
-        return cls(folder, listed, policy, listing.images_per_shard)
+        return cls(folder, list_labelled(folder, listing), images.part(ImageConfig), listing.images_per_shard)
+
+    def with_ranges(self, output: OutputFolder) -> "TiffSource":
+        """The source with the ranges of its sample values decided, once for the run that writes a folder."""
+        return replace(self, config=with_ranges_of_run(output, self.folder, self.listing.images, self.config))
+
+    def count_duplicates(self, duplicates: str) -> dict[str, int]:
+        """Count the images of the same bytes before they are used.
+
+        Where the listing states no checksums, images of equal size are read for that, also those for testing.
+
+        Args:
+            duplicates: See `lib.config.ListingConfig.duplicates`.
+
+        Raises:
+            DataError: With `refuse`, if any are in two classes or in train and test.
+            StorageError: If an image cannot be read.
+        """
+        images = self.listing.images
+        if duplicates != "drop":  # else they have been read already, and none is left
+            images = with_checksums(images, self.folder)
+        found = find_duplicates(images)
+        if duplicates == "refuse":
+            found.refuse(self.folder)
+        return found.summary()
 
     @property
     def class_names(self) -> list[str]:

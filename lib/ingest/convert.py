@@ -1,6 +1,5 @@
 """The Ray Data graph from TIFFs in storage to a dataset folder of small JPEG images in Parquet shards."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,10 +12,10 @@ from lib.errors import DataError
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
-from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
+from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting, content_digest
 from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff import UInt8Array
-from lib.ingest.tiff_range import with_measured_ranges
+from lib.ingest.tiff_range import with_ranges_of_run
 from lib.ingest.unit import UnitResult, read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
 from lib.progress import Progress
@@ -53,7 +52,7 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
     if folder.is_complete():
         earlier = keep_unchanged(listing, output / "images")
         config = config.part(ConvertConfig, tiff_range=folder.record()["image_policy"]["tiff_range"])
-    config = with_measured_ranges(Location(config.source), listing.images, config)
+    config = with_ranges_of_run(folder, Location(config.source), listing.images, config)
     units = earlier.remaining.units(config.images_per_shard, made_with=config.tiff_range)
     with Progress("convert", listing.images.num_rows) as progress:
         progress.advance(sum(table.num_rows for table in earlier.verdicts))
@@ -64,7 +63,7 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
     write_table(manifest, output / "manifest.parquet")
     accounting.refuse_too_many_bad(config.max_bad_fraction)
     refuse_emptied_classes(converted, listing.class_names)
-    duplicates = find_duplicates(converted.to_pylist())
+    duplicates = find_duplicates(converted)
     if config.duplicates == "refuse":
         duplicates.refuse(Location(config.source))
     record = _record(config, listing, converted, accounting)
@@ -92,7 +91,7 @@ def refuse_emptied_classes(manifest: pa.Table, class_names: list[str]) -> None:
         DataError: Naming the first such class.
     """
     accepted = pc.and_(pc.equal(manifest["verdict"], "accepted"), pc.equal(manifest["split"], "train"))
-    left = set(manifest.filter(accepted)["label"].to_pylist())
+    left = set(manifest["label"].filter(accepted).unique().to_pylist())
     for name in class_names:
         if name not in left:
             raise DataError(f"class {name!r} has no usable training image left; see the reasons in manifest.parquet")
@@ -150,7 +149,8 @@ def jpeg_path(row: dict[str, Any]) -> str:
 
 def _record(config: ConvertConfig, listing: Listing, converted: pa.Table, accounting: Accounting) -> dict[str, Any]:
     shards = (
-        converted.filter(pc.equal(converted["verdict"], "accepted"))
+        pa.table({"shard": converted["shard"].cast(pa.string()), "split": converted["split"]})
+        .filter(pc.equal(converted["verdict"], "accepted"))
         .group_by(["shard", "split"])
         .aggregate([([], "count_all")])
         .sort_by("shard")
@@ -172,11 +172,8 @@ def _record(config: ConvertConfig, listing: Listing, converted: pa.Table, accoun
 
 def content_hash(manifest: pa.Table, config: ConvertConfig) -> str:
     """Changes when an image, its label, its split or its conversion changes."""
-    digest = hashlib.blake2b(config.part(ImageConfig).model_dump_json().encode(), digest_size=16)
     columns = manifest.select(["image_id", "checksum", "label", "split", "verdict"]).sort_by("image_id")
-    for row in columns.to_pylist():
-        digest.update(repr(tuple(row.values())).encode())
-    return digest.hexdigest()
+    return content_digest(columns, config.part(ImageConfig).model_dump_json())
 
 
 def _delete_other_shards(images: Location, shards: set[str]) -> None:

@@ -1,11 +1,13 @@
 """Runs a decoder in a child process, so that a crash or a hang in native code is a refusal of one image.
 
 There is one child a process. It is started at the first call (0.3 s) and kept, so a call costs two copies through a
-socket. It does not outlive its parent: it ends when its end of the socket closes, or by its own alarm if it hangs.
+socket. The child imports the decoders and never runs them: its forks do, one after the other. A fork that has raised
+anything ends, since a damaged stream may have damaged its memory too, and the next one takes a few milliseconds. None
+of them outlives the parent: a fork ends when its end of the socket closes, or by its own alarm if it hangs.
 """
 
 import atexit
-import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -21,7 +23,12 @@ from lib.ingest.refusals import as_verdict
 Parameters = ParamSpec("Parameters")
 ResultT = TypeVar("ResultT")
 
-_PROGRAM = "import sys; from lib.ingest.isolate import _serve; _serve(int(sys.argv[1]))"
+_PROGRAM = "import sys; from lib.ingest.isolate import _serve_with_forks; _serve_with_forks(*sys.argv[1:])"
+_SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
+_ANOTHER = 100
+"""The exit code of a fork that has raised something."""
+_BY_SIGNAL = 128
+"""The exit code of the child if a fork was ended by signal 0; shells count so too."""
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
 
 
@@ -46,17 +53,23 @@ def run_isolated(
 
 
 class _Child:
-    """A process that answers calls one after the other."""
+    """A process that answers calls one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        module: What most calls need, imported once.
+    """
+
+    def __init__(self, module: str) -> None:
         self._connection, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603 - this interpreter, with a text of our own
-                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno())],
+                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), module],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)},
+                env=os.environ
+                | _SINGLE_THREADED
+                | {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)},
             )
         try:
             self._connection.recv()  # it says that it is ready
@@ -69,12 +82,14 @@ class _Child:
         return self._connection.recv()
 
     def stop(self) -> int:
-        """End the process if it has not ended; its exit code, negative for a signal."""
+        """End the process if it has not ended; the exit code of its last fork, negative for a signal."""
         self._connection.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(timeout=5)
-        self.process.kill()
-        return self.process.wait()
+        try:
+            exit_code = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            exit_code = self.process.wait()
+        return _BY_SIGNAL - exit_code if exit_code > _BY_SIGNAL else exit_code
 
     def forget(self) -> None:
         """In a fork of the parent: leave the child to the parent."""
@@ -89,12 +104,12 @@ class _Slot:
         self._lock = threading.Lock()
         self._child: _Child | None = None
 
-    def run(self, time_limit_s: float, *call: Any) -> Any:
+    def run(self, time_limit_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
         with self._lock:
             if self._child is None:
-                self._child = _Child()
+                self._child = _Child(function.__module__)
             try:
-                result, error = self._child.call(time_limit_s, *call)
+                result, error = self._child.call(time_limit_s, function, *arguments)
             except (EOFError, OSError) as ended:
                 raise _verdict_on_end(self._stop(), time_limit_s) from ended
         if error is not None:
@@ -127,19 +142,36 @@ def _verdict_on_end(exit_code: int, time_limit_s: float) -> Exception:
     return TissueError(f"the decoder process ended with exit code {exit_code}, which is no verdict on an image")
 
 
-def _serve(descriptor: int) -> None:
-    """What the child does until the parent closes the connection."""
+def _serve_with_forks(descriptor: str, module: str) -> None:
+    """What the child does: its forks answer until one of them ends for another reason than an exception."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then closes the connection
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even inside native code
-    with contextlib.suppress(EOFError, OSError), Connection(descriptor) as connection:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends a fork even inside native code
+    importlib.import_module(module)
+    with Connection(int(descriptor)) as connection:
         connection.send(None)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the last words of a decoder that crashes
+        exit_code = _ANOTHER
+        while exit_code == _ANOTHER:
+            fork = os.fork()
+            if fork == 0:
+                os._exit(_serve(connection))
+            exit_code = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+    sys.exit(exit_code if exit_code >= 0 else _BY_SIGNAL - exit_code)
+
+
+def _serve(connection: "Connection[Any, Any]") -> int:
+    """Answer until a call raises something or the parent closes the connection; the exit code of the fork."""
+    try:
         while True:
             time_limit_s, function, args, kwargs = connection.recv()
             signal.setitimer(signal.ITIMER_REAL, time_limit_s)
-            outcome = _outcome(function, args, kwargs)
+            result, error = _outcome(function, args, kwargs)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(outcome)
+            connection.send((result, error))
+            if error is not None:
+                return _ANOTHER
+    except (EOFError, OSError):
+        return 0
 
 
 def _outcome(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Exception | None]:

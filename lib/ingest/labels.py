@@ -2,10 +2,13 @@
 
 import csv
 import io
+import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lib.errors import DataError, SettingsError
 from lib.storage.drive_names import UNREADABLE
@@ -28,7 +31,7 @@ EXCLUSIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where a file belongs: a label and split, or the code of the reason why it does not count as an image."""
 
@@ -59,24 +62,38 @@ def place_unlabelled(path: str) -> Placement:
     return Placement(exclusion=_not_an_image(path))
 
 
+def with_groups(place: Place, pattern: str) -> Place:
+    """Places as before, each image in the group that a regular expression finds in its path, None where it does not."""
+    expression = re.compile(pattern)
+    part = 1 if expression.groups else 0
+
+    def placed(path: str) -> Placement:
+        placement = place(path)
+        if placement.exclusion:
+            return placement
+        match = expression.search(path)
+        return replace(placement, group=match.group(part) if match else None)
+
+    return placed
+
+
 def _not_an_image(path: str) -> str | None:
     if any(part.startswith(".") for part in path.split("/")):
         return "hidden_file"
     return None if path.lower().endswith(TIFF_SUFFIXES) else "not_tiff_name"
 
 
-def check_classes(labelled: Iterable[tuple[str, str]], validation_fraction: float) -> list[str]:
+def check_classes(counts: Mapping[tuple[str, str], int], validation_fraction: float) -> list[str]:
     """The class names in order, if a model can be trained on them.
 
     Args:
-        labelled: Label and split (`train` or `test`) of every image.
+        counts: How many images have a label and split (`train` or `test`).
         validation_fraction: Whether each class needs an image for validation too.
 
     Raises:
         DataError: If there are fewer than two classes, a class is only in the test split, or a class is too
             small to be in both train and validation.
     """
-    counts = Counter(labelled)
     class_names = sorted({label for label, split in counts if split == "train"})
     only_test = sorted({label for label, split in counts if split == "test"} - set(class_names))
     if only_test:
@@ -99,15 +116,21 @@ class LabelTable:
 
     Attributes:
         uri: Where it is from, for messages.
-        rows: By path, relative to the source.
+        places: Label, split and group by path, relative to the source; one object for all rows that agree in them.
+        has_groups: Whether the column was there that groups were asked to be taken from.
     """
 
     uri: str
-    rows: dict[str, dict[str, str]]
+    places: dict[str, Placement]
+    has_groups: bool
 
     @classmethod
-    def read(cls, location: Location) -> "LabelTable":
+    def read(cls, location: Location, group_by: str | None = None) -> "LabelTable":
         """Read a table.
+
+        Args:
+            location: The file.
+            group_by: The column of the groups; `group` if there is none of that name.
 
         Raises:
             SettingsError: If it is missing, has no `path` or `label` column, an empty cell in one of them, an unknown
@@ -115,39 +138,41 @@ class LabelTable:
         """
         if not location.is_file():
             raise SettingsError(f"--labels {location.uri}: there is no such file")
-        reader = csv.DictReader(io.StringIO(location.read_bytes().decode("utf-8-sig")))
-        missing = sorted({"path", "label"} - set(reader.fieldnames or []))
+        reader = csv.DictReader(io.TextIOWrapper(io.BytesIO(location.read_bytes()), "utf-8-sig", newline=""))
+        columns = set(reader.fieldnames or [])
+        missing = sorted({"path", "label"} - columns)
         if missing:
             raise SettingsError(f"--labels {location.uri} has no column {missing[0]!r}; expected at least path,label")
-        rows: dict[str, dict[str, str]] = {}
+        group_column = group_by if group_by in columns else "group"
+        places: dict[str, Placement] = {}
+        shared: dict[Placement, Placement] = {}
         for row in reader:
-            problem = _row_problem(row, rows)
+            problem = _row_problem(row, places)
             if problem:
                 raise SettingsError(f"--labels {location.uri}, line {reader.line_num}: {problem}")
-            rows[row["path"]] = row
-        return cls(location.uri, rows)
+            place = Placement(row["label"], row.get("split") or "train", row.get(group_column) or None)
+            places[row["path"]] = shared.setdefault(place, place)
+        return cls(location.uri, places, group_by in columns)
 
     def place(self, path: str) -> Placement:
         """Label, split (train unless stated) and group of a file."""
         if exclusion := _not_an_image(path):
             return Placement(exclusion=exclusion)
-        row = self.rows.get(path)
-        if row is None:
-            return Placement(exclusion="not_in_table")
-        return Placement(label=row["label"], split=row.get("split") or "train", group=row.get("group") or None)
+        return self.places.get(path) or Placement(exclusion="not_in_table")
 
-    def refuse_missing_files(self, listed: Iterable[str]) -> None:
+    def refuse_missing_files(self, listed: pa.Array | pa.ChunkedArray) -> None:
         """Stop when the table names files that are not in the source.
 
         Raises:
             DataError: Naming the first one.
         """
-        missing = sorted(self.rows.keys() - set(listed))
+        named = pa.array(self.places, pa.string())
+        missing = sorted(named.filter(pc.invert(pc.is_in(named, listed))).to_pylist())
         if missing:
             raise DataError(f"--labels {self.uri} names {len(missing)} files that the source lacks, as {missing[0]!r}")
 
 
-def _row_problem(row: dict[str, str], earlier: dict[str, dict[str, str]]) -> str | None:
+def _row_problem(row: dict[str, str], earlier: Mapping[str, Placement]) -> str | None:
     empty = [name for name in ("path", "label") if not row[name]]
     if empty:
         return f"{empty[0]} is empty"

@@ -2,11 +2,10 @@
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,17 +21,19 @@ from lib.ingest.labels import (
     label_typos,
     place_labelled,
     place_unlabelled,
+    with_groups,
 )
-from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA
-from lib.ingest.shards import shard_name
-from lib.ingest.splits import Member, choose_validation, refuse_torn_groups
+from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, ROWS_AT_ONCE, content_digest
+from lib.ingest.shards import shard_column, shard_name
+from lib.ingest.splits import choose_validation, refuse_torn_groups
 from lib.storage.filesystem import Location, StoredFile
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_UNIT, LARGEST_UNIT, USUAL_UNITS = 16, 512, 16
 
-Row = dict[str, Any]
+PLACED_SCHEMA = LISTING_SCHEMA.append(pa.field("reason", pa.string()))
+"""A listed file, and why it does not count as an image, null if it does."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Listing:
     """What a source holds.
 
     Attributes:
-        images: The files that count as images, `LISTING_SCHEMA`, sorted by `image_id`, which is as good as shuffled.
+        images: The files that count as images, `LISTING_SCHEMA`, sorted by split and then by `image_id`, which is as
+            good as shuffled.
         excluded: The others, `MANIFEST_SCHEMA`, each with its reason.
         class_names: The labels in order; empty for a source without labels.
     """
@@ -50,18 +52,15 @@ class Listing:
     class_names: list[str]
 
     @property
-    def ids(self) -> list[str]:
+    def ids(self) -> pa.ChunkedArray:
         """The `image_id` of every listed file."""
-        return [*self.images["image_id"].to_pylist(), *self.excluded["image_id"].to_pylist()]
+        return pa.chunked_array([*self.images["image_id"].chunks, *self.excluded["image_id"].chunks], pa.string())
 
     @property
     def content_hash(self) -> str:
         """Changes when a file is added, removed, renamed, replaced, or gets another label or split."""
-        digest = hashlib.blake2b(digest_size=16)
-        for table in (self.images, self.excluded):
-            for row in table.select(["path", "size_bytes", "checksum", "version", "label", "split"]).to_pylist():
-                digest.update(repr(tuple(row.values())).encode())
-        return digest.hexdigest()
+        columns = ["path", "size_bytes", "checksum", "version", "label", "split"]
+        return content_digest(pa.concat_tables([self.images.select(columns), self.excluded.select(columns)]))
 
     def units(self, images_per_unit: int | None, made_with: str = "") -> list[pa.Table]:
         """The images in units of work, each of one split, with the name of their shard in a column `shard`.
@@ -71,11 +70,13 @@ class Listing:
             made_with: What was measured on the whole listing; part of a shard's name, as the listed files are.
         """
         size = images_per_unit or min(max(self.images.num_rows // USUAL_UNITS, SMALLEST_UNIT), LARGEST_UNIT)
-        return [
-            unit
-            for split in sorted(set(self.images["split"].to_pylist()), key=str)
-            for unit in _cut(self.images.filter(_is_split(self.images, split)), split, size, made_with)
-        ]
+        units: list[pa.Table] = []
+        start = 0
+        for run in self.images["split"].value_counts().to_pylist():  # splits are in order: slices, no copies
+            images = self.images.slice(start, run["counts"])
+            units += _cut(images, run["values"], size, made_with)
+            start += run["counts"]
+        return units
 
 
 def image_id(path: str) -> str:
@@ -91,26 +92,29 @@ def list_labelled(source: Location, config: ListingConfig) -> Listing:
         DataError: If the classes cannot be trained on (see `check_classes`), a group is in training and in the test
             split, or the table of labels names files that are not there.
     """
-    table = LabelTable.read(Location(config.labels)) if config.labels else None
-    images, excluded = _list(source, table.place if table else place_labelled)
+    table = LabelTable.read(Location(config.labels), config.group_by) if config.labels else None
+    images, excluded = _list(source, _placing(table, config.group_by))
     if table:
-        table.refuse_missing_files(row["path"] for row in (*images, *excluded))
-    _set_groups(images, config, table)
+        table.refuse_missing_files(pa.chunked_array([*images["path"].chunks, *excluded["path"].chunks], pa.string()))
+    if _is_unmatched(config.group_by, table, images):
+        raise SettingsError(f"--group-by {config.group_by!r} is no column of --labels and matches no path")
     if config.duplicates == "drop":
         images, excluded = _without_duplicates(images, excluded, source)
-    splits = Counter(image["split"] for image in images)
-    if not splits["train"]:
+    counts = _class_counts(images)
+    splits = {split for _, split in counts}
+    if "train" not in splits:
         raise SettingsError(
             f"--source {source.uri} has no TIFF below train/; expected train/<label>/*.tif "
-            f"(found {len(images) + len(excluded)} files, {splits['test']} of them below test/)"
+            f"(found {images.num_rows + excluded.num_rows} files, "
+            f"{sum(count for (_, split), count in counts.items() if split == 'test')} of them below test/)"
         )
-    class_names = check_classes(((image["label"], image["split"]) for image in images), config.validation_fraction)
+    class_names = check_classes(counts, config.validation_fraction)
     for typo in label_typos(class_names):
         logger.warning("%s", typo)
-    refuse_torn_groups((image["group"], image["split"]) for image in images)
+    refuse_torn_groups(images)
     if "validation" not in splits:
-        _choose_validation(images, config)
-    return Listing(*_tables(images, excluded), class_names)
+        images = _with_validation(images, config)
+    return _sorted(images, excluded, class_names)
 
 
 def list_unlabelled(source: Location) -> Listing:
@@ -120,96 +124,101 @@ def list_unlabelled(source: Location) -> Listing:
         SettingsError: If the source is missing or has no TIFF.
     """
     images, excluded = _list(source, place_unlabelled)
-    if not images:
-        raise SettingsError(f"--source {source.uri} has no TIFF ({len(excluded)} other files)")
-    return Listing(*_tables(images, excluded), [])
+    if not images.num_rows:
+        raise SettingsError(f"--source {source.uri} has no TIFF ({excluded.num_rows} other files)")
+    return _sorted(images, excluded, [])
 
 
-def _list(source: Location, place: Place) -> tuple[list[Row], list[Row]]:
+def _sorted(images: pa.Table, excluded: pa.Table, class_names: list[str]) -> Listing:
+    """The listing in an order that does not depend on that in which files were found."""
+    order = [("split", "ascending"), ("image_id", "ascending")]
+    return Listing(images.sort_by(order), excluded.sort_by("path"), class_names)
+
+
+def _list(source: Location, place: Place) -> tuple[pa.Table, pa.Table]:
+    """The images and the excluded files of a source; of these few are Python objects at one time."""
     if source.is_file():
         raise SettingsError(f"--source {source.uri} is a file; expected a folder of TIFFs")
-    files = source.list_files()
-    if not files:
+    parts = []
+    files = source.scan_files()
+    while some := list(islice(files, ROWS_AT_ONCE)):
+        parts.append(_divided(_placed(some, place)))
+    if not parts:
         raise SettingsError(f"--source {source.uri} is missing or empty; expected a folder of TIFFs")
-    images, excluded = [], []
-    for file in files:
-        placement = place(file.path)
-        row = _row(file, placement)
-        if reason := file.unreadable or placement.exclusion:
-            excluded.append(_excluded(row, reason))
-        else:
-            images.append(row)
-    return sorted(images, key=lambda image: str(image["image_id"])), excluded
+    images, excluded = (pa.concat_tables(tables) for tables in zip(*parts, strict=True))
+    return images, excluded
 
 
-def _row(file: StoredFile, placement: Placement) -> Row:
-    return {
-        "image_id": image_id(file.path),
-        "path": file.path,
-        "size_bytes": file.size_bytes,
-        "checksum": file.checksum,
-        "version": file.version,
-        "label": placement.label,
-        "split": placement.split,
-        "group": placement.group,
+def _placed(files: list[StoredFile], place: Place) -> pa.Table:
+    """The files with their labels, splits, groups and reasons (`PLACED_SCHEMA`)."""
+    places = [Placement(exclusion=file.unreadable) if file.unreadable else place(file.path) for file in files]
+    columns = {
+        "image_id": [image_id(file.path) for file in files],
+        "path": [file.path for file in files],
+        "size_bytes": [file.size_bytes for file in files],
+        "checksum": [file.checksum for file in files],
+        "version": [file.version for file in files],
+        "label": [place.label for place in places],
+        "split": [place.split for place in places],
+        "group": [place.group for place in places],
+        "reason": [place.exclusion for place in places],
     }
+    return pa.Table.from_pydict(columns, schema=PLACED_SCHEMA)
 
 
-def _excluded(row: Row, reason: str) -> Row:
-    return row | {"label": None, "split": None, "group": None, "verdict": "excluded", "reason": reason}
+def _divided(placed: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Images (`LISTING_SCHEMA`) and excluded files (`MANIFEST_SCHEMA`)."""
+    is_image = pc.is_null(placed["reason"])
+    images = placed.filter(is_image).select(LISTING_SCHEMA.names)
+    excluded = placed.filter(pc.invert(is_image))
+    nulls = pa.nulls(excluded.num_rows, pa.string())
+    columns = {name: excluded[name] for name in ("image_id", "path", "size_bytes", "checksum", "version", "reason")}
+    columns |= dict.fromkeys(("label", "split", "group", "detail"), nulls)
+    columns["verdict"] = pa.array(["excluded"] * excluded.num_rows, pa.string())
+    return images, pa.table([columns[name] for name in MANIFEST_SCHEMA.names], schema=MANIFEST_SCHEMA)
 
 
-def _set_groups(images: list[Row], config: ListingConfig, table: LabelTable | None) -> None:
-    """Set the group of each image from a column of the table or from its path, if asked for."""
-    if config.group_by is None:
-        return
-    if table and images and config.group_by in table.rows[images[0]["path"]]:
-        for image in images:
-            image["group"] = table.rows[image["path"]][config.group_by] or None
-        return
-    pattern = re.compile(config.group_by)
-    for image in images:
-        match = pattern.search(image["path"])
-        image["group"] = match.group(1 if pattern.groups else 0) if match else None
-    if images and all(image["group"] is None for image in images):
-        raise SettingsError(f"--group-by {config.group_by!r} is no column of --labels and matches no path")
+def _placing(table: LabelTable | None, group_by: str | None) -> Place:
+    """Where files belong, by the table or by their path; their groups by a column of the table or by their path."""
+    place = table.place if table else place_labelled
+    if group_by is None or (table and table.has_groups):
+        return place
+    return with_groups(place, group_by)
 
 
-def _without_duplicates(images: list[Row], excluded: list[Row], source: Location) -> tuple[list[Row], list[Row]]:
-    suspects = find_duplicates(with_checksums(images, source)).sets
+def _is_unmatched(group_by: str | None, table: LabelTable | None, images: pa.Table) -> bool:
+    """Whether groups were to be found in paths, and there are none."""
+    if group_by is None or (table and table.has_groups):
+        return False
+    return bool(images.num_rows and images["group"].null_count == images.num_rows)
+
+
+def _without_duplicates(images: pa.Table, excluded: pa.Table, source: Location) -> tuple[pa.Table, pa.Table]:
+    suspects = find_duplicates(with_checksums(images, source)).images
     dropped = make_sure(suspects, source).dropped()
-    kept = [image for image in images if image["image_id"] not in dropped]
-    return kept, [
-        *excluded,
-        *(_excluded(image, dropped[image["image_id"]]) for image in images if image["image_id"] in dropped),
-    ]
+    places = pc.index_in(images["image_id"], pa.array(dropped, pa.string()))
+    reasons = pa.array(dropped.values(), pa.string()).take(places)
+    kept, duplicates = _divided(images.append_column("reason", reasons))
+    return kept, pa.concat_tables([excluded, duplicates])
 
 
-def _choose_validation(images: list[Row], config: ListingConfig) -> None:
-    members = [
-        Member(image["image_id"], image["label"], image["group"] or image["image_id"])
-        for image in images
-        if image["split"] == "train"
-    ]
-    validation = choose_validation(members, config.validation_fraction, config.seed)
-    for image in images:
-        if image["image_id"] in validation:
-            image["split"] = "validation"
+def _class_counts(images: pa.Table) -> Counter[tuple[str, str]]:
+    """How many images have which label and split."""
+    counted = images.group_by(["label", "split"]).aggregate([([], "count_all")])
+    return Counter({(row["label"], row["split"]): row["count_all"] for row in counted.to_pylist()})
 
 
-def _tables(images: list[Row], excluded: list[Row]) -> tuple[pa.Table, pa.Table]:
-    return (
-        pa.Table.from_pylist(images, schema=LISTING_SCHEMA),
-        pa.Table.from_pylist(excluded, schema=MANIFEST_SCHEMA),
-    )
-
-
-def _is_split(images: pa.Table, split: str | None) -> pa.ChunkedArray:
-    return pc.is_null(images["split"]) if split is None else pc.equal(images["split"], split)
+def _with_validation(images: pa.Table, config: ListingConfig) -> pa.Table:
+    is_training = pc.equal(images["split"], "train").combine_chunks()
+    training = images.select(["image_id", "label", "group"]).filter(is_training)
+    validates = choose_validation(training, config.validation_fraction, config.seed)
+    mask = pc.replace_with_mask(is_training, is_training, validates)
+    split = pc.if_else(mask, "validation", images["split"])
+    return images.set_column(images.schema.get_field_index("split"), LISTING_SCHEMA.field("split"), split)
 
 
 def _cut(images: pa.Table, split: str | None, size: int, made_with: str) -> Iterable[pa.Table]:
     for index, start in enumerate(range(0, images.num_rows, size)):
         unit = images.slice(start, size)
         shard = shard_name(split, f"{index:05d}", (made_with, unit.to_pylist()))
-        yield unit.append_column("shard", pa.array([shard] * unit.num_rows, pa.string()))
+        yield unit.append_column("shard", shard_column(shard, unit.num_rows))

@@ -1,10 +1,12 @@
 """The manifest: what became of each listed file, and the proof that none is lost."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lib.errors import TissueError, TooManyBadImagesError
 from lib.ingest.labels import EXCLUSIONS
@@ -26,6 +28,16 @@ MANIFEST_SCHEMA = pa.schema(
 )
 LISTING_SCHEMA = pa.schema([field for field in MANIFEST_SCHEMA if field.name not in {"verdict", "reason", "detail"}])
 VERDICTS = ("accepted", "quarantined", "excluded")
+ROWS_AT_ONCE = 10_000
+"""Rows that are Python objects at one time: a listing of millions is kept in columns."""
+
+
+def content_digest(table: pa.Table, salt: str = "") -> str:
+    """32 hexadecimal digits that change with every cell and with the order of the rows."""
+    digest = hashlib.blake2b(salt.encode(), digest_size=16)
+    for start in range(0, table.num_rows, ROWS_AT_ONCE):
+        digest.update(repr(table.slice(start, ROWS_AT_ONCE).to_pydict()).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -43,30 +55,23 @@ class Accounting:
     reasons: dict[str, int]
 
     @classmethod
-    def of(cls, manifest: pa.Table, listed_ids: Iterable[str]) -> "Accounting":
+    def of(cls, manifest: pa.Table, listed_ids: pa.ChunkedArray) -> "Accounting":
         """Account for a manifest against the `image_id` of every listed file.
 
         Raises:
             TissueError: If the manifest and the listing do not hold the same files, once each.
         """
-        listed = sorted(listed_ids)
-        found = manifest["image_id"].to_pylist()
-        if sorted(found) != listed:
-            odd = min((Counter(listed) - Counter(found)) + (Counter(found) - Counter(listed)))
-            raise TissueError(
-                f"the account does not add up: {len(listed)} files were listed and {len(found)} have a verdict; "
-                f"image {odd} is lost or doubled; this is a bug"
-            )
-        rows = manifest.select(["split", "label", "verdict", "reason"]).to_pylist()
-        verdicts = Counter(row["verdict"] for row in rows)
+        _refuse_other_ids(manifest["image_id"], listed_ids)
+        verdicts = _counts(manifest, ["verdict"])
         by_split: dict[str, dict[str, dict[str, int]]] = {}
-        for row in rows:
-            by_class = by_split.setdefault(row["split"] or "-", {})
-            by_class.setdefault(row["label"] or "-", dict.fromkeys(VERDICTS, 0))[row["verdict"]] += 1
+        for (split, label, verdict), count in _counts(manifest, ["split", "label", "verdict"]).items():
+            by_class = by_split.setdefault(split or "-", {})
+            by_class.setdefault(label or "-", dict.fromkeys(VERDICTS, 0))[verdict] += count
+        reasons = Counter({reason: count for (reason,), count in _counts(manifest, ["reason"]).items() if reason})
         return cls(
-            counts={"listed": len(rows)} | {verdict: verdicts[verdict] for verdict in VERDICTS},
+            counts={"listed": manifest.num_rows} | {verdict: verdicts[verdict,] for verdict in VERDICTS},
             by_split=by_split,
-            reasons=dict(Counter(row["reason"] for row in rows if row["reason"]).most_common()),
+            reasons=dict(reasons.most_common()),
         )
 
     def refuse_too_many_bad(self, max_bad_fraction: float) -> None:
@@ -83,3 +88,22 @@ class Accounting:
                 f"{self.counts['quarantined']} of {images} images are bad ({reasons}); "
                 f"--max-bad-fraction {max_bad_fraction:g} does not allow that"
             )
+
+
+def _refuse_other_ids(found: pa.ChunkedArray, listed: pa.ChunkedArray) -> None:
+    if found.take(pc.sort_indices(found)).equals(listed.take(pc.sort_indices(listed))):
+        return
+    counts = Counter(listed.to_pylist())
+    counts.subtract(found.to_pylist())
+    odd = min(image for image, count in counts.items() if count)
+    raise TissueError(
+        f"the account does not add up: {len(listed)} files were listed and {len(found)} have a verdict; "
+        f"image {odd} is lost or doubled; this is a bug"
+    )
+
+
+def _counts(table: pa.Table, columns: list[str]) -> "Counter[tuple[Any, ...]]":
+    """How many rows have which values, in the order of the values."""
+    counted = table.select(columns).group_by(columns).aggregate([([], "count_all")])
+    rows = counted.sort_by([(name, "ascending") for name in columns]).select([*columns, "count_all"]).to_pylist()
+    return Counter({tuple(row[name] for name in columns): row["count_all"] for row in rows})

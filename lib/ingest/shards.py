@@ -7,6 +7,7 @@ import hashlib
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from lib.errors import StorageError
@@ -26,6 +27,8 @@ SHARD_SCHEMA = pa.schema(
         pa.field("image", pa.binary(), nullable=False),
     ]
 )
+SHARD_NAME_TYPE = pa.dictionary(pa.int32(), pa.string())
+"""The name once and not in each row: beside a million rows it would be the longest column but for their paths."""
 DATASET_FILE = "dataset.json"
 VERDICTS_KEY = b"verdicts"
 
@@ -40,6 +43,11 @@ def shard_name(split: str | None, place: str, content: object) -> str:
     """A file name that changes with what the shard is made from."""
     digest = hashlib.blake2b(repr(content).encode(), digest_size=4).hexdigest()
     return f"{split or 'images'}-{place}-{digest}.parquet"
+
+
+def shard_column(shard: str, rows: int) -> pa.DictionaryArray:
+    """The name of a shard beside each of its rows (`SHARD_NAME_TYPE`)."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([shard], pa.string()))
 
 
 def read_shard(location: Location) -> pa.Table:

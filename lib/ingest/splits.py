@@ -1,82 +1,89 @@
 """Which training images validate: whole groups, chosen by hash, so that no group is in two splits."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lib.errors import DataError
 
-
-@dataclass(frozen=True)
-class Member:
-    """An image as the choice sees it.
-
-    Attributes:
-        image_id: Its identity.
-        label: Its class.
-        group: What must not be torn apart: a slide, a patient, or the image itself where nothing is known.
-    """
-
-    image_id: str
-    label: str
-    group: str
+ROWS_AT_ONCE = 10_000
 
 
-def choose_validation(members: Sequence[Member], fraction: float, seed: int) -> frozenset[str]:
-    """The training images that validate instead.
+def choose_validation(training: pa.Table, fraction: float, seed: int) -> pa.BooleanArray:
+    """Which of the training images validate instead.
 
     For each class, groups are taken in the order of their seeded hashes until `fraction` of its images is reached, but
     at least one image; a group that is the last of one of its classes stays in training. So adding images moves few
     of the others, and a class that is one group has no validation.
 
     Args:
-        members: The images of the training split.
+        training: `image_id`, `label` and `group` of the images of the training split. A group is what must not be torn
+            apart, as a slide or a patient; an image without one is a group of its own.
         fraction: Share of each class to take, in [0, 1).
         seed: Another seed makes another choice.
+
+    Returns:
+        True for each image that validates, shape (n,).
     """
-    totals = Counter(member.label for member in members)
-    groups = _groups(members)
-    order = sorted(groups, key=lambda group: _seeded_hash(group, seed))
-    chosen: set[str] = set()
-    taken: Counter[str] = Counter()
-    for label in sorted(totals) if fraction else ():
-        wanted = min(max(1, round(fraction * totals[label])), totals[label] - 1)
-        for group in order:
+    label_names, labels_n = _numbered(training["label"])
+    group_names, groups_n = _numbered(pc.coalesce(training["group"], training["image_id"]))
+    totals = np.bincount(labels_n, minlength=len(label_names))
+    taken = np.zeros_like(totals)
+    chosen = np.zeros(len(group_names), bool)
+    # One row for each pair of a group and a class in it, sorted by group: a group's classes are one slice.
+    pairs, counts = np.unique(groups_n * len(label_names) + labels_n, return_counts=True)
+    pair_groups, pair_labels = np.divmod(pairs, max(len(label_names), 1))
+    starts = np.searchsorted(pair_groups, np.arange(len(group_names) + 1))
+    hashes = np.fromiter((_seeded_hash(name, seed) for name in _texts(group_names)), np.uint64, len(group_names))
+    for label in pc.sort_indices(label_names).to_pylist() if fraction else ():
+        wanted = min(max(1, round(fraction * int(totals[label]))), totals[label] - 1)
+        candidates = pair_groups[pair_labels == label]
+        for group in candidates[np.argsort(hashes[candidates], kind="stable")]:
             if taken[label] >= wanted:
                 break
-            labels = groups[group]
-            if labels[label] and group not in chosen and all(taken[n] + labels[n] < totals[n] for n in labels):
-                chosen.add(group)
-                taken += labels
-    return frozenset(member.image_id for member in members if member.group in chosen)
+            of_group = slice(starts[group], starts[group + 1])
+            classes = pair_labels[of_group]
+            after = taken[classes] + counts[of_group]
+            if not chosen[group] and np.all(after < totals[classes]):
+                chosen[group] = True
+                taken[classes] = after
+    return pa.array(chosen[groups_n])
 
 
-def refuse_torn_groups(placed: Iterable[tuple[str | None, str]]) -> None:
+def refuse_torn_groups(images: pa.Table) -> None:
     """Stop when a group is in training and in the test split.
 
     Args:
-        placed: Group (None where unknown) and split of every image.
+        images: `group` (null where unknown) and `split` of every image.
 
     Raises:
         DataError: Naming the first such group.
     """
-    splits: dict[str, set[str]] = {}
-    for group, split in placed:
-        if group is not None:
-            splits.setdefault(group, set()).add(split)
-    torn = sorted(group for group, found in splits.items() if len(found) > 1)
-    if torn:
-        found = " and ".join(sorted(splits[torn[0]]))
-        raise DataError(f"group {torn[0]!r} is in {found} ({len(torn)} such groups): a score on it would be flattered")
+    grouped = images.select(["group", "split"]).filter(pc.is_valid(images["group"]))
+    splits = grouped.group_by("group").aggregate([("split", "distinct")])
+    torn = splits.filter(pc.greater(pc.list_value_length(splits["split_distinct"]), 1)).sort_by("group")
+    if torn.num_rows:
+        group, found = torn["group"][0].as_py(), " and ".join(sorted(torn["split_distinct"][0].as_py()))
+        raise DataError(
+            f"group {group!r} is in {found} ({torn.num_rows} such groups): a score on it would be flattered"
+        )
 
 
-def _groups(members: Sequence[Member]) -> dict[str, Counter[str]]:
-    groups: dict[str, Counter[str]] = {}
-    for member in members:
-        groups.setdefault(member.group, Counter())[member.label] += 1
-    return groups
+def _numbered(names: pa.ChunkedArray) -> tuple[pa.StringArray, npt.NDArray[np.int64]]:
+    """The distinct names, and for each row the number of its name."""
+    encoded = names.combine_chunks().dictionary_encode()
+    return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _seeded_hash(text: str, seed: int) -> bytes:
-    return hashlib.blake2b(text.encode(), key=seed.to_bytes(8, "big"), digest_size=8).digest()
+def _texts(names: pa.StringArray) -> Iterator[str]:
+    for start in range(0, len(names), ROWS_AT_ONCE):
+        yield from names.slice(start, ROWS_AT_ONCE).to_pylist()
+
+
+def _seeded_hash(text: str, seed: int) -> int:
+    digest = hashlib.blake2b(text.encode(), key=seed.to_bytes(8, "big"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

@@ -67,13 +67,13 @@ def read_samples(data: bytes, page: Any) -> Samples:
         stored = _read_directly(data, page)
     if stored is None:
         limit = _SECONDS + _SECONDS_PER_MEGAPIXEL * page.imagewidth * page.imagelength / 1e6
-        stored = run_isolated(limit, _read_in_child, data, page.index, page.offset)
+        return run_isolated(limit, _read_in_child, data, page.index, page.offset)
     return _as_declared(stored, page)
 
 
 def _read_in_child(data: bytes, index: int, offset: int) -> Samples:
     with open_page(data, index, offset) as page:
-        return _read_directly(data, page)
+        return _as_declared(_read_directly(data, page), page)
 
 
 def _read_directly(data: bytes, page: Any) -> Samples:

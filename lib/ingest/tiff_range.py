@@ -21,6 +21,7 @@ from lib.ingest.tiff_pages import open_pages
 from lib.ingest.tiff_samples import UNRESOLVED, Samples, check_finite, needs_range, sample_type, stated_white
 from lib.ingest.tiff_structure import check_pages
 from lib.storage.filesystem import Location, StoredFile
+from lib.storage.output import OutputFolder
 
 PolicyT = TypeVar("PolicyT", bound=TiffPolicy)
 Ranges = dict[str, tuple[float, float]]
@@ -55,6 +56,21 @@ def with_measured_ranges(source: Location, images: pa.Table, policy: PolicyT) ->
         return policy
     training = images.filter(pc.equal(images["split"], "train"))
     return resolve_policy(policy, measure_ranges(_read_some(source, training), policy))
+
+
+def with_ranges_of_run(folder: OutputFolder, source: Location, images: pa.Table, policy: PolicyT) -> PolicyT:
+    """As `with_measured_ranges`, but a run that was interrupted does not measure again.
+
+    Args:
+        folder: What the run writes; its inputs stand for the listing.
+        source: As there.
+        images: As there.
+        policy: As there.
+    """
+    if policy.tiff_range not in UNRESOLVED:
+        return policy
+    measured = folder.measured_once("tiff_range", lambda: with_measured_ranges(source, images, policy).tiff_range)
+    return policy.model_copy(update={"tiff_range": measured})
 
 
 def _read_some(source: Location, images: pa.Table) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ private key out of its pickle. Lists by folder id, reads by file id, checks ever
 
 import io
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -146,6 +147,18 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             if (withdirs or info["type"] == "file") and (maxdepth is None or name.count("/") <= depth)
         }
         return infos if detail else list(infos)
+
+    def scan(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every file below a folder as it is found, with its path below the folder and its info.
+
+        Raises:
+            FileNotFoundError: If there is nothing.
+            StorageError: If any folder cannot be listed to its end.
+        """
+        path = self._strip_protocol(path)
+        root = self._tree.entry(path).target  # now, not when the first file is asked for
+        found = ((name, _info(name, entry)) for name, entry in self._tree.walk(path, root))
+        return ((name.removeprefix(f"{path}/"), info) for name, info in found if info["type"] == "file")
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Look up anew what is at and below a path, or everything."""

@@ -1,13 +1,18 @@
-"""What filesystems raise, named: which file, what was tried, whether it may be tried again, and what to do."""
+"""What filesystems raise, named: which file, what was tried, whether it may be tried again, and what to do.
+
+Requests to GCS and Google Drive are repeated where they are made; what is repeated here, for all filesystems, is an
+operation whose result is not what it should be, as a part of a file or of a listing.
+"""
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
 from lib.errors import StorageError
-from lib.storage.retry import TransientStorageError, retry
+from lib.storage.retry import GivenUpError, TransientStorageError, retry
 
 ResultT = TypeVar("ResultT")
 
@@ -35,6 +40,8 @@ def attempt(action: str, uri: str, call: Callable[[], ResultT]) -> ResultT:
     def once() -> ResultT:
         try:
             return call()
+        except GivenUpError as error:
+            raise StorageError(f"cannot {action} {uri}: {error}") from error
         except StorageError:
             raise
         except Exception as error:  # filesystems raise what their HTTP clients do; all of it is named here, or goes on
@@ -45,15 +52,36 @@ def attempt(action: str, uri: str, call: Callable[[], ResultT]) -> ResultT:
 
 def named(error: Exception, action: str, uri: str) -> StorageError | None:
     """The error as one of ours, or None if it is none of storage's."""
-    what = f"cannot {action} {uri}"
+    fault = fault_of(error)
+    if fault is None:
+        return None
+    kind = TransientStorageError if fault.may_pass else StorageError
+    return kind(f"cannot {action} {uri}: {fault.reason}")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a filesystem's error means.
+
+    Attributes:
+        reason: What happened, in one line, and what to do about it where that is known.
+        may_pass: Whether another attempt may succeed.
+    """
+
+    reason: str
+    may_pass: bool = False
+
+
+def fault_of(error: Exception) -> Fault | None:
+    """What the error means, or None if it is none of storage's."""
     if isinstance(error, FileNotFoundError):
-        return StorageError(f"{what}: there is no such file or bucket")
+        return Fault("there is no such file or bucket")
     if (status := _status(error)) is not None:
-        return _from_status(status, error, what)
+        return _from_status(status, error)
     if _may_pass(error):
-        return TransientStorageError(f"{what}: {type(error).__name__} {_one_line(error)}".rstrip())
+        return Fault(f"{type(error).__name__} {_one_line(error)}".rstrip(), may_pass=True)
     reason = _reason(error)
-    return None if reason is None else StorageError(f"{what}: {reason}")
+    return None if reason is None else Fault(reason)
 
 
 def _may_pass(error: Exception) -> bool:
@@ -81,11 +109,11 @@ def _status(error: Exception) -> int | None:
     return int(code) if isinstance(code, int | str) and str(code).isdigit() else None
 
 
-def _from_status(status: int, error: Exception, what: str) -> StorageError:
+def _from_status(status: int, error: Exception) -> Fault:
     if status in TRANSIENT_STATUS:
-        return TransientStorageError(f"{what}: HTTP {status} {_one_line(error)}".rstrip())
+        return Fault(f"HTTP {status} {_one_line(error)}".rstrip(), may_pass=True)
     remedy = REMEDIES.get(HTTPStatus(status)) if status in REMEDIES else None
-    return StorageError(f"{what}: HTTP {status}: {remedy or _one_line(error)}")
+    return Fault(f"HTTP {status}: {remedy or _one_line(error)}")
 
 
 def _one_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from lib.config import URI_FORMS
 from lib.errors import SettingsError, StorageError
 from lib.storage.checksum import verified_checksum
 from lib.storage.faults import attempt
+from lib.storage.scan import scan
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -27,7 +28,7 @@ SCHEMES = ("gs", "gdrive", "file")
 FETCH_CONCURRENCY = 64
 VERSION_ARGUMENTS = {"gs": "generation", "gdrive": "version"}
 """How a filesystem is told which version of a file to read."""
-PARTIAL = re.compile(r"/\.[0-9a-f]{32}\.partial$")
+PARTIAL = re.compile(r"(^|/)\.[0-9a-f]{32}\.partial$")
 """What a writer that was killed leaves behind on a local disk."""
 
 
@@ -123,7 +124,7 @@ class Location:
 
     def is_empty(self) -> bool:
         """Whether there is no file at or below this location."""
-        return not self.exists() or next(iter(self._find()), None) is None
+        return not self.is_file() and next(self.scan_files(), None) is None
 
     def read_bytes(self) -> bytes:
         """The whole content of a file.
@@ -186,16 +187,19 @@ class Location:
         Raises:
             StorageError: If the folder cannot be listed; a folder that does not exist is an empty list.
         """
-        if not self.exists():
-            return []
-        root = str(self.filesystem._strip_protocol(self.path)).rstrip("/") + "/"
-        files = [_stored_file(path.removeprefix(root), info) for path, info in self._find().items()]
-        return sorted(files, key=lambda file: file.path)
+        return sorted(self.scan_files(), key=lambda file: file.path)
 
-    def _find(self) -> dict[str, dict[str, Any]]:
-        self.filesystem.invalidate_cache()
-        found: dict[str, dict[str, Any]] = self._attempt("list", lambda: self.filesystem.find(self.path, detail=True))
-        return {path: info for path, info in found.items() if not path.endswith("/") and not PARTIAL.search(path)}
+    def scan_files(self) -> Iterator[StoredFile]:
+        """Every file below this folder as it is found, in no order, for listings that are not to be kept as a whole.
+
+        Raises:
+            StorageError: If the folder cannot be listed to its end; a folder that does not exist holds nothing.
+        """
+        if not self.exists():
+            return
+        for path, info in scan(self.scheme, self.filesystem, self.path, self.uri):
+            if path and not path.endswith("/") and not PARTIAL.search(path):
+                yield _stored_file(path, info)
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """The contents of many files below this folder, fetched side by side, in the order of `names`.

@@ -1,7 +1,8 @@
 """Output folders: begun by one run, continued only by the same run, complete when their JSON file exists.
 
-A folder under way holds `run.json` with the settings that made it; the completion file is written last and
-carries the same settings. Readers use `read_complete`, which refuses a folder without its completion file.
+A folder under way holds `run.json` with the settings that made it and what was measured for it; the completion file
+is written last and carries the same settings. Readers use `read_complete`, which refuses a folder without its
+completion file.
 """
 
 import logging
@@ -64,13 +65,14 @@ class OutputFolder:
             return self._found(self.record())
         self.location.check_writable()
         refuse_second_writer(self.location)
+        measured: dict[str, Any] = {}
         if (self.location / RUN_FILE).exists():
-            self._continue((self.location / RUN_FILE).read_json())
+            measured = self._continue((self.location / RUN_FILE).read_json())
         elif [file for file in self.location.list_files() if file.path != WRITER_FILE]:
             raise SettingsError(
                 f"--output {self.location.uri} is not empty and holds no {self.marker}; choose another folder"
             )
-        (self.location / RUN_FILE).write_json(self._identity)
+        (self.location / RUN_FILE).write_json({**self._identity, "measured": measured})
         return None
 
     def record(self) -> dict[str, Any]:
@@ -104,16 +106,35 @@ class OutputFolder:
         with only_writer(self.location):
             return work()
 
+    def measured_once(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What was measured on the inputs of this run: when it was begun, or now.
+
+        Args:
+            name: What it is.
+            measure: Finds it; the result is a JSON value.
+        """
+        if self.is_complete():  # and brought up to date, which is not written down
+            return measure()
+        run = self.location / RUN_FILE
+        begun = run.read_json()
+        if name not in begun["measured"]:
+            begun["measured"][name] = measure()
+            run.write_json(begun)
+        return begun["measured"][name]
+
     @property
     def _identity(self) -> dict[str, Any]:
         return {"marker": self.marker, "settings": self.settings, "inputs": self.inputs}
 
-    def _continue(self, begun: dict[str, Any]) -> None:
+    def _continue(self, begun: dict[str, Any]) -> dict[str, Any]:
+        """What an interrupted start of this run has measured that still holds."""
         self._refuse_other(begun, {**self._identity, "inputs": begun.get("inputs")})
-        if begun.get("inputs") != self.inputs:
-            logger.warning("%s: what it is made from has changed since this run began", self.location.uri)
-            if not self.parts_name_their_inputs:
-                self.location.delete()
+        if begun.get("inputs") == self.inputs:
+            return dict(begun.get("measured", {}))
+        logger.warning("%s: what it is made from has changed since this run began", self.location.uri)
+        if not self.parts_name_their_inputs:
+            self.location.delete()
+        return {}
 
     def complete(self, record: dict[str, Any]) -> dict[str, Any]:
         """Write the completion file: the record, the settings, the versions and the time."""

@@ -94,12 +94,16 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
 def _train(
     config: TrainConfig, spec: ModelSpec, source: ShardSource | TiffSource, folder: OutputFolder
 ) -> dict[str, Any]:
-    start_ray(config)
     started = time.monotonic()
+    record: dict[str, Any] = {}
+    if isinstance(source, TiffSource):
+        record["duplicates"] = source.count_duplicates(config.duplicates)
+        source = source.with_ranges(folder)
+    start_ray(config)
     logger.info("train %s: %s", folder.location.name, spec.beginning)
     board = LocalBoard() if _in_this_process(config) else RemoteBoard()
     results = _run(config, spec, source, board)
-    record = _record(folder.location.name, spec, source) | results
+    record |= _record(folder.location.name, spec, source) | results
     seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()
     if isinstance(source, TiffSource):
         record["counts"] = _account(source, board.ask("refused")).counts

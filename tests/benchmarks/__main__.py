@@ -9,9 +9,16 @@ larger number of images, so that start-up is left out and shown apart.
 
 import argparse
 
-from tests.benchmarks import convert, decode, fit
+from tests.benchmarks import convert, decode, fit, listing, remote
 
-BENCHMARKS = {"decode": decode.run, "convert": convert.run, "fit": fit.run}
+BENCHMARKS = {
+    "decode": decode.run,
+    "convert": convert.run,
+    "fit": fit.run,
+    "listing": listing.run,
+    "remote": remote.run,
+    "nodes": remote.run_nodes,
+}
 
 
 def main() -> None:

@@ -64,6 +64,7 @@ class Fault:
     stall_s: float = 0.0
     latency_s: float = 0.0
     hits: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -123,7 +124,6 @@ class FakeDrive:
         self.requests: list[LoggedRequest] = []
         self.max_concurrency = 0
         self.lock = threading.RLock()
-        self.stopping = threading.Event()
         self.tokens: dict[str, str] = {}
         self.grants: list[str] = []
         self.sessions: dict[str, UploadSession] = {}
@@ -173,6 +173,21 @@ class FakeDrive:
     def named(self, name: str) -> list[Record]:
         """Every item of that name that is not in the bin."""
         return [r for r in self.model.records.values() if r.name == name and not self.model.is_trashed(r)]
+
+    def download(self, root: str, folder: Path) -> Path:
+        """Copy what is below a folder to a local one, and return that."""
+        for record in self.model.children(root):
+            if record.content is None:
+                self.download(record.id, folder / record.name)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / record.name).write_bytes(record.content)
+        return folder
+
+    def names(self) -> list[str]:
+        """The name of every item, with those in the bin."""
+        with self.lock:
+            return [record.name for record in self.model.records.values()]
 
     # Credentials
 
@@ -226,6 +241,13 @@ class FakeDrive:
             self._faults.append(fault)
         return fault
 
+    def end_faults(self) -> None:
+        """Forget all faults, and answer the requests that they keep waiting."""
+        with self.lock:
+            for fault in self._faults:
+                fault.over.set()
+            self._faults.clear()
+
     def next_fault(self, method: str, target: str) -> Fault | None:
         with self.lock:
             for fault in self._faults:
@@ -246,6 +268,11 @@ class FakeDrive:
         with self.lock:
             self.requests.clear()
             self.max_concurrency = self._under_way
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are not answered yet."""
+        return self._under_way
 
     @property
     def units(self) -> int:
@@ -376,7 +403,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.drive.logged(log):
             fault = self.drive.next_fault(self.command, self.path)
             if fault is not None:
-                self.drive.stopping.wait(fault.latency_s + fault.stall_s)
+                fault.over.wait(fault.latency_s + fault.stall_s)
                 if fault.stall_s or fault.reset:
                     self._reset()
                     return
@@ -556,7 +583,7 @@ def drive_server() -> Iterator[FakeDrive]:
     try:
         yield drive
     finally:
-        drive.stopping.set()
+        drive.end_faults()
         server.shutdown()
         server.server_close()
         thread.join()

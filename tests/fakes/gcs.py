@@ -40,6 +40,15 @@ class GcsServer:
             self._post(f"upload/storage/v1/b/{self.bucket}/o?uploadType=media&name={name}", file.read_bytes())
         return f"gs://{self.bucket}/{prefix}"
 
+    def download(self, prefix: str, folder: Path) -> Path:
+        """Copy what is below a prefix of the bucket to a local folder, and return that."""
+        for name in self.names():
+            if name.startswith(f"{prefix}/"):
+                copy = folder / name.removeprefix(f"{prefix}/")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(self.read(name))
+        return folder
+
     def read(self, name: str) -> bytes:
         """The content of an object."""
         with urllib.request.urlopen(

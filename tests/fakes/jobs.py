@@ -2,11 +2,10 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,8 @@ import psutil
 ROOT = Path(__file__).parents[2]
 FOREIGN_VARIABLES = ("RAY_ADDRESS", "STORAGE_EMULATOR_HOST", "DRIVE_API_ENDPOINT", "GOOGLE_APPLICATION_CREDENTIALS")
 JOB_TIMEOUT_S = 240.0
+TASK_TITLE = "ray::MapBatches("
+"""How Ray names a process that runs a task of a graph over units."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,16 @@ def _environment(changes: Mapping[str, str] | None) -> dict[str, str]:
     return environment | dict(changes or {})
 
 
+def finish_job(process: "subprocess.Popen[str]", timeout: float = JOB_TIMEOUT_S) -> JobResult:
+    """Wait for the end of a job that was started with `start_job`."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            kill_job(process)
+    return JobResult(process.returncode, stdout, stderr)
+
+
 def run_job(
     name: str, *flags: object, env: Mapping[str, str] | None = None, timeout: float = JOB_TIMEOUT_S
 ) -> JobResult:
@@ -54,13 +65,7 @@ def run_job(
         env: Changes to the environment.
         timeout: Seconds after which the test fails.
     """
-    process = start_job(name, *flags, env=env)
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    finally:
-        if process.poll() is None:
-            kill_job(process)
-    return JobResult(process.returncode, stdout, stderr)
+    return finish_job(start_job(name, *flags, env=env), timeout)
 
 
 def start_job(name: str, *flags: object, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
@@ -79,21 +84,54 @@ def start_job(name: str, *flags: object, env: Mapping[str, str] | None = None) -
 
 def kill_job(process: "subprocess.Popen[str]") -> None:
     """`kill -9` a job that we started, with the Ray that it started: as when a machine loses its power."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
+    kill_family(process.pid)
+    process.communicate()
+
+
+def kill_family(pid: int) -> None:
+    """`kill -9` a process that we started, and all that it started."""
+    parent = psutil.Process(pid)
+    family = [parent, *parent.children(recursive=True)]
     for member in family:
         try:
             member.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(family, timeout=10)
-    process.communicate()
+    psutil.wait_procs(family[1:], timeout=10)
+
+
+def task_workers(pid: int) -> list[psutil.Process]:
+    """The processes below one of ours in which Ray runs a task on units at this moment."""
+    return [child for child in psutil.Process(pid).children(recursive=True) if _title(child).startswith(TASK_TITLE)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def wait_for_file(process: "subprocess.Popen[str]", folder: Path, pattern: str, timeout: float = 120) -> None:
     """Wait until a running job has written a file that matches."""
+    wait_until(process, lambda: any(folder.glob(pattern)), f"{pattern} is written", timeout)
+
+
+def wait_until(
+    process: "subprocess.Popen[str]", condition: Callable[[], bool], what: str, timeout: float = 120
+) -> None:
+    """Wait until something is the case while a job runs."""
+
+    def met() -> bool:
+        assert process.poll() is None, f"the job ended before {what}: {process.communicate()[1]}"
+        return condition()
+
+    wait_for(met, what, timeout)
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout: float = 120) -> None:
+    """Wait until something is the case."""
     deadline = time.monotonic() + timeout
-    while not any(folder.glob(pattern)):
-        assert process.poll() is None, f"the job ended before it wrote {pattern}: {process.communicate()[1]}"
-        assert time.monotonic() < deadline, f"no {pattern} after {timeout} s"
+    while not condition():
+        assert time.monotonic() < deadline, f"after {timeout} s it is still not so that {what}"
         time.sleep(0.01)

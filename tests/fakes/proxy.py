@@ -34,22 +34,26 @@ class Fault:
             length, send half and close. `truncate`: send half and state that as the length. `flip`, `flip_upload`:
             change a bit of the answer, or of the request.
         pattern: A regular expression.
+        skip: How many of the matching requests are answered first.
         times: How often at the most.
         probability: Of each matching request, drawn with the proxy's seed.
         status: Of the answer.
         message: In the answer, in Google's form.
-        seconds: To wait.
+        seconds: To wait, at the most until the fault is over.
         hits: How often it has happened.
+        over: Whether requests are still kept waiting.
     """
 
     kind: Kind
     pattern: str
+    skip: int = 0
     times: float = math.inf
     probability: float = 1.0
     status: int = 503
     message: str = "we are busy"
     seconds: float = 0.0
     hits: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -76,7 +80,6 @@ class FaultyProxy:
         self.url, self.upstream = url, upstream
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
-        self.stopping = threading.Event()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -88,12 +91,22 @@ class FaultyProxy:
 
     def heal(self) -> None:
         """Forget all faults and the log."""
-        self.faults.clear()
+        self.end_faults()
         self.requests.clear()
+
+    def end_faults(self) -> None:
+        """Forget all faults, and answer the requests that they keep waiting."""
+        for fault in self.faults:
+            fault.over.set()
+        self.faults.clear()
 
     def matching(self, pattern: str) -> list[LoggedRequest]:
         """The logged requests whose `METHOD path?query` matches."""
         return [request for request in self.requests if re.search(pattern, f"{request.method} {request.target}")]
+
+    def under_way(self, pattern: str) -> list[LoggedRequest]:
+        """The matching requests that are not answered yet."""
+        return [request for request in self.matching(pattern) if request.status == 0]
 
     def _take(self, method: str, target: str) -> tuple[LoggedRequest, dict[Kind, Fault]]:
         request = LoggedRequest(method, unquote(target))
@@ -107,6 +120,9 @@ class FaultyProxy:
         if not re.search(fault.pattern, f"{request.method} {request.target}") or fault.hits >= fault.times:
             return False
         if fault.probability < 1 and self._random.random() >= fault.probability:
+            return False
+        if fault.skip > 0:
+            fault.skip -= 1
             return False
         fault.hits += 1
         return True
@@ -136,11 +152,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep pytest's output clean."""
 
     def _forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client was killed while it sent this
+            self.close_connection = True
+            return
         request, faults = self.server.proxy._take(self.command, self.path)
         for kind in ("latency", "stall"):
             if kind in faults:
-                self.server.proxy.stopping.wait(faults[kind].seconds)
+                faults[kind].over.wait(faults[kind].seconds)
         if "reset" in faults:
             self._reset()
         elif "status" in faults:
@@ -226,7 +246,7 @@ def faulty_proxy(upstream: str, seed: int = 0) -> Iterator[FaultyProxy]:
     try:
         yield server.proxy
     finally:
-        server.proxy.stopping.set()
+        server.proxy.end_faults()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,6 +1,7 @@
 """Training on TIFFs that are streamed from storage, without a dataset folder between."""
 
 import json
+import shutil
 from pathlib import Path
 
 from tests.fakes.chain import SETTINGS, Chain
@@ -20,3 +21,14 @@ def test_streamed_training_accounts_for_every_file_and_learns_the_same_classes(
     assert record["image_encoding"] is None
     assert record["metrics"]["val_accuracy"] >= 0.6
     assert not (tmp_path / "model" / "images").exists()
+
+
+def test_the_same_image_in_two_classes_is_refused_before_training(tiny_source: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny_source, source)
+    first, second = sorted(path for path in (source / "train").iterdir() if path.is_dir())[:2]
+    shutil.copy(min(first.glob("*.tif")), second / "zz.tif")
+    result = run_job("train", "--source", source, "--output", tmp_path / "model", *SETTINGS)
+    assert result.exit_code == 1
+    assert "the same image is in two classes" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "model" / "model.json").exists()

@@ -18,10 +18,11 @@ from lib.ingest import tiff_decoding
 from lib.ingest.isolate import run_isolated
 from lib.ingest.tiff import decode_tiff
 from tests.fakes.crashes import crash, exhaust, hang
-from tests.fakes.tiff_bytes import NOISE, POLICY, refusal_of, written
+from tests.fakes.tiff_bytes import NOISE, POLICY, refusal_of, segments_of, written
 
 ROOT = Path(__file__).parents[2]
 NEEDS_CHILD = written(NOISE, compression="packbits")
+FIRST_PAGE = int.from_bytes(NEEDS_CHILD[4:8], "little")
 
 
 def crashing_lzw(seed: int) -> bytes:
@@ -81,6 +82,40 @@ def test_a_refusal_in_the_child_is_that_refusal_and_any_other_exception_is_damag
     assert (caught.value.code, "ValueError" in caught.value.detail) == ("damaged", True)
 
 
+@pytest.mark.parametrize("bad", [b"no number", "damaged"])
+def test_a_process_that_has_raised_anything_decodes_no_other_image(bad: object) -> None:
+    before = run_isolated(10, os.getpid)
+    with pytest.raises(ImageRefused):
+        run_isolated(10, int, bad)
+    after = run_isolated(10, os.getpid)
+    assert after == run_isolated(10, os.getpid) != before
+    assert not is_running(before)
+
+
+def test_a_damaged_image_ends_the_process_that_saw_it() -> None:
+    np.testing.assert_array_equal(decode_tiff(NEEDS_CHILD, POLICY), NOISE)
+    before = run_isolated(10, os.getpid)
+    [(offset, size)] = segments_of(NEEDS_CHILD)
+    damaged = NEEDS_CHILD[:offset] + b"\x80" * size + NEEDS_CHILD[offset + size :]  # each byte stands for nothing
+    assert refusal_of(damaged).code == "damaged"
+    assert run_isolated(10, os.getpid) != before
+    np.testing.assert_array_equal(decode_tiff(NEEDS_CHILD, POLICY), NOISE)
+
+
+def test_another_process_is_there_in_milliseconds() -> None:
+    """The decoders are not imported again, which takes 0.2 s."""
+    end_child()
+    run_isolated(10, tiff_decoding._read_in_child, NEEDS_CHILD, 0, FIRST_PAGE)
+    seconds = []
+    for _ in range(5):
+        with pytest.raises(ImageRefused):
+            run_isolated(10, tiff_decoding._read_in_child, b"II", 0, 0)
+        started = time.monotonic()
+        run_isolated(10, tiff_decoding._read_in_child, NEEDS_CHILD, 0, FIRST_PAGE)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 0.1
+
+
 def test_threads_wait_for_each_other() -> None:
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda number: run_isolated(10, abs, -number), range(64))) == list(range(64))
@@ -126,14 +161,14 @@ def test_no_child_outlives_its_parent(end: str) -> None:
     script = (
         "import os, signal, threading, time\n"
         "from lib.ingest.isolate import run_isolated\n"
-        "print(run_isolated(10, os.getpid), flush=True)\n" + end
+        "print(run_isolated(10, os.getpid), run_isolated(10, os.getppid), flush=True)\n" + end
     )
     parent = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=False, timeout=60, capture_output=True, text=True
     )
     assert parent.stderr == ""
     deadline = time.monotonic() + 10
-    while is_running(int(parent.stdout)):
+    while any(is_running(int(process)) for process in parent.stdout.split()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -1,9 +1,11 @@
 """Label and split from a path, and which images validate."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,14 +20,22 @@ from lib.ingest.labels import (
     place_labelled,
     place_unlabelled,
 )
-from lib.ingest.splits import Member, refuse_torn_groups
 from lib.ingest.splits import choose_validation as choose_groups
+from lib.ingest.splits import refuse_torn_groups
 from lib.storage.filesystem import Location
+
+SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "label", "group")])
 
 
 def choose_validation(ids: Sequence[str], fraction: float, seed: int) -> frozenset[str]:
     """The choice among images of one class that belong to no group."""
-    return choose_groups([Member(image_id, "liver", image_id) for image_id in ids], fraction, seed)
+    return chosen_of([(image_id, "liver", None) for image_id in ids], fraction, seed)
+
+
+def chosen_of(members: Sequence[tuple[str, str, str | None]], fraction: float, seed: int) -> frozenset[str]:
+    """The choice among images, each with its identity, label and group."""
+    images = pa.Table.from_pylist([dict(zip(("image_id", "label", "group"), m, strict=True)) for m in members], SCHEMA)
+    return frozenset(images["image_id"].filter(choose_groups(images, fraction, seed)).to_pylist())
 
 
 IDS = st.lists(st.integers(0, 2**64 - 1).map("{:016x}".format), min_size=2, max_size=120, unique=True)
@@ -121,14 +131,12 @@ def test_the_seed_changes_the_choice() -> None:
     assert len(frozenset.union(*choices)) > 60
 
 
-def labelled(**counts: tuple[int, int]) -> list[tuple[str, str]]:
-    """Label and split of so many training and test images."""
-    return [
-        (label, split)
-        for label, (train, test) in counts.items()
-        for split, count in (("train", train), ("test", test))
-        for _ in range(count)
-    ]
+def labelled(**counts: tuple[int, int]) -> Counter[tuple[str, str]]:
+    """So many training and test images by label and split."""
+    pairs = {
+        (label, split): n for label, both in counts.items() for split, n in zip(("train", "test"), both, strict=True)
+    }
+    return +Counter(pairs)
 
 
 def test_the_classes_of_the_training_images_come_in_order() -> None:
@@ -161,30 +169,33 @@ SLIDES = {
     "slide4": ("lung", 2),
     "slide5": ("lung", 6),
 }
-GROUPED = [
-    Member(f"{slide}-{number}", label, slide) for slide, (label, count) in SLIDES.items() for number in range(count)
-]
+GROUPED = [(f"{slide}-{number}", label, slide) for slide, (label, count) in SLIDES.items() for number in range(count)]
 
 
 @given(fraction=st.floats(0.01, 0.9), seed=st.integers(0, 2**32 - 1))
 def test_a_group_is_never_torn_and_every_class_keeps_training_images(fraction: float, seed: int) -> None:
-    validation = choose_groups(GROUPED, fraction, seed)
-    for group in {member.group for member in GROUPED}:
-        inside = {member.image_id in validation for member in GROUPED if member.group == group}
-        assert len(inside) == 1
-    for label in ("liver", "lung"):
-        assert {member.image_id in validation for member in GROUPED if member.label == label} == {True, False}
+    validation = chosen_of(GROUPED, fraction, seed)
+    for slide in SLIDES:
+        assert len({image in validation for image, _, group in GROUPED if group == slide}) == 1
+    for wanted in ("liver", "lung"):
+        assert {image in validation for image, label, _ in GROUPED if label == wanted} == {True, False}
 
 
 def test_a_class_that_is_one_group_has_no_validation() -> None:
-    members = [Member(f"{number}", "liver", "slide") for number in range(9)]
-    assert choose_groups(members, 0.5, 0) == frozenset()
+    members = [(f"{number}", "liver", "slide") for number in range(9)]
+    assert chosen_of(members, 0.5, 0) == frozenset()
 
 
 def test_a_group_in_train_and_test_is_refused_by_name() -> None:
-    refuse_torn_groups([("a", "train"), ("a", "train"), (None, "train"), (None, "test"), ("b", "test")])
-    with pytest.raises(DataError, match="group 'a' is in test and train"):
-        refuse_torn_groups([("a", "train"), ("a", "test")])
+    placed = [("a", "train"), ("a", "train"), (None, "train"), (None, "test"), ("b", "test")]
+    refuse_torn_groups(images_of(placed))
+    with pytest.raises(DataError, match=r"group 'a' is in test and train \(1 such groups\)"):
+        refuse_torn_groups(images_of([*placed, ("a", "test")]))
+
+
+def images_of(placed: Sequence[tuple[str | None, str]]) -> pa.Table:
+    groups, splits = zip(*placed, strict=True)
+    return pa.table({"group": groups, "split": splits})
 
 
 def table(tmp_path: Path, text: str) -> LabelTable:
@@ -199,7 +210,7 @@ def test_a_table_gives_label_split_and_group(tmp_path: Path) -> None:
     assert labels.place("d.tif") == Placement(exclusion="not_in_table")
     assert labels.place(".x.tif") == Placement(exclusion="hidden_file")
     with pytest.raises(DataError, match=r"names 1 files that the source lacks, as 'b/c.tif'"):
-        labels.refuse_missing_files(["a.tif", "z.tif"])
+        labels.refuse_missing_files(pa.array(["a.tif", "z.tif"]))
 
 
 @pytest.mark.parametrize(

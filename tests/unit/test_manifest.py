@@ -66,8 +66,10 @@ def test_an_image_is_listed_with_its_identity_and_size(tree: Path) -> None:
     assert len({row["image_id"] for row in rows.values()}) == len(rows)
 
 
-def test_images_are_sorted_by_their_identity(tree: Path) -> None:
-    ids = listing_of(tree).images["image_id"].to_pylist()
+def test_images_are_sorted_by_their_split_and_identity(tree: Path) -> None:
+    images = [(row["split"], row["image_id"]) for row in listing_of(tree).images.to_pylist()]
+    assert images == sorted(images)
+    ids = list_unlabelled(Location(str(tree))).images["image_id"].to_pylist()
     assert ids == sorted(ids)
 
 

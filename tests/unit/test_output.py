@@ -138,3 +138,26 @@ def test_a_folder_of_another_job_is_refused(location: Location) -> None:
     OutputFolder(location, MARKER, {"size": 1}).begin()
     with pytest.raises(SettingsError, match="marker is"):
         OutputFolder(location, "other.json", {"size": 1}).begin()
+
+
+def test_what_was_measured_is_known_to_the_next_start_of_the_same_run(location: Location) -> None:
+    folder = OutputFolder(location, MARKER, SETTINGS, {"listing": "a"})
+    folder.begin()
+    assert folder.measured_once("range", lambda: "0:4095") == "0:4095"
+    assert folder.begin() is None
+    assert folder.measured_once("range", lambda: "0:1") == "0:4095"
+
+
+def test_what_was_measured_on_other_inputs_is_measured_again(location: Location) -> None:
+    for listing, parts_stay in (("a", True), ("b", True), ("c", False)):
+        folder = OutputFolder(location, MARKER, SETTINGS, {"listing": listing}, parts_name_their_inputs=parts_stay)
+        folder.begin()
+        assert folder.measured_once("range", lambda found=listing: found) == listing
+
+
+def test_a_complete_folder_that_is_brought_up_to_date_keeps_no_measurement(location: Location) -> None:
+    OutputFolder(location, MARKER, SETTINGS, {"listing": "a"}).complete({})
+    folder = OutputFolder(location, MARKER, SETTINGS, {"listing": "b"}, may_update=True)
+    assert folder.begin() is None
+    assert folder.measured_once("range", lambda: "0:1") == "0:1"
+    assert [file.path for file in location.list_files()] == [MARKER]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lib.config import ConvertConfig, ImageConfig, ListingConfig
 from lib.dataset.source import DECODED_SCHEMA, ImageSource, ShardSource, TiffSource, image_array
-from lib.errors import SettingsError, StorageError
+from lib.errors import DataError, SettingsError, StorageError
 from lib.ingest.listing import list_unlabelled
 from lib.storage.filesystem import Location
 from tests.fakes.conversion import convert_here
@@ -131,6 +131,33 @@ def test_a_refused_tiff_keeps_its_position_and_its_reason(tmp_path: Path) -> Non
     (refused,) = [row for row in table.to_pylist() if row["reason"]]
     assert (refused["path"], refused["reason"], refused["image"]) == ("train/lung/lung_001.tif", "not_tiff", None)
     assert sum(image is None for image in table["image"].to_pylist()) == 1
+
+
+@pytest.fixture
+def doubled(tmp_path: Path) -> TiffSource:
+    """A source of which one image is in two classes."""
+    write_source(tmp_path, train=4, test=1)
+    (tmp_path / "train/lung/zz.tif").write_bytes(min(tmp_path.glob("train/liver/*.tif")).read_bytes())
+    return TiffSource.list_labelled(Location(str(tmp_path)), ImageConfig(image_size=SIZE), ListingConfig())
+
+
+def test_the_same_image_in_two_classes_is_refused_before_it_is_used(doubled: TiffSource) -> None:
+    with pytest.raises(DataError, match=r"the same image is in two classes: .* and train/lung/zz.tif .*--duplicates"):
+        doubled.count_duplicates("refuse")
+    assert doubled.count_duplicates("keep") == {
+        "sets": 1,
+        "images": 2,
+        "sets_across_classes": 1,
+        "sets_across_test": 0,
+    }
+
+
+def test_an_image_for_testing_that_is_also_in_training_is_refused(tmp_path: Path) -> None:
+    write_source(tmp_path, train=4, test=1)
+    (tmp_path / "test/lung/zz.tif").write_bytes(min(tmp_path.glob("train/lung/*.tif")).read_bytes())
+    source = TiffSource.list_labelled(Location(str(tmp_path)), ImageConfig(image_size=SIZE), ListingConfig())
+    with pytest.raises(DataError, match="in the test split and in training"):
+        source.count_duplicates("refuse")
 
 
 def test_images_without_labels_are_one_split(config: ConvertConfig) -> None:

@@ -11,8 +11,9 @@ import pytest
 from lib.config import ImageConfig, TiffPolicy, parse_ranges
 from lib.errors import StorageError
 from lib.ingest import tiff_range
-from lib.ingest.tiff_range import measure_ranges, resolve_policy, with_measured_ranges
+from lib.ingest.tiff_range import measure_ranges, resolve_policy, with_measured_ranges, with_ranges_of_run
 from lib.storage.filesystem import Location, StoredFile
+from lib.storage.output import OutputFolder
 from tests.fakes.tiff_bytes import NOISE, gray_of, written
 
 RANDOM = np.random.default_rng(11)
@@ -159,6 +160,20 @@ def test_a_bounded_number_of_files_is_read(source: Location, monkeypatch: pytest
     assert all(name.startswith("train/") for name in read)
     monkeypatch.setattr(tiff_range, "_MEASURED_BYTES", 1)
     assert with_measured_ranges(source, images, ImageConfig()).tiff_range == "uint16=0:4095"
+
+
+def test_an_interrupted_run_over_the_same_listing_reads_nothing_to_measure_again(
+    source: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = listed(source)
+    folder = OutputFolder(Location(str(tmp_path / "out")), "dataset.json", {}, {"listing": "a"})
+    folder.begin()
+    resolved = with_ranges_of_run(folder, source, images, ImageConfig())
+    assert resolved == ImageConfig(tiff_range="uint16=0:4095")
+    monkeypatch.setattr(Location, "read_listed", None)
+    folder.begin()
+    assert with_ranges_of_run(folder, source, images, ImageConfig()) == resolved
+    assert with_ranges_of_run(folder, source, images, ImageConfig(tiff_range="0:9")).tiff_range == "0:9"
 
 
 def test_a_file_that_is_not_as_it_was_listed_is_a_fault(source: Location, monkeypatch: pytest.MonkeyPatch) -> None:
