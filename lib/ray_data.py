@@ -8,6 +8,7 @@ Ray is imported when it is needed: it takes two seconds, and settings are refuse
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     import ray.data
 
 Transform = Callable[..., pa.Table]
+
+MAX_LOSSES = 5
+"""How often a task is tried again whose process or machine was lost. Ray Data would try for ever, which a file that
+crashes its decoder never ends."""
 
 
 def start_ray(config: JobConfig) -> None:
@@ -74,7 +79,12 @@ def units_dataset(units: list[pa.Table]) -> "ray.data.Dataset":
 
 def map_units(dataset: "ray.data.Dataset", transform: Transform | type, **options: Any) -> "ray.data.Dataset":
     """Apply a function or an actor class to whole units."""
-    return dataset.map_batches(transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **options)
+    if not isinstance(transform, type):
+        options = {"max_retries": MAX_LOSSES} | options
+    with warnings.catch_warnings():
+        # Ray 2.60 warns of remote arguments, but has no other way yet to say how often a task is retried.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        return dataset.map_batches(transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **options)
 
 
 def stream_tables(dataset: "ray.data.Dataset | ray.data.DataIterator") -> Iterator[pa.Table]:

@@ -14,9 +14,8 @@ from lib.ingest.image import encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting, content_digest
 from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
-from lib.ingest.tiff import UInt8Array
 from lib.ingest.tiff_range import with_ranges_of_run
-from lib.ingest.unit import UnitResult, read_unit
+from lib.ingest.unit import read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
 from lib.progress import Progress
 from lib.ray_data import map_units, start_ray, stream_tables, units_dataset
@@ -101,42 +100,45 @@ def _convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progr
     if not units:
         return
     start_ray(config)
-    graph = map_units(units_dataset(units), convert_unit, fn_kwargs={"config": config}, num_cpus=1)
+    graph = map_units(units_dataset(units), convert_unit, fn_kwargs=unit_arguments(config), num_cpus=1)
     for verdicts in stream_tables(graph):
         progress.advance(verdicts.num_rows)
         yield verdicts.cast(CONVERTED_SCHEMA)
 
 
-def convert_unit(unit: pa.Table, config: ConvertConfig) -> pa.Table:
+def unit_arguments(config: ConvertConfig) -> dict[str, Any]:
+    """What `convert_unit` takes beside a unit. Shards are listed once: each unit asking would cost round trips."""
+    written = frozenset(file.path for file in (Location(config.output) / "images").list_files())
+    return {"config": config, "written": written}
+
+
+def convert_unit(unit: pa.Table, config: ConvertConfig, written: frozenset[str] = frozenset()) -> pa.Table:
     """Convert one unit to one shard, unless that shard is already there.
 
     Args:
         unit: Rows of `LISTING_SCHEMA` and the name of their `shard`.
         config: The settings of the run.
+        written: The shards that are there.
 
     Returns:
         The verdict on each file (`MANIFEST_SCHEMA`) and its `shard`.
     """
     shard = unit["shard"][0].as_py()
-    location = Location(config.output) / "images" / shard
-    if location.exists():
-        verdicts = read_verdicts(location)
-    else:
-        rows, images = [], []
-        for result in read_unit(unit, Location(config.source), config):
-            rows.append(result.row)
-            if result.image is not None:
-                images.append(_encode(result, result.image, config))
-        verdicts = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
-        write_shard(images, verdicts, location)
-    return with_shard(verdicts, shard)
-
-
-def _encode(result: UnitResult, image: UInt8Array, config: ConvertConfig) -> dict[str, Any]:
-    encoded = encode_jpeg(image, config.quality)
+    output = Location(config.output)
+    location = output / "images" / shard
+    if shard in written:
+        return with_shard(read_verdicts(location), shard)
+    rows, images = [], []
+    for result in read_unit(unit, Location(config.source), config):
+        rows.append(result.row)
+        if result.image is not None:
+            encoded = encode_jpeg(result.image, config.quality)
+            images.append(result.row | {"height": result.height, "width": result.width, "image": encoded})
     if config.layout == "folder":
-        (Location(config.output) / jpeg_path(result.row)).write_bytes(encoded)
-    return result.row | {"height": result.height, "width": result.width, "image": encoded}
+        output.write_many({jpeg_path(image): image["image"] for image in images})
+    verdicts = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    write_shard(images, verdicts, location)
+    return with_shard(verdicts, shard)
 
 
 def jpeg_path(row: dict[str, Any]) -> str:

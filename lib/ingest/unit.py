@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from lib.ingest.tiff import UInt8Array, decode_tiff
 from lib.storage.filesystem import FETCH_CONCURRENCY, Location, StoredFile
 
 COLLECT_BYTES = 32 * 2**20
-FETCH_BYTES = 256 * 2**20
-"""Most that one fetch of several files brings into memory."""
+FETCH_BYTES = 128 * 2**20
+"""Most that one fetch of several files brings into memory, where the next one may be under way too."""
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,40 @@ def read_unit(unit: pa.Table, source: Location, config: ImageConfig) -> Iterator
         StorageError: If a file cannot be read as it was listed: a fault, not a bad image.
     """
     cv2.setNumThreads(1)  # Ray runs one unit a core; OpenCV's own threads would only compete with it
-    for rows in batches_to_fetch(unit.to_pylist()):
-        files = [StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"]) for row in rows]
-        for row, (data, checksum) in zip(rows, source.read_listed(files), strict=True):
+    for rows, contents in _fetched(batches_to_fetch(unit.to_pylist()), source):
+        for row, (data, checksum) in zip(rows, contents, strict=True):
             yield _decode(row | {"checksum": checksum}, data, config)
             if row["size_bytes"] > COLLECT_BYTES:
                 gc.collect()  # tifffile's pages and files refer to each other, and so keep these bytes
 
 
-def batches_to_fetch(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _fetched(batches: Iterator[list[Row]], source: Location) -> Iterator[tuple[list[Row], list[tuple[bytes, str]]]]:
+    """Each batch with its files; from remote storage, the next ones arrive while one is being decoded."""
+
+    def fetch(rows: list[Row]) -> tuple[list[Row], list[tuple[bytes, str]]]:
+        files = [StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"]) for row in rows]
+        return rows, source.read_listed(files)
+
+    if source.is_local:
+        yield from map(fetch, batches)
+        return
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        coming: Future[tuple[list[Row], list[tuple[bytes, str]]]] | None = None
+        for rows in batches:
+            before, coming = coming, ahead.submit(fetch, rows)
+            if before is not None:
+                yield before.result()
+        if coming is not None:
+            yield coming.result()
+
+
+def batches_to_fetch(rows: list[Row]) -> Iterator[list[Row]]:
     """Cut listed files into runs that are fetched at once.
 
     As many as `FETCH_CONCURRENCY` and as large as `FETCH_BYTES` in all, but one file at least: this bounds the memory
     of a worker, whatever the files are.
     """
-    batch: list[dict[str, Any]] = []
+    batch: list[Row] = []
     size_bytes = 0
     for row in rows:
         if batch and (len(batch) == FETCH_CONCURRENCY or size_bytes + row["size_bytes"] > FETCH_BYTES):

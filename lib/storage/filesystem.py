@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -208,6 +208,14 @@ class Location:
             StorageError: If any of them cannot be read.
         """
         return self._side_by_side(lambda name: (self / name).read_bytes(), names)
+
+    def write_many(self, contents: Mapping[str, bytes]) -> None:
+        """Write many files below this folder, side by side, each as `write_bytes` does.
+
+        Raises:
+            StorageError: If any of them cannot be written.
+        """
+        self._side_by_side(lambda item: (self / item[0]).write_bytes(item[1]), list(contents.items()))
 
     def read_listed(self, files: Sequence[StoredFile]) -> list[tuple[bytes, str]]:
         """The content and checksum of listed files, fetched side by side, each known to be what was listed.

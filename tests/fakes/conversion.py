@@ -12,6 +12,8 @@ def convert_here(config: ConvertConfig) -> dict[str, Any]:
     """What `convert_images` does, without Ray."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            convert, "_convert_units", lambda units, config, _: [convert.convert_unit(u, config) for u in units]
+            convert,
+            "_convert_units",
+            lambda units, config, _: [convert.convert_unit(u, **convert.unit_arguments(config)) for u in units],
         )
         return convert.convert_images(config)
