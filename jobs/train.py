@@ -2,10 +2,13 @@
 
     python -m jobs.train --dataset OUT/dataset --model vgg16 --epochs 10 --output OUT/models/vgg16
 
+With `--sweep sweep.yaml` it searches settings, and writes the model of the best trial.
+
 Flags override `--config recipe.yaml`; `--help` lists every setting.
 """
 
 import sys
+from typing import Any
 
 from lib.config import TrainConfig
 from lib.runs import run_job
@@ -15,7 +18,15 @@ from lib.training.trainer import train_model
 
 def main(config: TrainConfig) -> Summary:
     """Train a model and write its folder."""
-    return training_summary(train_model(config), config.output)
+    return training_summary(_train(config), config.output)
+
+
+def _train(config: TrainConfig) -> dict[str, Any]:
+    if config.sweep is None:
+        return train_model(config)
+    from lib.training.sweep import search_model  # Ray Tune takes a second to import
+
+    return search_model(config)
 
 
 if __name__ == "__main__":

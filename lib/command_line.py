@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
-import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from lib.config import SettingsT
 from lib.errors import SettingsError
-from lib.storage.filesystem import Location
+from lib.storage.settings_file import read_settings_file
 
 CONFIG_FLAG = "--config"
 
@@ -49,14 +48,7 @@ def load_recipe(config_type: type[SettingsT], uri: str) -> dict[str, Any]:
     Raises:
         SettingsError: If it cannot be read, has an unknown key or a bad value.
     """
-    if not Location(uri).is_file():
-        raise SettingsError(f"{CONFIG_FLAG} {uri}: there is no such file")
-    try:
-        recipe = yaml.safe_load(Location(uri).read_bytes()) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{CONFIG_FLAG} {uri} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise SettingsError(f"{CONFIG_FLAG} {uri} holds a {type(recipe).__name__}; expected `setting: value` lines")
+    recipe = read_settings_file(uri, CONFIG_FLAG)
     try:
         config_type.model_validate(recipe)
     except ValidationError as error:

@@ -17,6 +17,10 @@ class DataError(TissueError):
     """The images cannot be used as they are, whatever the settings."""
 
 
+class DivergedError(TissueError):
+    """The loss was never a number, so that there is no model."""
+
+
 class StorageError(TissueError):
     """Storage did not do what was asked of it. Never a verdict on an image."""
 

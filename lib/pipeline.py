@@ -5,14 +5,15 @@ import time
 from typing import Any
 
 from lib.config import ConvertConfig, EvaluateConfig, PipelineConfig, ReportConfig, TrainConfig
-from lib.errors import DataError, SettingsError
+from lib.errors import DataError
 from lib.evaluation.evaluate import evaluate_model
 from lib.ingest.convert import convert_images
+from lib.models.folder import read_model_record
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.html import write_report
 from lib.storage.filesystem import Location
 from lib.storage.output import package_versions
-from lib.training.trainer import require_imagenet_weights, train_model
+from lib.training.trainer import check_fit, require_imagenet_weights, train_model
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,8 @@ def plan_models(config: PipelineConfig) -> dict[str, ModelSpec]:
     Raises:
         SettingsError: If one of them cannot be trained with these settings.
     """
-    if config.batch_size < config.num_workers:
-        raise SettingsError(f"--batch-size {config.batch_size} cannot be shared by --num-workers {config.num_workers}")
     specs = [parse_spec(text) for text in config.models]
+    check_fit(config, specs)
     plan = dict(zip(folder_names(specs), specs, strict=True))
     coming: list[str] = []
     for name, spec in plan.items():
@@ -60,7 +60,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         "counts": dataset["counts"],
         "models": {name: evaluation["metrics"]["accuracy"] for name, evaluation in evaluations.items()},
         "seconds": round(time.monotonic() - started, 3),
-        "world_size": config.num_workers,
+        "world_size": max(_world_size(config, name) for name in plan),
         "settings": config.model_dump(mode="json"),
         "versions": package_versions(),
     }
@@ -71,10 +71,16 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
 def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> dict[str, Any]:
     output = Location(config.output)
     dataset, model = (output / "dataset").uri, _model_folder(config, name).uri
-    train_model(config.part(TrainConfig, model=spec.text, dataset=dataset, source=None, output=model))
+    features = config.features or (output / "features").uri
+    train = config.part(TrainConfig, model=spec.text, dataset=dataset, source=None, output=model, features=features)
+    train_model(train)
     return evaluate_model(
         config.part(EvaluateConfig, model_dir=model, dataset=dataset, output=(output / "evaluations" / name).uri)
     )
+
+
+def _world_size(config: PipelineConfig, name: str) -> int:
+    return int(read_model_record(_model_folder(config, name))["world_size"])
 
 
 def _model_folder(config: PipelineConfig, name: str) -> Location:

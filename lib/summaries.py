@@ -37,6 +37,7 @@ def training_summary(record: Record, output: str) -> Summary:
         "world_size": record["world_size"],
         "seconds": record["seconds"],
         "images_per_s": record["images_per_s"],
+        **({"trials": record["sweep"]["trials"]} if "sweep" in record else {}),
         "output": output,
     }
 

@@ -1,7 +1,8 @@
-"""One worker's share of a split in memory, as decoded images, and its batches."""
+"""One worker's share of a split in memory, as decoded images or as features, and its batches."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,45 +12,34 @@ import pyarrow as pa
 from lib.dataset.order import PADDING
 from lib.errors import DataError
 
-Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]
+Examples = tuple[npt.NDArray[Any], npt.NDArray[np.int32]]
+"""Images or features of a batch, and their classes, `PADDING` where there is no image."""
+Positions = npt.NDArray[np.int64]
 
 MEMORY_SHARE = 0.8
 
 
 @dataclass
-class ImageCache:
-    """Images and labels of a contiguous range of positions.
+class ExampleCache:
+    """Examples and labels of a contiguous range of positions.
 
     Attributes:
         positions: The range; a refused image keeps its place and weighs nothing.
-        images: uint8, shape (len(positions), image_size, image_size, 3).
+        examples: Images, uint8 (len(positions), image_size, image_size, 3), or features, float32 (len(positions), d).
         labels: int32, shape (len(positions),), the number of the class; `PADDING` where there is no image.
         refused: Rows of the images that could not be decoded: position, reason and detail.
         checksums: By `image_id`, of the images that came straight from their files.
     """
 
     positions: range
-    images: npt.NDArray[np.uint8]
+    examples: npt.NDArray[Any]
     labels: npt.NDArray[np.int32]
-    refused: list[dict[str, object]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
     checksums: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, positions: range, image_size: int) -> "ImageCache":
-        """Room for a range of positions.
-
-        Raises:
-            DataError: If the images do not fit into the memory that is free.
-        """
-        needed, free = (
-            len(positions) * image_size**2 * 3,
-            int(psutil.virtual_memory().available * MEMORY_SHARE),
-        )
-        if needed > free:
-            raise DataError(
-                f"{len(positions)} images of {image_size} px need {needed / 2**30:.1f} GiB in one worker, which has "
-                f"{free / 2**30:.1f} GiB to give; use more --num-workers or a smaller --image-size"
-            )
+    def empty(cls, positions: range, image_size: int) -> "ExampleCache":
+        """Room for the images of a range of positions."""
         return cls(
             positions,
             np.zeros((len(positions), image_size, image_size, 3), np.uint8),
@@ -74,11 +64,40 @@ class ImageCache:
         for position, image in zip(table["position"].to_pylist(), table["image"], strict=True):
             if image.is_valid:
                 pixels = np.frombuffer(image.as_buffer(), np.uint8)
-                self.images[position - self.positions.start] = pixels.reshape(self.images.shape[1:])
+                self.examples[position - self.positions.start] = pixels.reshape(self.examples.shape[1:])
 
-    def batch(self, order: npt.NDArray[np.int64]) -> Batch:
-        """The images, labels and weights (1, or 0 for padding) at some positions of the range, or `PADDING`."""
-        places = np.where(order == PADDING, 0, order - self.positions.start)
-        labels = np.where(order == PADDING, PADDING, self.labels[places] if len(self.labels) else PADDING)
-        images = self.images[places] if len(self.images) else np.zeros((len(order), *self.images.shape[1:]), np.uint8)
-        return images, np.maximum(labels, 0).astype(np.int32), (labels != PADDING).astype(np.float32)
+    def batch(self, positions: Positions) -> Examples:
+        """The examples at some positions of the range, or `PADDING`."""
+        shape = (len(positions), *self.examples.shape[1:])
+        if not len(self.labels):
+            return np.zeros(shape, self.examples.dtype), np.full(len(positions), PADDING, np.int32)
+        places = np.where(positions == PADDING, 0, positions - self.positions.start)
+        return self.examples[places], np.where(positions == PADDING, PADDING, self.labels[places]).astype(np.int32)
+
+    def batches(self, order: Positions) -> Iterator[Examples]:
+        """A batch for each row of `order`, which has shape (steps, n)."""
+        return map(self.batch, order)
+
+
+def image_bytes(count: int, image_size: int) -> int:
+    """Memory that so many decoded images take."""
+    return count * image_size**2 * 3
+
+
+def memory_for_images(workers: int) -> int:
+    """Bytes that each of some workers on this machine may fill with images."""
+    return int(psutil.virtual_memory().available * MEMORY_SHARE / workers)
+
+
+def refuse_too_many(count: int, image_size: int, memory_bytes: int) -> None:
+    """Stop before images are loaded that do not fit.
+
+    Raises:
+        DataError: With the figures.
+    """
+    needed = image_bytes(count, image_size)
+    if needed > memory_bytes:
+        raise DataError(
+            f"{count} images of {image_size} px need {needed / 2**30:.1f} GiB in one worker, which has "
+            f"{memory_bytes / 2**30:.1f} GiB to give; use --cache none, more --num-workers or a smaller --image-size"
+        )

@@ -1,10 +1,11 @@
 """Which image goes into which batch of which worker: the same batches for any number of workers.
 
 A global batch of B images has B lanes. The positions 0 to n-1 of a split are cut into B contiguous runs, one a lane;
-batch t of an epoch takes the t-th image of every lane, each lane being shuffled anew every epoch by (seed, epoch,
-lane). A worker owns a contiguous range of lanes, and so a contiguous range of positions: it reads only its own
-shards, and yet the batches do not depend on how many workers there are. Images are listed in an order that is as good
-as shuffled, so that what a lane holds is a random sample.
+batch t of an epoch takes the t-th image of every lane. A lane is shuffled anew every epoch by (seed, epoch, lane): its
+chunks of neighbouring images among each other, and the images within each chunk. A worker owns a contiguous range of
+lanes, and so a contiguous range of positions: it reads only its own shards, and yet the batches do not depend on how
+many workers there are. Images are listed in an order that is as good as shuffled, so that what a lane holds is a random
+sample.
 
 Every image comes once an epoch. Lanes differ in length by at most one, so the last batch may be smaller; its empty
 places are padding, marked by `PADDING`, and weigh nothing.
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 PADDING = -1
+CHUNK = 64
+"""Images of a lane that are shuffled among themselves; streaming holds one chunk of each lane."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,62 @@ class LaneOrder:
         """The positions of one epoch, from 0: shape (steps, lanes of this worker), `PADDING` where there is none."""
         order = np.full((self.steps, len(self.lanes)), PADDING, np.int64)
         for column, lane in enumerate(self.lanes):
-            run = np.arange(self._start(lane), self._start(lane + 1))
-            if self.shuffle:
-                np.random.default_rng((self.seed, epoch, lane)).shuffle(run)
+            run = np.concatenate([np.empty(0, np.int64), *self._shuffled(epoch, lane)])
             order[: len(run), column] = run
         return order
 
+    def balanced_epoch(
+        self, epoch: int, labels: npt.NDArray[np.int32], class_counts: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """As `epoch`, but each place is drawn from its lane, with replacement, so that classes come equally often.
+
+        Args:
+            epoch: From 0.
+            labels: The class of each position of this worker, `PADDING` for one that is not to be drawn.
+            class_counts: Images of each class over all workers.
+        """
+        order = np.full((self.steps, len(self.lanes)), PADDING, np.int64)
+        for column, lane in enumerate(self.lanes):
+            run = np.arange(self._start(lane), self._start(lane + 1))
+            classes = labels[run - self.positions.start]
+            chances = np.where(classes == PADDING, 0, 1 / np.maximum(class_counts[classes], 1))
+            if chances.sum() > 0:
+                generator = np.random.default_rng((self.seed, epoch, lane))
+                order[: len(run), column] = generator.choice(run, len(run), p=chances / chances.sum())
+        return order
+
+    def reading(self, epoch: int) -> list[range]:
+        """The runs of positions that batches need, in the order in which they do: what to read for an epoch.
+
+        All lanes are read side by side, a chunk of each at a time, so that little must be held at once.
+        """
+        lanes = [[range(chunk.min(), chunk.max() + 1) for chunk in self._shuffled(epoch, lane)] for lane in self.lanes]
+        together = itertools.zip_longest(*lanes)
+        return [run for chunks in together for run in _merged([chunk for chunk in chunks if chunk is not None])]
+
+    def _shuffled(self, epoch: int, lane: int) -> list[npt.NDArray[np.int64]]:
+        """The chunks of a lane in the order of an epoch."""
+        run = np.arange(self._start(lane), self._start(lane + 1))
+        if not len(run):
+            return []
+        chunks = np.array_split(run, -(-len(run) // CHUNK))
+        if self.shuffle:
+            generator = np.random.default_rng((self.seed, epoch, lane))
+            for chunk in chunks:
+                generator.shuffle(chunk)
+            chunks = [chunks[index] for index in generator.permutation(len(chunks))]
+        return chunks
+
     def _start(self, lane: int) -> int:
         return self.count * lane // self.batch_size
+
+
+def _merged(runs: list[range]) -> list[range]:
+    """Runs in the order of their positions, those that touch made one."""
+    merged: list[range] = []
+    for run in sorted(runs, key=lambda run: run.start):
+        if merged and merged[-1].stop == run.start:
+            merged[-1] = range(merged[-1].start, run.stop)
+        else:
+            merged.append(run)
+    return merged

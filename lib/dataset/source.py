@@ -4,11 +4,12 @@ Both number the images of a split from 0, always in the same order, and give any
 Ray Data. A unit decodes to a table of `DECODED_SCHEMA`, so whoever reads it need not know which of the two it is.
 """
 
-from collections import Counter
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from functools import cached_property, partial
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -42,7 +43,27 @@ DECODED_SCHEMA = pa.schema(
 )
 
 
+ItemT = TypeVar("ItemT")
 Decoder = Callable[[pa.Table], pa.Table]
+
+
+class _Numbered(Generic[ItemT]):
+    """Pieces of a split one after the other, found by the positions that they cover."""
+
+    def __init__(self) -> None:
+        self._pieces: list[ItemT] = []
+        self._firsts = [0]
+
+    def add(self, piece: ItemT, images: int) -> None:
+        """Append a piece of so many images, at least one."""
+        self._pieces.append(piece)
+        self._firsts.append(self._firsts[-1] + images)
+
+    def between(self, start: int, stop: int) -> Iterator[tuple[int, ItemT]]:
+        """The pieces that have a position from `start` to before `stop`, each with its first position."""
+        if start < stop:
+            first, last = bisect_right(self._firsts, start) - 1, bisect_left(self._firsts, stop)
+            yield from zip(self._firsts[first:last], self._pieces[first:last], strict=False)
 
 
 class ImageSource(Protocol):
@@ -65,6 +86,10 @@ class ImageSource(Protocol):
 
     def count(self, split: str | None) -> int:
         """How many positions a split has; a refused image keeps its position."""
+        ...
+
+    def class_counts(self, split: str) -> list[int]:
+        """Images of each class in a split; of files, as many as are listed."""
         ...
 
     def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
@@ -124,16 +149,19 @@ class ShardSource:
         """How many images a split has."""
         return sum(shard["images"] for shard in self._shards(split))
 
+    def class_counts(self, split: str) -> list[int]:
+        """Images of each class in a split."""
+        counts = self.record["counts_by_split"].get(split, {})
+        return [counts.get(name, {}).get("accepted", 0) for name in self.class_names]
+
     def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
         """One unit a shard: its file, and the rows of it that are asked for."""
-        units, first = [], 0
-        for shard in self._shards(split):
+        units = []
+        for first, shard in self._numbered[split].between(start, stop):
             begin, end = max(start - first, 0), min(stop - first, shard["images"])
-            if begin < end:
-                rows = pa.array(range(begin, end), pa.int64())
-                files = pa.array([shard["file"]] * len(rows), pa.string())
-                units.append(pa.table({"file": files, "row": rows, "position": pc.add(rows, first)}))
-            first += shard["images"]
+            rows = pa.array(range(begin, end), pa.int64())
+            files = pa.array([shard["file"]] * len(rows), pa.string())
+            units.append(pa.table({"file": files, "row": rows, "position": pc.add(rows, first)}))
         return units
 
     @property
@@ -143,6 +171,13 @@ class ShardSource:
 
     def _shards(self, split: str | None) -> Iterator[dict[str, Any]]:
         return (shard for shard in self.record["shards"] if shard["split"] == split)
+
+    @cached_property
+    def _numbered(self) -> "dict[str | None, _Numbered[dict[str, Any]]]":
+        numbered: dict[str | None, _Numbered[dict[str, Any]]] = defaultdict(_Numbered)
+        for shard in self.record["shards"]:
+            numbered[shard["split"]].add(shard, shard["images"])
+        return numbered
 
 
 @dataclass(frozen=True)
@@ -216,18 +251,27 @@ class TiffSource:
         """How many files a split lists."""
         return Counter(self.listing.images["split"].to_pylist())[split]
 
+    def class_counts(self, split: str) -> list[int]:
+        """Listed files of each class in a split."""
+        images = self.listing.images
+        counts = Counter(images.filter(pc.equal(images["split"], split))["label"].to_pylist())
+        return [counts[name] for name in self.class_names]
+
     def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
         """Slices of the listing, with their positions."""
-        units, first = [], 0
-        for unit in self.listing.units(self.images_per_unit):
-            if unit["split"][0].as_py() != split:
-                continue
+        units = []
+        for first, unit in self._numbered[split].between(start, stop):
             begin, end = max(start - first, 0), min(stop - first, unit.num_rows)
-            if begin < end:
-                positions = pa.array(range(first + begin, first + end), pa.int64())
-                units.append(unit.slice(begin, end - begin).append_column("position", positions))
-            first += unit.num_rows
+            positions = pa.array(range(first + begin, first + end), pa.int64())
+            units.append(unit.slice(begin, end - begin).append_column("position", positions))
         return units
+
+    @cached_property
+    def _numbered(self) -> "dict[str | None, _Numbered[pa.Table]]":
+        numbered: dict[str | None, _Numbered[pa.Table]] = defaultdict(_Numbered)
+        for unit in self.listing.units(self.images_per_unit):
+            numbered[unit["split"][0].as_py()].add(unit, unit.num_rows)
+        return numbered
 
     @property
     def decoder(self) -> Decoder:

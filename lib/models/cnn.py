@@ -2,7 +2,7 @@
 
 import keras
 
-from lib.models.inputs import image_input
+from lib.models.inputs import image_input, logits_layer
 
 
 def build_cnn(class_count: int, image_size: int) -> keras.Model:
@@ -18,4 +18,4 @@ def build_cnn(class_count: int, image_size: int) -> keras.Model:
         features = keras.layers.MaxPooling2D(name=f"pool_{filters}")(features)
     features = keras.layers.Flatten(name="flatten")(features)
     embedding = keras.layers.Dense(128, activation="relu", name="embedding")(features)
-    return keras.Model(images, keras.layers.Dense(class_count, name="logits")(embedding), name="cnn")
+    return keras.Model(images, logits_layer(class_count)(embedding), name="cnn")

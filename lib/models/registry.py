@@ -1,28 +1,130 @@
-"""From a SPEC to a Keras model."""
+"""From a SPEC to Keras models: the whole network, its frozen base, and the head that is trained."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import keras
 
+from lib.errors import SettingsError
 from lib.models.cnn import build_cnn
-from lib.models.spec import CNN, SAVED, ModelSpec
-from lib.models.transfer import build_on_saved, build_transfer
+from lib.models.hub import build_hub_base
+from lib.models.inputs import image_input, logits_layer
+from lib.models.spec import CNN, HUB, SAVED, ModelSpec
+from lib.models.transfer import build_application_base, build_saved_base
 from lib.storage.filesystem import Location
 
 
-def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int) -> keras.Model:
-    """Build a model with the same weights on every worker.
+@dataclass(frozen=True)
+class Network:
+    """A network and the parts of it that are trained apart; they share their layers.
+
+    Attributes:
+        model: From uint8 RGB (n, image_size, image_size, 3) to logits, float32 (n, classes). This is what is saved; the
+            input of its last layer is the embedding of an image.
+        base: Frozen, from the same images to features, float32 (n, d); None where all of the network is trained.
+        head: From features to logits; `model` itself where there is no base.
+    """
+
+    model: keras.Model
+    base: keras.Model | None
+    head: keras.Model
+
+
+def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int, head_units: int = 0) -> Network:
+    """Build a network with the same weights on every worker, in the precision that Keras is set to.
 
     Args:
         spec: Which model.
         class_count: Number of classes.
         image_size: Side of the square images in pixels.
         seed: Of the initial weights.
+        head_units: Units of a hidden layer before the logits; 0 for none. The CNN has one of its own.
 
-    Returns:
-        A model from uint8 RGB (n, image_size, image_size, 3) to logits (n, class_count).
+    Raises:
+        TissueError: If the weights cannot be had or do not fit.
     """
     keras.utils.set_random_seed(seed)
     if spec.name == CNN:
-        return build_cnn(class_count, image_size)
+        model = build_cnn(class_count, image_size)
+        return Network(model, None, model)
+    base = build_base(spec, image_size)
+    base.trainable = not spec.has_frozen_base
+    layers = _head_layers(class_count, head_units)
+    images = image_input(image_size)
+    model = keras.Model(images, _through(layers, base(images)), name=spec.name)
+    if not spec.has_frozen_base:
+        return Network(model, None, model)
+    features = keras.Input(base.output_shape[1:], dtype="float32", name="features")
+    return Network(model, base, keras.Model(features, _through(layers, features), name="head"))
+
+
+def build_base(spec: ModelSpec, image_size: int) -> keras.Model:
+    """The part of a network that comes from elsewhere, with its preprocessing inside.
+
+    Args:
+        spec: Any model but the CNN, which has no base.
+        image_size: Side of the square images in pixels.
+
+    Returns:
+        A model from uint8 RGB (n, image_size, image_size, 3) to features, float32 (n, d).
+
+    Raises:
+        TissueError: If the weights cannot be had or do not fit.
+    """
     if spec.name == SAVED:
-        return build_on_saved(Location(spec.weights), class_count)
-    return build_transfer(spec, class_count, image_size)
+        return build_saved_base(Location(spec.weights))
+    if spec.name == HUB:
+        return build_hub_base(spec, image_size)
+    return build_application_base(spec, image_size)
+
+
+def _head_layers(class_count: int, units: int) -> list[keras.layers.Layer]:
+    hidden = [keras.layers.Dense(units, activation="relu", name="hidden")] if units else []
+    return [*hidden, logits_layer(class_count)]
+
+
+def _through(layers: Sequence[keras.layers.Layer], inputs: keras.KerasTensor) -> keras.KerasTensor:
+    return reduce(lambda tensor, layer: layer(tensor), layers, inputs)
+
+
+def unfreeze(network: Network, layers: int) -> list[keras.Variable]:
+    """Make the last layers of a frozen base trainable.
+
+    Counted are layers that have weights to train. Batch normalisation is not and stays frozen, so that it goes on with
+    the statistics of the images that the base was made from.
+
+    Args:
+        network: With a base; changed in place.
+        layers: How many, from the end of the base, at least 1; all of them if it has fewer.
+
+    Returns:
+        The variables of the base that are trainable now, in the order of its layers.
+
+    Raises:
+        SettingsError: If the base has no such layers, as one from TF Hub.
+    """
+    if network.base is None:
+        raise ValueError("all of this network is trained already")
+    network.base.trainable = True
+    leaves = list(_leaf_layers(network.base))
+    chosen = [layer for layer in leaves if layer.trainable_variables and not _normalises_batches(layer)][-layers:]
+    kept = {id(layer) for layer in chosen}
+    for layer in leaves:
+        layer.trainable = id(layer) in kept
+    if not chosen:
+        raise SettingsError(f"{network.model.name} has no layers to fine-tune; leave --fine-tune-epochs at 0")
+    return [variable for layer in chosen for variable in layer.trainable_variables]
+
+
+def _leaf_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers of a model and of the models inside it, from input to output."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaf_layers(layer)
+        else:
+            yield layer
+
+
+def _normalises_batches(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)

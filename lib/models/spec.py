@@ -1,6 +1,7 @@
 """A model SPEC, `name` or `name:key=value,key=value`, read and checked without importing Keras."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,12 +20,14 @@ class KerasNetwork:
         function: Its constructor in that module.
         smallest: Least side of its input in pixels, without the classifier.
         has_alpha: Whether the constructor takes the width multiplier `alpha`.
+        scales_imagenet: Whether Keras scales the input further, but only if told that the weights are ImageNet's.
     """
 
     module: str
     function: str
     smallest: int = 32
     has_alpha: bool = False
+    scales_imagenet: bool = False
 
 
 KERAS_NETWORKS: Mapping[str, KerasNetwork] = {
@@ -36,7 +39,7 @@ KERAS_NETWORKS: Mapping[str, KerasNetwork] = {
     "densenet121": KerasNetwork("densenet", "DenseNet121"),
     "densenet169": KerasNetwork("densenet", "DenseNet169"),
     "densenet201": KerasNetwork("densenet", "DenseNet201"),
-    **{f"efficientnet_b{n}": KerasNetwork("efficientnet", f"EfficientNetB{n}") for n in range(8)},
+    **{f"efficientnet_b{n}": KerasNetwork("efficientnet", f"EfficientNetB{n}", scales_imagenet=True) for n in range(8)},
     **{f"efficientnet_v2_b{n}": KerasNetwork("efficientnet_v2", f"EfficientNetV2B{n}") for n in range(4)},
     **{f"efficientnet_v2_{n}": KerasNetwork("efficientnet_v2", f"EfficientNetV2{n.upper()}") for n in "sml"},
     "inception_resnet_v2": KerasNetwork("inception_resnet_v2", "InceptionResNetV2", smallest=75),
@@ -57,8 +60,11 @@ KERAS_NETWORKS: Mapping[str, KerasNetwork] = {
     "vgg19": KerasNetwork("vgg19", "VGG19"),
     "xception": KerasNetwork("xception", "Xception", smallest=71),
 }
-CNN, SAVED = "cnn", "saved"
+CNN, SAVED, HUB = "cnn", "saved", "hub"
 SMALLEST_CNN_INPUT = 8  # three halvings must leave a pixel
+SHA256 = re.compile(r"[0-9a-f]{64}")
+SAVED_MODEL_FILE, TF1_HUB_FILE = "saved_model.pb", "tfhub_module.pb"
+PATHS = {SAVED: "the folder of an earlier model", HUB: "the folder of a SavedModel"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class ModelSpec:
 
     Attributes:
         text: The SPEC as given.
-        name: `cnn`, `saved`, or a key of `KERAS_NETWORKS`.
+        name: `cnn`, `saved`, `hub`, or a key of `KERAS_NETWORKS`.
         options: The options given, as text.
     """
 
@@ -80,20 +86,35 @@ class ModelSpec:
         """Where the base's weights come from: `imagenet`, `none` or a URI."""
         if self.name == CNN:
             return "none"
-        return self.options["path"] if self.name == SAVED else self.options.get("weights", "imagenet")
+        return self.options["path"] if "path" in self.options else self.options.get("weights", "imagenet")
+
+    @property
+    def has_frozen_base(self) -> bool:
+        """Whether a new head is trained on a base that stays as it is, rather than all of a network from scratch."""
+        return self.weights != "none"
+
+    @property
+    def sha256(self) -> str | None:
+        """What the weights file is, in hexadecimal, if that is demanded."""
+        return self.options.get("sha256")
+
+    @property
+    def output(self) -> str | None:
+        """Which output of a SavedModel has the features; None where it has just one."""
+        return self.options.get("output")
 
     @property
     def beginning(self) -> str:
         """What the training starts from, for the log."""
-        if self.weights == "none":
+        if not self.has_frozen_base:
             return "all of the network is trained from scratch"
-        what = "an earlier model" if self.name == SAVED else "a network"
+        what = {SAVED: "an earlier model", HUB: "a SavedModel"}.get(self.name, "a network")
         return f"a new head is trained on {what} that stays as it is, with weights from {self.weights}"
 
     @property
     def learning_rate(self) -> float:
         """Step size of Adam that suits what is trained: all of a network, or a linear head on a frozen base."""
-        return 1e-3 if self.weights == "none" else 1e-2
+        return 1e-2 if self.has_frozen_base else 1e-3
 
     @property
     def alpha(self) -> float:
@@ -110,7 +131,7 @@ def parse_spec(text: str) -> ModelSpec:
     name, _, listed = text.partition(":")
     if name not in _known_options(name):
         raise SettingsError(
-            f"unknown model {name!r}; expected one of {', '.join(sorted([CNN, SAVED, *KERAS_NETWORKS]))}"
+            f"unknown model {name!r}; expected one of {', '.join(sorted([CNN, SAVED, HUB, *KERAS_NETWORKS]))}"
         )
     pairs = [_option(part, text) for part in listed.split(",") if part]
     options = dict(pairs)
@@ -120,15 +141,15 @@ def parse_spec(text: str) -> ModelSpec:
     for key in options:
         if key not in known:
             raise SettingsError(f"model {text!r}: unknown option {key!r}; {name} takes {', '.join(known) or 'none'}")
-    if name == SAVED and "path" not in options:
-        raise SettingsError(f"model {text!r} needs the folder of an earlier model: saved:path=URI")
+    if name in PATHS and "path" not in options:
+        raise SettingsError(f"model {text!r} needs {PATHS[name]}: {name}:path=URI")
     return ModelSpec(text, name, _checked(options, text))
 
 
 def _known_options(name: str) -> dict[str, list[str]]:
-    known: dict[str, list[str]] = {CNN: [], SAVED: ["path"]}
+    known: dict[str, list[str]] = {CNN: [], SAVED: ["path"], HUB: ["path", "output"]}
     if network := KERAS_NETWORKS.get(name):
-        known[name] = ["weights", "alpha"] if network.has_alpha else ["weights"]
+        known[name] = ["weights", "sha256", "alpha"] if network.has_alpha else ["weights", "sha256"]
     return known
 
 
@@ -140,17 +161,35 @@ def _option(part: str, text: str) -> tuple[str, str]:
 
 
 def _checked(options: dict[str, str], text: str) -> dict[str, str]:
-    if "alpha" in options:
-        try:
-            usable = 0 < float(options["alpha"]) < math.inf
-        except ValueError:
-            usable = False
-        if not usable:
-            raise SettingsError(f"model {text!r}: alpha is {options['alpha']!r}; expected a positive number")
+    if "sha256" in options:
+        options = options | {"sha256": options["sha256"].lower()}
+    problem = _problem(options)
+    if problem is not None:
+        raise SettingsError(f"model {text!r}: {problem}")
     try:
         return {key: absolute_uri(value) if _is_uri(key, value) else value for key, value in options.items()}
     except ValueError as error:
         raise SettingsError(f"model {text!r}: {error}") from error
+
+
+def _problem(options: dict[str, str]) -> str | None:
+    """What is wrong with options that the model knows."""
+    if "alpha" in options and not _is_positive(options["alpha"]):
+        return f"alpha is {options['alpha']!r}; expected a positive number"
+    if "sha256" not in options:
+        return None
+    if not SHA256.fullmatch(options["sha256"]):
+        return f"sha256 is {options['sha256']!r}; expected 64 hexadecimal digits"
+    if not _is_uri("weights", options.get("weights", "imagenet")):
+        return "sha256 is that of a weights file; it needs weights=URI"
+    return None
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def _is_uri(key: str, value: str) -> bool:
@@ -166,21 +205,45 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
         coming: Model folders that will exist by the time this one is trained.
 
     Raises:
-        SettingsError: If the images are too small for the network, or its weights or earlier model are missing.
+        SettingsError: If the images are too small for the network, or what it starts from is missing or unfit.
     """
-    smallest = KERAS_NETWORKS[spec.name].smallest if spec.name in KERAS_NETWORKS else SMALLEST_CNN_INPUT
+    smallest = _smallest_input(spec)
     if image_size < smallest:
         raise SettingsError(
             f"--image-size {image_size} is too small for {spec.name}, which needs at least {smallest} pixels"
         )
     if spec.name == SAVED and spec.weights not in coming:
-        earlier = read_model_record(Location(spec.weights))
-        if earlier["image_size"] != image_size:
-            raise SettingsError(
-                f"model {spec.text!r} was trained on {earlier['image_size']} px images; --image-size is {image_size}"
-            )
-    elif _is_uri("weights", spec.weights) and spec.name in KERAS_NETWORKS and not Location(spec.weights).exists():
+        _check_earlier(spec, image_size)
+    elif spec.name == HUB:
+        _check_saved_model(spec)
+    elif spec.name in KERAS_NETWORKS and _is_uri("weights", spec.weights) and not Location(spec.weights).exists():
         raise SettingsError(f"model {spec.text!r}: there is no weights file {spec.weights}")
+
+
+def _smallest_input(spec: ModelSpec) -> int:
+    if spec.name in KERAS_NETWORKS:
+        return KERAS_NETWORKS[spec.name].smallest
+    return SMALLEST_CNN_INPUT if spec.name == CNN else 1  # the others know their size themselves
+
+
+def _check_earlier(spec: ModelSpec, image_size: int) -> None:
+    earlier = read_model_record(Location(spec.weights))
+    if earlier["image_size"] != image_size:
+        raise SettingsError(
+            f"model {spec.text!r} was trained on {earlier['image_size']} px images; --image-size is {image_size}"
+        )
+
+
+def _check_saved_model(spec: ModelSpec) -> None:
+    folder = Location(spec.weights)
+    if (folder / TF1_HUB_FILE).exists():
+        raise SettingsError(
+            f"model {spec.text!r} is in the old TF1 Hub format ({TF1_HUB_FILE}), which Keras 3 cannot use; "
+            "take the TF2 SavedModel of the same network"
+        )
+    if not (folder / SAVED_MODEL_FILE).exists():
+        advice = "unpack the archive into a folder" if folder.is_file() else "give the folder that holds it"
+        raise SettingsError(f"model {spec.text!r} is no SavedModel: there is no {SAVED_MODEL_FILE}; {advice}")
 
 
 def folder_names(specs: Sequence[ModelSpec]) -> list[str]:

@@ -1,8 +1,13 @@
-"""Networks of others under a head of ours: Keras Applications, and earlier models of this project."""
+"""Networks of others as a base for a head of ours: Keras Applications, and earlier models of this project."""
 
 import contextlib
+import inspect
 import re
 import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -10,92 +15,127 @@ from lib.errors import TissueError
 from lib.models.folder import load_network
 from lib.models.inputs import image_input
 from lib.models.spec import KERAS_NETWORKS, ModelSpec
+from lib.models.weights import weights_file
 from lib.storage.filesystem import Location
 
 
-def build_transfer(spec: ModelSpec, class_count: int, image_size: int) -> keras.Model:
-    """A Keras Applications network with its own preprocessing inside, global average pooling and a linear head.
-
-    With weights the base is frozen, its batch normalisation included; with `weights=none` all of it is trained.
+def build_application_base(spec: ModelSpec, image_size: int) -> keras.Model:
+    """A Keras Applications network up to its global average pooling, with its own preprocessing inside.
 
     Returns:
-        A model from uint8 RGB (n, image_size, image_size, 3) to logits (n, class_count).
+        A model from uint8 RGB (n, image_size, image_size, 3) to features, float32 (n, d).
 
     Raises:
         TissueError: If the weights cannot be had or do not fit.
     """
-    network = KERAS_NETWORKS[spec.name]
-    module = getattr(keras.applications, network.module)
-    base = _base(spec, image_size)
+    module = getattr(keras.applications, KERAS_NETWORKS[spec.name].module)
     images = image_input(image_size)
     pixels = module.preprocess_input(keras.ops.cast(images, "float32"))
-    if spec.weights == "none":
-        embedding = base(pixels)
-    else:
-        base.trainable = False
-        embedding = base(pixels, training=False)
-    return keras.Model(images, keras.layers.Dense(class_count, name="logits")(embedding), name=spec.name)
+    return keras.Model(images, _float32(_with_weights(spec, image_size)(pixels)), name="base")
 
 
-def build_on_saved(folder: Location, class_count: int) -> keras.Model:
-    """An earlier model of ours, frozen up to the input of its last layer, with a new linear head.
+def build_saved_base(folder: Location) -> keras.Model:
+    """An earlier model of ours, up to the input of its last layer.
 
     Returns:
-        A model from uint8 RGB images of the earlier model's size to logits (n, class_count).
+        A model from uint8 RGB images of the earlier model's size to features, float32 (n, d).
     """
     earlier = load_network(folder)
-    base = keras.Model(earlier.input, earlier.layers[-1].input, name="base")
-    base.trainable = False
-    images = image_input(earlier.input_shape[1])
-    return keras.Model(
-        images, keras.layers.Dense(class_count, name="logits")(base(images, training=False)), name="saved"
-    )
+    return keras.Model(earlier.input, earlier.layers[-1].input, name="base")
 
 
-def _base(spec: ModelSpec, image_size: int) -> keras.Model:
-    if spec.weights in {"imagenet", "none"}:
-        return _construct(spec, image_size, None if spec.weights == "none" else "imagenet")
-    with Location(spec.weights).as_local_file() as file:
-        return _construct(spec, image_size, str(file))
+def _float32(features: keras.KerasTensor) -> keras.KerasTensor:
+    """Features as they are kept, whatever precision they are computed in."""
+    return keras.layers.Activation("linear", dtype="float32", name="features")(features)
 
 
-def _construct(spec: ModelSpec, image_size: int, weights: str | None) -> keras.Model:
-    network = KERAS_NETWORKS[spec.name]
-    options = {"alpha": spec.alpha} if network.has_alpha else {}
-    function = getattr(keras.applications, network.function)
+def _with_weights(spec: ModelSpec, image_size: int) -> keras.Model:
+    if spec.weights == "none":
+        return _construct(spec.name, spec.alpha, image_size, None)
+    if spec.weights == "imagenet":
+        return _with_imagenet(spec.name, spec.alpha, image_size)[0]
+    with weights_file(spec, image_size) as file:
+        try:
+            return _from_file(spec, image_size, file)
+        except Exception as error:  # several types, as there are several ways to be a wrong file
+            reason = " ".join(str(error).split())
+            raise TissueError(
+                f"the weights {spec.weights} do not fit {spec.name} without its classifier "
+                f"(a *_no_top or *_notop file is needed): {reason[:300]}"
+            ) from error
+
+
+def _from_file(spec: ModelSpec, image_size: int, file: Path) -> keras.Model:
+    """A network with the weights of a file, which are taken for ImageNet's or made from them."""
+    if KERAS_NETWORKS[spec.name].scales_imagenet:
+        with _fetches_of_keras(instead=file):
+            return _construct(spec.name, spec.alpha, image_size, "imagenet")
+    return _construct(spec.name, spec.alpha, image_size, str(file))
+
+
+def _construct(name: str, alpha: float, image_size: int, weights: str | None) -> keras.Model:
+    network = KERAS_NETWORKS[name]
+    options = {"alpha": alpha} if network.has_alpha else {}
+    with contextlib.redirect_stdout(sys.stderr):  # where Keras shows how a download goes
+        return getattr(keras.applications, network.function)(
+            include_top=False,
+            pooling="avg",
+            input_shape=(image_size, image_size, 3),
+            weights=weights,
+            **options,
+        )
+
+
+def require_weights(spec: ModelSpec, image_size: int) -> Path:
+    """The file with a network's ImageNet weights, downloaded by Keras if need be.
+
+    Raises:
+        TissueError: If it cannot be had; the message names the file and where to put it.
+    """
+    return _imagenet_file(spec.name, spec.alpha, image_size)
+
+
+@lru_cache(maxsize=8)
+def _imagenet_file(name: str, alpha: float, image_size: int) -> Path:
+    return _with_imagenet(name, alpha, image_size)[1]
+
+
+def _with_imagenet(name: str, alpha: float, image_size: int) -> tuple[keras.Model, Path]:
+    """A network with its ImageNet weights, and the file that they are from."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where Keras shows how a download goes
-            return function(
-                include_top=False,
-                pooling="avg",
-                input_shape=(image_size, image_size, 3),
-                weights=weights,
-                **options,
-            )
-    except Exception as error:  # Keras raises a bare Exception for a download and several types for a wrong file
-        if weights is None:
-            raise
-        raise TissueError(_weights_message(spec, error)) from error
+        with _fetches_of_keras() as files:
+            return _construct(name, alpha, image_size, "imagenet"), files[-1]
+    except Exception as error:  # Keras raises a bare Exception for a download
+        raise TissueError(_missing_message(name, error)) from error
 
 
-def _weights_message(spec: ModelSpec, error: Exception) -> str:
+@contextlib.contextmanager
+def _fetches_of_keras(instead: Path | None = None) -> Iterator[list[Path]]:
+    """The files that Keras fetches meanwhile, or what it gets `instead`.
+
+    Which file a network needs is known to its constructor alone.
+    """
+    files: list[Path] = []
+    module: Any = inspect.getmodule(keras.utils.get_file)
+    get_file = module.get_file
+
+    def fetch(*args: Any, **kwargs: Any) -> str:
+        files.append(instead or Path(get_file(*args, **kwargs)))
+        return str(files[-1])
+
+    module.get_file = fetch
+    try:
+        yield files
+    finally:
+        module.get_file = get_file
+
+
+def _missing_message(name: str, error: Exception) -> str:
     reason = " ".join(str(error).split())
     if missing := re.search(r"URL fetch failure on \S*/([^/\s]+?):? ", reason):
         return (
-            f"the ImageNet weights of {spec.name} are not on this machine and cannot be downloaded; "
+            f"the ImageNet weights of {name} are not on this machine and cannot be downloaded; "
             f"put {missing.group(1)} into the folder models/ of KERAS_HOME (~/.keras unless set), "
-            f"or give {spec.name}:weights=URI, or train from scratch with {spec.name}:weights=none"
+            f"or give {name}:weights=URI, or train from scratch with {name}:weights=none"
         )
-    return (
-        f"the weights {spec.weights} do not fit {spec.name} without its classifier "
-        f"(a *_no_top or *_notop file is needed): {reason[:300]}"
-    )
-
-
-def require_weights(spec: ModelSpec, image_size: int) -> None:
-    """Make sure that a network's ImageNet weights are at hand, downloading them if need be.
-
-    Raises:
-        TissueError: If they cannot be had; the message names the file and where to put it.
-    """
-    _construct(spec, image_size, "imagenet")
+    return f"the ImageNet weights of {name} cannot be used: {reason[:300]}"

@@ -13,7 +13,8 @@ def curves(history: pd.DataFrame) -> bytes:
 
     Args:
         history: One row an epoch: `epoch` (from 1), `loss`, `accuracy` in [0, 1], and optionally
-            `val_loss` and `val_accuracy`, which may be NaN. Other columns are ignored.
+            `val_loss` and `val_accuracy`, which may be NaN, and `phase`; where that changes, a line is drawn. Other
+            columns are ignored.
 
     Returns:
         A PNG file.
@@ -29,6 +30,7 @@ def curves(history: pd.DataFrame) -> bytes:
     for axes, name in ((accuracy, "accuracy"), (loss, "loss")):
         _lines(style(axes, name.capitalize(), grid="y"), history, name)
         _mark_best(axes, history, best)
+        _part_phases(axes, history)
         axes.set_xlabel(f"Epoch (dotted: best, epoch {best}, lowest {measure})" if best else "Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
@@ -54,6 +56,18 @@ def _lines(axes: Axes, history: pd.DataFrame, name: str) -> None:
     validation = history.get(f"val_{name}")
     if validation is not None and validation.notna().any():
         axes.plot(history["epoch"], validation, "s--", color=VERMILION, linewidth=1.8, label="validation", **marked)
+
+
+def _part_phases(axes: Axes, history: pd.DataFrame) -> None:
+    """Draw a line before the first epoch of each phase but the first, and say which phase begins."""
+    if "phase" not in history:
+        return
+    begins = history[history["phase"] != history["phase"].shift()]
+    for epoch, phase in list(zip(begins["epoch"], begins["phase"], strict=True))[1:]:
+        axes.axvline(epoch - 0.5, color=INK, linewidth=0.8)
+        name = phase.replace("_", " ")
+        label = axes.text(epoch - 0.5, 0.5, name, rotation=90, va="center", ha="right", fontsize=9, color=INK)
+        label.set_transform(axes.get_xaxis_transform())
 
 
 def _mark_best(axes: Axes, history: pd.DataFrame, best: int | None) -> None:

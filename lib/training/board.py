@@ -1,13 +1,44 @@
 """What the workers tell the driver while they train."""
 
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lib.progress import Progress
 
 POLL_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a worker says of itself from time to time.
+
+    Attributes:
+        group: What the workers that train together have in common, and no others.
+        rank: Of the worker in its group.
+        node_id: Of its machine, as Ray calls it.
+        pid: Of its process on that machine.
+        created: When that process began, in Unix seconds; with its id it is never mistaken for another.
+        steps: Steps it has begun since the group started; who has begun fewest holds up the others.
+        patient: Whether it does something that may take long without a sign, as compiling a step.
+        idle_s: Seconds since it last moved on.
+        silent_s: Seconds since it last said anything, moving or not.
+    """
+
+    group: str
+    rank: int
+    node_id: str
+    pid: int
+    created: float
+    steps: int
+    patient: bool
+    idle_s: float
+    silent_s: float = 0.0
 
 
 class Board:
@@ -16,8 +47,10 @@ class Board:
     def __init__(self) -> None:
         self._images = 0
         self._notes: list[str] = []
+        self._epochs: list[dict[str, Any]] = []
         self._refused: list[dict[str, Any]] = []
         self._checksums: dict[str, str] = {}
+        self._signs: dict[str, dict[int, tuple[Sign, float]]] = {}
 
     def add_images(self, count: int) -> None:
         """So many more images of the training have gone through a step."""
@@ -27,6 +60,14 @@ class Board:
         """A line for people."""
         self._notes.append(text)
 
+    def add_epoch(self, row: dict[str, Any]) -> None:
+        """A row of the history."""
+        self._epochs.append(row)
+
+    def epochs(self, seen: int) -> list[dict[str, Any]]:
+        """The rows after the first so many."""
+        return self._epochs[seen:]
+
     def add_refused(self, rows: list[dict[str, Any]]) -> None:
         """Images that could not be decoded: split, position, reason, detail."""
         self._refused.extend(rows)
@@ -34,6 +75,20 @@ class Board:
     def add_checksums(self, checksums: dict[str, str]) -> None:
         """Checksums of images that were trained or validated on, by `image_id`."""
         self._checksums |= checksums
+
+    def add_sign(self, sign: Sign) -> None:
+        """A worker lives."""
+        self._signs.setdefault(sign.group, {})[sign.rank] = (sign, time.monotonic())
+
+    def remove_sign(self, group: str, rank: int) -> None:
+        """A worker has ended by itself."""
+        self._signs.get(group, {}).pop(rank, None)
+
+    def signs(self) -> list[Sign]:
+        """The last sign of each worker of the newest group, with the time that went by since."""
+        now = time.monotonic()
+        newest = list(self._signs.values())[-1] if self._signs else {}
+        return [replace(sign, idle_s=sign.idle_s + now - said, silent_s=now - said) for sign, said in newest.values()]
 
     def read(self, notes_seen: int) -> tuple[int, list[str]]:
         """Images so far, and the lines after the first `notes_seen`."""
@@ -79,7 +134,9 @@ class RemoteBoard:
     """A board in an actor of its own, so that workers on other machines reach it."""
 
     def __init__(self) -> None:
-        self._board = ray.remote(num_cpus=0)(Board).remote()
+        # On the driver's machine: on another one it could be lost while the driver lives.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
 
     def tell(self, method: str, *arguments: Any) -> None:
         """Call a method without waiting for it."""
@@ -93,9 +150,15 @@ class RemoteBoard:
 class BoardWatcher:
     """Shows what is on a board, from a thread, for as long as the context lasts."""
 
-    def __init__(self, board: BoardClient, progress: Progress) -> None:
-        """Watch a board and show it as the progress of a stage."""
-        self._board, self._progress = board, progress
+    def __init__(self, board: BoardClient, progress: Progress, look: Callable[[], None] = lambda: None) -> None:
+        """Watch a board and show it as the progress of a stage.
+
+        Args:
+            board: To watch.
+            progress: Where to show it.
+            look: Called each time, to look for something else.
+        """
+        self._board, self._progress, self._look = board, progress, look
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="board-watcher", daemon=True)
         self._notes = 0
@@ -113,6 +176,7 @@ class BoardWatcher:
     def _watch(self) -> None:
         while not self._stop.wait(POLL_INTERVAL_S):
             self._show()
+            self._look()
 
     def _show(self) -> None:
         images, notes = self._board.ask("read", self._notes)

@@ -1,16 +1,25 @@
 """What happens around the steps of `fit`: history, progress, the best epoch, early stopping."""
 
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from lib.storage.filesystem import Location
+from lib.training.batches import Batches
 from lib.training.board import BoardClient
+from lib.training.failures import PreemptedError
+from lib.training.preemption import checkpoint_wanted
+from lib.training.progress import FitProgress
+from lib.training.stalls import Heartbeat
 from lib.training.synchronous import SynchronousModel
 
 HISTORY_COLUMNS = (
     "epoch",
+    "phase",
     "loss",
     "accuracy",
     "val_loss",
@@ -18,6 +27,7 @@ HISTORY_COLUMNS = (
     "learning_rate",
     "seconds",
     "images_per_s",
+    "wait_share",
 )
 
 
@@ -38,49 +48,86 @@ class AverageStatistics(keras.callbacks.Callback):
 
 
 class History(keras.callbacks.Callback):
-    """Keeps one row an epoch, and tells the board of it.
+    """Keeps one row an epoch, and tells the board of it. Adds to the logs what other callbacks may want to show.
 
     Attributes:
-        rows: One dictionary an epoch with `HISTORY_COLUMNS`; `val_*` are None without validation.
+        rows: One dictionary an epoch with `HISTORY_COLUMNS`, of all phases; `val_*` are None without validation.
     """
 
-    def __init__(self, images: int, epochs: int, rank: int, board: BoardClient) -> None:
+    def __init__(self, phase: str, images: int, batches: Batches, board: BoardClient | None) -> None:
+        """Begin without rows.
+
+        Args:
+            phase: The name of the phase.
+            images: Images an epoch, over all workers.
+            batches: What knows how long steps waited for it.
+            board: Whom to tell, on the worker that speaks for all.
+        """
         super().__init__()
         self.rows: list[dict[str, Any]] = []
-        self._images, self._epochs, self._rank, self._board = images, epochs, rank, board
+        self._phase, self._images, self._batches, self._board = phase, images, batches, board
         self._started = time.monotonic()
+        self._share, self._trained_s, self._waited_s = 1.0, 0.0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Start the clock."""
-        self._started = time.monotonic()
+        """Have the batches of this epoch read, and start the clocks."""
+        self._batches.epoch = epoch
+        self._started, self._batches.waited_s = time.monotonic(), 0.0
+        self._share = self.params["steps"] / self._batches.steps  # less than 1 after an interruption
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Say how far the training is."""
-        if self._rank == 0:
-            done = self._images * (batch + 1) // self.params["steps"] - self._images * batch // self.params["steps"]
-            self._board.tell("add_images", done)
+        if self._board is not None:
+            images, steps = round(self._images * self._share), self.params["steps"]
+            self._board.tell("add_images", images * (batch + 1) // steps - images * batch // steps)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Stop the clocks: validation is not training."""
+        self._trained_s = time.monotonic() - self._started
+        self._waited_s = self._batches.waited_s
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep the row and say it."""
-        seconds = time.monotonic() - self._started
-        numbers = {name: float(value) for name, value in (logs or {}).items()}
+        if "val_loss" not in (logs or {}):
+            self.on_test_begin()
+        logs = {} if logs is None else logs
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["images_per_s"] = self._images * self._share / self._trained_s
+        logs["wait_share"] = min(self._waited_s / self._trained_s, 1.0)
+        numbers = {name: float(value) for name, value in logs.items()}
         row = dict.fromkeys(HISTORY_COLUMNS) | {
-            "epoch": epoch + 1,
+            "epoch": len(self.rows) + 1,
+            "phase": self._phase,
             **{name: numbers[name] for name in HISTORY_COLUMNS if name in numbers},
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "seconds": seconds,
-            "images_per_s": self._images / seconds,
+            "seconds": time.monotonic() - self._started,
         }
         self.rows.append(row)
-        if self._rank == 0:
-            self._board.tell("add_note", _line(row, self._epochs))
+        if self._board is not None:
+            self._board.tell("add_epoch", row)
+            self._board.tell("add_note", _line(row, epoch + 1, self.params["epochs"]))
 
 
-def _line(row: dict[str, Any], epochs: int) -> str:
-    line = f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.3f}"
+def _line(row: dict[str, Any], epoch: int, epochs: int) -> str:
+    line = f"{row['phase']} epoch {epoch}/{epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.3f}"
     if row["val_loss"] is not None:
         line += f", validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.3f}"
     return f"{line}, {row['images_per_s']:.0f} images/s"
+
+
+class Scalars(keras.callbacks.TensorBoard):
+    """TensorBoard's files, written where TensorBoard can follow the training."""
+
+    def __init__(self, folder: Location) -> None:
+        """Write into a folder; what an interrupted run has written stays beside it."""
+        self._folder = folder
+        self._local = Path(folder.path if folder.is_local else tempfile.mkdtemp())
+        super().__init__(str(self._local), write_graph=True)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the numbers of the epoch."""
+        super().on_epoch_end(epoch, logs)
+        if not self._folder.is_local:
+            self._folder.upload_folder(self._local)
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -91,34 +138,88 @@ class KeepBest(keras.callbacks.Callback):
 
     Attributes:
         best_epoch: The best epoch so far, from 1; 0 before the first.
+        best_loss: Its loss.
+        weights: The weights after it.
+        is_over: Whether patience is at its end.
     """
 
-    def __init__(self, network: keras.Model, patience: int, on_better: Any) -> None:
+    def __init__(self, network: keras.Model, patience: int) -> None:
         """Watch.
 
         Args:
             network: What to keep.
             patience: Epochs without a better one before training stops.
-            on_better: Called without arguments after each epoch that is better than all before.
         """
         super().__init__()
-        self.best_epoch = 0
-        self._network, self._patience, self._on_better = network, patience, on_better
-        self._best_loss = np.inf
-        self._weights: list[np.ndarray] = []
+        self.best_epoch, self.best_loss = 0, float("inf")
+        self.weights: list[np.ndarray] = []
+        self.is_over = False
+        self._network, self._patience = network, patience
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Judge an epoch."""
         numbers = logs or {}
         loss = float(numbers.get("val_loss", numbers["loss"]))
-        if loss < self._best_loss:
-            self._best_loss, self.best_epoch = loss, epoch + 1
-            self._weights = self._network.get_weights()
-            self._on_better()
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, epoch + 1
+            self.weights = self._network.get_weights()
         elif epoch + 1 - self.best_epoch >= self._patience:
-            self.model.stop_training = True
+            self.is_over = self.model.stop_training = True
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Go back to the best epoch."""
-        if self._weights:
-            self._network.set_weights(self._weights)
+    def restore(self) -> None:
+        """Go back to the best epoch, if there was one."""
+        if self.weights:
+            self._network.set_weights(self.weights)
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves a checkpoint after each epoch, every so many steps, and when the workers are about to be ended.
+
+    All workers come to the same decision at the same step, since statistics are averaged first; one of them writes.
+    """
+
+    def __init__(self, progress: FitProgress, every: int | None, heartbeat: Heartbeat) -> None:
+        """Save.
+
+        Args:
+            progress: What is saved.
+            every: Steps between checkpoints within an epoch; None for none.
+            heartbeat: Of this worker.
+        """
+        super().__init__()
+        self._progress, self._every, self._heartbeat = progress, every, heartbeat
+        self._epoch, self._began_at, self._steps = 0, 0, 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Go on with the sums of an epoch that was interrupted."""
+        self._epoch, self._began_at = epoch, self._progress.begin_epoch()
+        self._steps = self._began_at
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count the step, and ask for a checkpoint if this worker was told to."""
+        self._heartbeat.step(patient=batch == 0)
+        if self.model.world_size > 1:
+            self.model.wishes.assign(float(checkpoint_wanted()))
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Save if it is time."""
+        self._steps = self._began_at + batch + 1
+        if self.model.world_size > 1 and float(self.model.wished) > 0:
+            self._save(wait=True)
+            raise PreemptedError(f"saved after step {self._steps} of epoch {self._epoch + 1}")
+        if self._every and self._steps % self._every == 0 and batch + 1 < self.params["steps"]:
+            self._save()
+
+    def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Validation moves on."""
+        self._heartbeat.move(patient=batch == 0)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Save the state between two epochs."""
+        self._heartbeat.move(patient=True)
+        self._progress.save(epoch + 1, 0)
+
+    def _save(self, *, wait: bool = False) -> None:
+        self._heartbeat.move(patient=True)
+        self.model.average_statistics()
+        self._progress.save(self._epoch, self._steps, wait=wait)

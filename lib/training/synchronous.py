@@ -57,24 +57,41 @@ def all_reduce_sum(tensors: Sequence[tf.Tensor], world_size: int, instance_key: 
 class SynchronousModel(keras.Model):
     """Trains a network in step with the same network on other workers.
 
-    Its data are batches of images uint8 (n, height, width, 3), labels int32 (n,) and weights float32 (n,), which are
-    1, or 0 for padding. It reports `loss`, the mean cross-entropy per image in nats, and `accuracy`, a fraction.
+    Its data are batches of examples (n, ...), labels int32 (n,) and weights float32 (n,), 0 for padding; and, if
+    examples are changed at random, the draws that decide how. It reports `loss`, the mean cross-entropy per image in
+    nats, each times its weight, and `accuracy`, the fraction of the images that are predicted right.
     """
 
-    TRAIN_KEY, TEST_KEY, STATISTICS_KEY, COUNTS_KEY = 1, 2, 3, 4
+    TRAIN_KEY, TEST_KEY, STATISTICS_KEY = range(3)
 
-    def __init__(self, network: keras.Model, world_size: int, part_sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        network: keras.Model,
+        world_size: int,
+        part_sizes: Sequence[int],
+        *,
+        change: keras.layers.Layer | None = None,
+        first_key: int = 1,
+    ) -> None:
         """Wrap a network; it is trained in place, and is what to save.
 
         Args:
-            network: From images to logits.
+            network: From examples to logits.
             world_size: Number of workers.
             part_sizes: Images in each part of this worker's share of a global batch.
+            change: Called with the examples and draws of training batches, to change the examples.
+            first_key: The first of three keys for collectives that no other model on these workers uses.
         """
         super().__init__(name=f"synchronous_{network.name}")
         self.network = network
         self.world_size = world_size
         self.part_sizes = tuple(part_sizes)
+        self.wishes = tf.Variable(0.0, trainable=False)
+        """Set to 1 by a worker that wants all of them to save a checkpoint after this step."""
+        self.wished = tf.Variable(0.0, trainable=False)
+        """How many workers wanted that in the last step; the same on all of them."""
+        self._change = change
+        self._first_key = first_key
         self._part_function = tf.function(self._part_sums)
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy_mean = keras.metrics.Mean(name="accuracy")
@@ -88,28 +105,36 @@ class SynchronousModel(keras.Model):
         """Reset by Keras at the start of each epoch."""
         return [self.loss_mean, self.accuracy_mean]
 
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, Any]:
+    def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, Any]:
         """One optimizer step on one global batch."""
         parts = zip(*(tf.split(tensor, self.part_sizes) for tensor in data), strict=True)
         sums = _add_pairwise([self._part_function(*part) for part in parts])
-        *gradients, loss, correct, count = all_reduce_sum(sums, self.world_size, self.TRAIN_KEY)
+        *gradients, loss, correct, count, wished = self._all_reduce([*sums, self.wishes.value()], self.TRAIN_KEY)
+        self.wished.assign(wished)
         images_in_batch = tf.maximum(count, 1.0)
         self.optimizer.apply([gradient / images_in_batch for gradient in gradients], self.network.trainable_variables)
         return self._update(loss, correct, count)
 
-    def _part_sums(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
+    def _all_reduce(self, tensors: Sequence[tf.Tensor], key: int) -> list[tf.Tensor]:
+        return all_reduce_sum(tensors, self.world_size, self._first_key + key)
+
+    def _part_sums(
+        self, examples: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, *draws: tf.Tensor
+    ) -> list[tf.Tensor]:
         """The gradients of the summed loss of a part, then its loss, correct predictions and images."""
+        if self._change is not None:
+            examples = self._change(examples, *draws)
         with tf.GradientTape() as tape:
-            sums = _batch_sums(self.network(images, training=True), labels, weights)
+            sums = _batch_sums(self.network(examples, training=True), labels, weights)
             penalties = tf.add_n(self.network.losses) if self.network.losses else 0.0
             objective = self.optimizer.scale_loss(sums[0] + penalties * sums[2])
         return [*tape.gradient(objective, self.network.trainable_variables), *sums]
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, Any]:
         """Loss and accuracy of one global batch."""
-        images, labels, weights = data
-        sums = _batch_sums(self.network(images, training=False), labels, weights)
-        return self._update(*all_reduce_sum(sums, self.world_size, self.TEST_KEY))
+        examples, labels, weights = data
+        sums = _batch_sums(self.network(examples, training=False), labels, weights)
+        return self._update(*self._all_reduce(sums, self.TEST_KEY))
 
     def _update(self, loss: tf.Tensor, correct: tf.Tensor, count: tf.Tensor) -> dict[str, Any]:
         self.loss_mean.update_state(tf.math.divide_no_nan(loss, count), sample_weight=count)
@@ -128,7 +153,7 @@ class SynchronousModel(keras.Model):
             self._assign_means(statistics)
 
     def _assign_means(self, statistics: list[keras.Variable]) -> None:
-        sums = all_reduce_sum([variable.value for variable in statistics], self.world_size, self.STATISTICS_KEY)
+        sums = self._all_reduce([variable.value for variable in statistics], self.STATISTICS_KEY)
         for variable, total in zip(statistics, sums, strict=True):
             variable.assign(total / self.world_size)
 
@@ -142,8 +167,9 @@ def _add_pairwise(parts: list[list[tf.Tensor]]) -> list[tf.Tensor]:
 
 
 def _batch_sums(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
-    """Summed cross-entropy, correct predictions and images of a batch; padding counts nothing."""
+    """Summed weighted cross-entropy, correct predictions and images of a batch; padding counts nothing."""
     logits = tf.cast(logits, tf.float32)
+    present = tf.cast(weights > 0, tf.float32)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
     correct = tf.cast(tf.argmax(logits, axis=1, output_type=labels.dtype) == labels, tf.float32)
-    return [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * weights), tf.reduce_sum(weights)]
+    return [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * present), tf.reduce_sum(present)]

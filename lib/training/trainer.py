@@ -2,36 +2,56 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
 
-from lib.config import TrainConfig
+from lib.config import FitConfig, TrainConfig
 from lib.dataset.source import ImageSource, ShardSource, TiffSource
-from lib.environment import ray_is_ours
-from lib.errors import SettingsError, TissueError
+from lib.errors import SettingsError
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.models.folder import MODEL_FILE, read_seen_images, write_seen_images
-from lib.models.spec import KERAS_NETWORKS, SAVED, ModelSpec, check_spec, parse_spec
+from lib.models.spec import CNN, HUB, KERAS_NETWORKS, SAVED, ModelSpec, check_spec, parse_spec
+from lib.models.weights import weights_digest
 from lib.progress import Progress
 from lib.ray_data import start_ray
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.training.backend import TensorflowAddresses
 from lib.training.board import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
+from lib.training.examples import FITTED_SPLITS
+from lib.training.failures import user_error
+from lib.training.features import FeatureSource, compute_features
 from lib.training.loop import TrainTask, train_on_worker
-from lib.training.shards import FITTED_SPLITS, LaneShards
+from lib.training.plan import plan_phases
+from lib.training.scaling import ResilientTrainer, in_this_process, run_config, scaling
+from lib.training.stalls import StallWatch
+from lib.training.tracking import open_tracker
 
 logger = logging.getLogger(__name__)
 
-NEXT_TO_NOTHING = 0.001  # Ray refuses a worker that asks for nothing at all
-NOT_IDENTITY = {"verbose", "output", "num_workers", "use_gpu", "max_bad_fraction"}
+LabelledSource = ShardSource | TiffSource
+
+NOT_IDENTITY = {
+    "verbose",
+    "output",
+    "features",
+    "num_workers",
+    "use_gpu",
+    "max_bad_fraction",
+    "cache",
+    "cache_gib",
+    "max_failures",
+    "checkpoint_every",
+    "stall_timeout",
+    "sweep",
+}
+"""What does not change the model: the same command goes on with other values of these."""
 
 
-def open_source(config: TrainConfig) -> ShardSource | TiffSource:
+def open_source(config: TrainConfig) -> LabelledSource:
     """The images to train on.
 
     Raises:
@@ -56,9 +76,24 @@ def check_training(config: TrainConfig) -> ModelSpec:
     """
     spec = parse_spec(config.model)
     check_spec(spec, config.image_size)
-    if config.batch_size < config.num_workers:
-        raise SettingsError(f"--batch-size {config.batch_size} cannot be shared by --num-workers {config.num_workers}")
+    check_fit(config, [spec])
+    if spec.name == CNN and config.head_units:
+        raise SettingsError("--head-units is for a new head on a frozen base; the CNN has a head of its own")
     return spec
+
+
+def check_fit(config: FitConfig, specs: Sequence[ModelSpec]) -> None:
+    """Refuse settings of the fit that do not go together.
+
+    Raises:
+        SettingsError: Naming the settings.
+    """
+    if config.batch_size < config.most_workers:
+        raise SettingsError(f"--batch-size {config.batch_size} cannot be shared by --num-workers {config.num_workers}")
+    if config.sampling == "balanced" and config.cache == "none":
+        raise SettingsError("--sampling balanced needs the images in memory; it does not go with --cache none")
+    if config.fine_tune_epochs and any(spec.name == HUB for spec in specs):
+        raise SettingsError("--fine-tune-epochs: the layers of a TF Hub SavedModel cannot be fine-tuned; leave it at 0")
 
 
 def require_imagenet_weights(specs: Iterable[ModelSpec], image_size: int) -> None:
@@ -86,83 +121,97 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     spec = check_training(config)
     source = open_source(config)
     require_imagenet_weights([spec], config.image_size)
-    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
-    folder = OutputFolder(Location(config.output), MODEL_FILE, settings, {"dataset_hash": source.content_hash})
+    folder = model_folder(config, source)
     return folder.once(lambda: _train(config, spec, source, folder))
 
 
-def _train(
-    config: TrainConfig, spec: ModelSpec, source: ShardSource | TiffSource, folder: OutputFolder
-) -> dict[str, Any]:
+def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> OutputFolder:
+    """The model folder of a run.
+
+    Args:
+        config: Has the settings that it depends on.
+        source: The images.
+        **more: Further settings that it depends on.
+    """
+    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY) | more
+    return OutputFolder(Location(config.output), MODEL_FILE, settings, {"dataset_hash": source.content_hash})
+
+
+def _train(config: TrainConfig, spec: ModelSpec, source: LabelledSource, folder: OutputFolder) -> dict[str, Any]:
     started = time.monotonic()
-    record: dict[str, Any] = {}
-    if isinstance(source, TiffSource):
-        record["duplicates"] = source.count_duplicates(config.duplicates)
-        source = source.with_ranges(folder)
+    tracker = open_tracker(config, folder)
+    source, record = prepare_source(config, source, folder)
     start_ray(config)
     logger.info("train %s: %s", folder.location.name, spec.beginning)
-    board = LocalBoard() if _in_this_process(config) else RemoteBoard()
-    results = _run(config, spec, source, board)
-    record |= _record(folder.location.name, spec, source) | results
+    board = LocalBoard() if in_this_process(config) else RemoteBoard()
+    features = frozen_features(config, spec, source)
+    with tracker.following(board):
+        record |= _run(config, spec, source, features, board)
+    record |= describe_model(spec, source, board, folder.location)
+    tracker.finish(record)
+    return folder.complete(record | {"seconds": round(time.monotonic() - started, 3)})
+
+
+def prepare_source(
+    config: TrainConfig, source: LabelledSource, folder: OutputFolder
+) -> tuple[LabelledSource, dict[str, Any]]:
+    """The source with all decided that is decided once for a run, and what `model.json` says of that."""
+    if isinstance(source, ShardSource):
+        return source, {}
+    duplicates = source.count_duplicates(config.duplicates)
+    return source.with_ranges(folder), {"duplicates": duplicates}
+
+
+def frozen_features(config: TrainConfig, spec: ModelSpec, source: LabelledSource) -> FeatureSource | None:
+    """The features of the images that a model is fitted to, if it has a frozen base; computed unless they are there."""
+    if not spec.has_frozen_base:
+        return None
+    kept = Location(config.features) if config.features else Location(config.output) / "features"
+    return compute_features(source, spec, config, kept, FITTED_SPLITS)
+
+
+def describe_model(spec: ModelSpec, source: LabelledSource, board: BoardClient, folder: Location) -> dict[str, Any]:
+    """What `model.json` says of a trained model, after writing which images it has seen.
+
+    Args:
+        spec: What was trained.
+        source: The images.
+        board: What the workers told.
+        folder: The model folder.
+    """
+    record = _record(folder.name, spec, source)
     seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()
     if isinstance(source, TiffSource):
         record["counts"] = _account(source, board.ask("refused")).counts
         seen |= set(board.ask("checksums").items())
     else:
         seen |= set(source.checksums(FITTED_SPLITS).items())
-    write_seen_images(seen, folder.location)
-    return folder.complete(record | {"seconds": round(time.monotonic() - started, 3)})
+    write_seen_images(seen, folder)
+    return record
 
 
-def _in_this_process(config: TrainConfig) -> bool:
-    """A single worker needs no process of its own, unless this one runs on the head of a cluster."""
-    return config.num_workers == 1 and ray_is_ours()
-
-
-def _run(config: TrainConfig, spec: ModelSpec, source: ImageSource, board: BoardClient) -> dict[str, Any]:
-    counts = {split: source.count(split) for split in FITTED_SPLITS}
-    shards = LaneShards(source, config, config.seed)
-    trainer = DataParallelTrainer(
+def _run(
+    config: TrainConfig, spec: ModelSpec, source: ImageSource, features: FeatureSource | None, board: BoardClient
+) -> dict[str, Any]:
+    trainer = ResilientTrainer(
         train_on_worker,
-        train_loop_config={"task": TrainTask(config, spec, source.class_names, source.image_size, counts, board)},
+        train_loop_config={"task": TrainTask(config, spec, source, features, board)},
         backend_config=TensorflowAddresses(),
-        scaling_config=_scaling(config),
-        run_config=_run_config(Location(config.output)),
-        datasets=shards.datasets(),
-        dataset_config=shards,
+        scaling_config=scaling(config),
+        run_config=run_config(config),
+        board=board,
     )
-    with (
-        Progress(f"train {spec.name}", counts["train"] * config.epochs) as progress,
-        BoardWatcher(board, progress),
-    ):
+    images = source.count("train") * sum(phase.epochs for phase in plan_phases(spec, config))
+    watch = StallWatch(board, config.stall_timeout, in_this_process=in_this_process(config))
+    with Progress(f"train {spec.name}", images) as progress, watch, BoardWatcher(board, progress, watch.look):
         try:
             result = trainer.fit()
-        except WorkerGroupError as error:
-            raise _cause(error) from error
+        except TrainingFailedError as error:
+            raise user_error(error, config.max_failures) from error
     return dict(result.return_value)
 
 
-def _scaling(config: TrainConfig) -> ScalingConfig:
-    workers = 0 if _in_this_process(config) else config.num_workers
-    # On one machine, workers that hold CPUs for as long as they live would leave none to decode their images.
-    resources = {"CPU": NEXT_TO_NOTHING, "GPU": int(config.use_gpu)} if ray_is_ours() else None
-    return ScalingConfig(num_workers=workers, use_gpu=config.use_gpu, resources_per_worker=resources)
-
-
-def _run_config(output: Location) -> RunConfig:
-    storage: dict[str, Any] = {"storage_path": (output / "checkpoints").path}
-    if not output.is_local:
-        storage["storage_filesystem"] = pa.fs.PyFileSystem(pa.fs.FSSpecHandler(output.filesystem))
-    return RunConfig(name="ray", failure_config=FailureConfig(max_failures=0), **storage)
-
-
-def _cause(error: WorkerGroupError) -> Exception:
-    """What went wrong on the first worker that says so, rather than that workers failed."""
-    failures = [getattr(failure, "cause", failure) for failure in error.worker_failures.values()]
-    return next((failure for failure in failures if isinstance(failure, TissueError)), failures[0])
-
-
-def _record(name: str, spec: ModelSpec, source: ShardSource | TiffSource) -> dict[str, Any]:
+def _record(name: str, spec: ModelSpec, source: LabelledSource) -> dict[str, Any]:
     return {
         "name": name,
         "spec": spec.text,
@@ -174,6 +223,7 @@ def _record(name: str, spec: ModelSpec, source: ShardSource | TiffSource) -> dic
         "image_policy": source.image_policy.model_dump(mode="json"),
         "image_encoding": source.record["encoding"] if isinstance(source, ShardSource) else None,
         "weights": spec.weights,
+        "weights_sha256": weights_digest(spec, source.image_size),
         "dataset_hash": source.content_hash,
     }
 

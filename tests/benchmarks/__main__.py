@@ -9,12 +9,13 @@ larger number of images, so that start-up is left out and shown apart.
 
 import argparse
 
-from tests.benchmarks import convert, decode, fit, listing, remote
+from tests.benchmarks import convert, decode, fit, listing, remote, transfer
 
 BENCHMARKS = {
     "decode": decode.run,
     "convert": convert.run,
     "fit": fit.run,
+    "transfer": transfer.run,
     "listing": listing.run,
     "remote": remote.run,
     "nodes": remote.run_nodes,

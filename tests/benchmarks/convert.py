@@ -1,5 +1,6 @@
 """The `convert` job beside the notebook's loop, a process pool around our own decoding, and Ray Data's own reader."""
 
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -17,73 +18,74 @@ from lib.ingest.tiff import decode_tiff
 from tests.benchmarks.sources import COMPRESSIONS, write_linked_source
 from tests.benchmarks.timing import interleaved_medians, print_row, seconds
 
-SIZE = 180
-COUNTS = (500, 2500)
+SIZES = (180, 224)
+COUNTS = (1000, 6000)
 PROGRAMS = ("our job", "Pool(2), our decoding", "Pool(2), OpenCV", "notebook's loop", "ray.data.read_images")
 
 
 def run(repeats: int) -> None:
-    """Images a second, 512 px TIFFs to 180 px JPEG."""
-    print_row(f"convert 512 to {SIZE} px, steady images/s", *PROGRAMS, "job / our Pool", "job / notebook")
+    """Images a second, 512 px TIFFs to small JPEGs."""
+    print_row("convert 512 px TIFFs, steady images/s", *PROGRAMS, "job / our Pool", "job / notebook")
     print_row(*["---"] * (len(PROGRAMS) + 3))
-    for compression in COMPRESSIONS:
-        rates = steady_rates(compression, repeats)
+    for size, compression in itertools.product(SIZES, COMPRESSIONS):
+        rates = steady_rates(compression, size, repeats)
         cells = [f"{rates[name]:,.0f}" for name in PROGRAMS]
         pool, notebook = rates["Pool(2), our decoding"], rates["notebook's loop"]
-        print_row(compression, *cells, f"{rates['our job'] / pool:.2f}", f"{rates['our job'] / notebook:.2f}")
+        ratios = (f"{rates['our job'] / pool:.2f}", f"{rates['our job'] / notebook:.2f}")
+        print_row(f"{compression} to {size} px", *cells, *ratios)
     with tempfile.TemporaryDirectory() as folder:
         source = write_linked_source(Path(folder), "lzw", 100)
-        print_row("cold start of the job, 100 images, s", f"{seconds(lambda: _job(source)):.1f}")
+        print_row("cold start of the job, 100 images, s", f"{seconds(lambda: _job(source, SIZES[0])):.1f}")
 
 
-def steady_rates(compression: str, repeats: int) -> dict[str, float]:
+def steady_rates(compression: str, size: int, repeats: int) -> dict[str, float]:
     """Images a second of each program, from the slope between two numbers of images."""
     with tempfile.TemporaryDirectory() as folder:
         medians = []
         for count in COUNTS:
             source = write_linked_source(Path(folder) / str(count), compression, count)
-            medians.append(interleaved_medians(_programs(source), repeats))
+            medians.append(interleaved_medians(_programs(source, size), repeats))
     few, many = medians
     return {name: (COUNTS[1] - COUNTS[0]) / (many[name] - few[name]) for name in PROGRAMS}
 
 
-def _programs(source: Path) -> dict[str, Callable[[], object]]:
+def _programs(source: Path, size: int) -> dict[str, Callable[[], object]]:
     return {
-        "our job": partial(_job, source),
-        "Pool(2), our decoding": partial(_pool, source, _convert_strictly),
-        "Pool(2), OpenCV": partial(_pool, source, _convert_as_the_notebook),
-        "notebook's loop": partial(_loop, source),
-        "ray.data.read_images": partial(_read_images, source),
+        "our job": partial(_job, source, size),
+        "Pool(2), our decoding": partial(_pool, source, size, _convert_strictly),
+        "Pool(2), OpenCV": partial(_pool, source, size, _convert_as_the_notebook),
+        "notebook's loop": partial(_loop, source, size),
+        "ray.data.read_images": partial(_read_images, source, size),
     }
 
 
-def _job(source: Path) -> None:
+def _job(source: Path, size: int) -> None:
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, "-m", "jobs.convert", "--source", str(source), "--output", output + "/dataset"]
-        flags = ["--image-size", str(SIZE), "--duplicates", "keep"]  # the source is a few pictures under many names
+        flags = ["--image-size", str(size), "--duplicates", "keep"]  # the source is a few pictures under many names
         subprocess.run([*command, *flags], check=True, capture_output=True)
 
 
-def _pool(source: Path, convert: Callable[[str, str], None]) -> None:
+def _pool(source: Path, size: int, convert: Callable[[str, str, int], None]) -> None:
     with tempfile.TemporaryDirectory() as output, multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.starmap(convert, [(str(file), output) for file in source.rglob("*.tif")], chunksize=32)
+        pool.starmap(convert, [(str(file), output, size) for file in source.rglob("*.tif")], chunksize=32)
 
 
-def _loop(source: Path) -> None:
+def _loop(source: Path, size: int) -> None:
     with tempfile.TemporaryDirectory() as output:
         for file in source.rglob("*.tif"):
-            _convert_as_the_notebook(str(file), output)
+            _convert_as_the_notebook(str(file), output, size)
 
 
-def _convert_strictly(file: str, output: str) -> None:
+def _convert_strictly(file: str, output: str, size: int) -> None:
     cv2.setNumThreads(1)
-    image = resize_image(decode_tiff(Path(file).read_bytes(), TiffPolicy()), SIZE)
+    image = resize_image(decode_tiff(Path(file).read_bytes(), TiffPolicy()), size)
     (Path(output) / f"{Path(file).stem}.jpg").write_bytes(encode_jpeg(image, 95))
 
 
-def _convert_as_the_notebook(file: str, output: str) -> None:
+def _convert_as_the_notebook(file: str, output: str, size: int) -> None:
     image = cv2.imread(file)
-    cv2.imwrite(f"{output}/{Path(file).stem}.jpg", cv2.resize(image, (SIZE, SIZE)))
+    cv2.imwrite(f"{output}/{Path(file).stem}.jpg", cv2.resize(image, (size, size)))
 
 
 READ_IMAGES = """
@@ -99,7 +101,7 @@ images.map_batches(encode).write_parquet(sys.argv[2])
 """
 
 
-def _read_images(source: Path) -> None:
+def _read_images(source: Path, size: int) -> None:
     with tempfile.TemporaryDirectory() as output:
-        command = [sys.executable, "-c", READ_IMAGES, str(source), output, str(SIZE)]
+        command = [sys.executable, "-c", READ_IMAGES, str(source), output, str(size)]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | {"RAY_AUTH_MODE": "disabled"})

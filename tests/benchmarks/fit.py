@@ -1,68 +1,108 @@
-"""Training the CNN from a dataset folder beside the notebook's `image_dataset_from_directory` and `fit`."""
+"""Training the CNN beside the notebook's `image_dataset_from_directory` and `fit`, on its JPEGs and on ours."""
 
 import json
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from tests.benchmarks.sources import write_linked_source
-from tests.benchmarks.timing import interleaved_medians, print_row
+import cv2
+import pandas as pd
 
-COUNT, FEW_EPOCHS, MANY_EPOCHS = 960, 2, 6
+from tests.benchmarks.sources import PICTURES, tissue_tiffs, write_linked_source
+from tests.benchmarks.timing import print_row, seconds
+
+COUNT, EPOCHS, SIZE = 960, 5, 180
 
 NOTEBOOK = """
-import sys, keras
+import sys, time, json, keras
 folder, epochs = sys.argv[1], int(sys.argv[2])
 images = keras.utils.image_dataset_from_directory(folder, image_size=(180, 180), batch_size=32)
 from lib.models.cnn import build_cnn
 model = build_cnn(4, 180)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile("adam", loss, metrics=["accuracy"], jit_compile=False)
-model.fit(images, epochs=epochs, verbose=0)
+class Clock(keras.callbacks.Callback):
+    times = []
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = time.perf_counter()
+    def on_epoch_end(self, epoch, logs=None):
+        self.times.append(time.perf_counter() - self.began)
+model.fit(images, epochs=epochs, verbose=0, callbacks=[Clock()])
+print(json.dumps(Clock.times))
 """
 
 
 def run(repeats: int) -> None:
-    """Images a second an epoch, from the slope between few and many epochs, and the time to the end of the first."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = write_linked_source(Path(folder) / "tiffs", "uncompressed", COUNT)
-        dataset = f"{folder}/dataset"
-        _job("convert", "--source", str(source), "--output", dataset, "--layout", "folder", "--duplicates", "keep")
-        medians = {
-            epochs: interleaved_medians(
-                {
-                    "our job": lambda epochs=epochs: _train(dataset, epochs),
-                    "notebook": lambda epochs=epochs: _run("-c", NOTEBOOK, f"{dataset}/train", str(epochs)),
-                },
-                repeats,
-            )
-            for epochs in (FEW_EPOCHS, MANY_EPOCHS)
+    """Images a second in epochs after the first, the time a command takes outside epochs, and the wait for data."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_linked_source(folder / "tiffs", "uncompressed", COUNT)
+        dataset = folder / "dataset"
+        run_job("convert", "--source", source, "--output", dataset, "--layout", "folder", "--duplicates", "keep")
+        large = write_large_jpegs(folder / "jpegs")
+        programs = {
+            "our job, 1 worker": lambda: train(dataset, 1),
+            "our job, 2 workers": lambda: train(dataset, 2),
+            "notebook, 512 px JPEGs": lambda: notebook(large),
+            f"notebook, {SIZE} px JPEGs": lambda: notebook(dataset / "train"),
         }
-        images = json.loads((Path(dataset) / "dataset.json").read_text())["counts_by_split"]["train"]
-        count = sum(row["accepted"] for row in images.values()) * (MANY_EPOCHS - FEW_EPOCHS)
-    print_row("fit the CNN, 180 px", "our job", "notebook's", "ratio")
+        found: dict[str, list[tuple[float, float, float]]] = {program: [] for program in programs}
+        for _ in range(repeats):
+            for program, start in programs.items():
+                found[program].append(start())
+    print_row(f"fit the CNN, {SIZE} px, {COUNT} images", "images/s after the first epoch", "s outside epochs", "wait")
     print_row(*["---"] * 4)
-    rates = {name: count / (medians[MANY_EPOCHS][name] - medians[FEW_EPOCHS][name]) for name in medians[FEW_EPOCHS]}
-    print_row("images/s an epoch", *(f"{rate:,.0f}" for rate in rates.values()), _ratio(rates))
-    print_row(
-        f"seconds for {FEW_EPOCHS} epochs, start included", *(f"{t:.1f}" for t in medians[FEW_EPOCHS].values()), ""
-    )
+    for program, results in found.items():
+        rate, outside, wait = (statistics.median(values) for values in zip(*results, strict=True))
+        print_row(program, f"{rate:,.0f}", f"{outside:.1f}", f"{wait:.1%}" if "job" in program else "")
 
 
-def _ratio(rates: dict[str, float]) -> str:
-    return f"{rates['our job'] / rates['notebook']:.2f}"
+def train(dataset: Path, workers: int) -> tuple[float, float, float]:
+    """Images a second, seconds outside epochs, and the share of waiting, of the job."""
+    with tempfile.TemporaryDirectory() as output:
+        flags = ["--epochs", EPOCHS, "--patience", EPOCHS, "--output", f"{output}/model", "--num-workers", workers]
+        took = seconds(lambda: run_job("train", "--dataset", dataset, *flags))
+        history = pd.read_parquet(f"{output}/model/history.parquet")
+    later = history[1:]
+    return later["images_per_s"].median(), took - history["seconds"].sum(), later["wait_share"].median()
 
 
-def _train(dataset: str, epochs: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        flags = ["--epochs", str(epochs), "--patience", str(epochs), "--output", f"{folder}/model"]
-        _job("train", "--dataset", dataset, *flags)
+def notebook(folder: Path) -> tuple[float, float, float]:
+    """The same of the notebook, whose waiting is not known."""
+    began = time.perf_counter()
+    times = json.loads(run_python("-c", NOTEBOOK, folder, EPOCHS).splitlines()[-1])
+    took = time.perf_counter() - began
+    images = sum(len(files) for _, _, files in os.walk(folder))
+    return images / statistics.median(times[1:]), took - sum(times), 0.0
 
 
-def _job(name: str, *flags: str) -> None:
-    _run("-m", f"jobs.{name}", *flags)
+def write_large_jpegs(folder: Path) -> Path:
+    """The folder that the notebook's loop made: JPEGs of the size of the TIFFs, here few pictures under many names."""
+    pictures = []
+    for number, data in enumerate(tissue_tiffs("uncompressed")):
+        tiff, jpeg = folder / f"{number}.tif", folder / f"{number}.jpg"
+        folder.mkdir(parents=True, exist_ok=True)
+        tiff.write_bytes(data)
+        cv2.imwrite(str(jpeg), cv2.imread(str(tiff)))
+        pictures.append(jpeg)
+    train = folder / "train"
+    for number in range(COUNT):
+        file = train / f"class_{number % 4}" / f"{number:06d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.link(pictures[number % PICTURES], file)
+    return train
 
 
-def _run(*arguments: str) -> None:
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+def run_job(name: str, *flags: object) -> None:
+    """Run one of our jobs."""
+    run_python("-m", f"jobs.{name}", *flags)
+
+
+def run_python(*arguments: object) -> str:
+    """What a Python program prints."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -57,6 +57,7 @@ PREDICTION_COLUMNS = {
 EMBEDDING_COLUMNS = {"image_id": pa.string(), "embedding": pa.list_(pa.float32())}
 HISTORY_COLUMNS = {
     "epoch": pa.int32(),
+    "phase": pa.string(),
     "loss": pa.float64(),
     "accuracy": pa.float64(),
     "val_loss": pa.float64(),
@@ -64,6 +65,7 @@ HISTORY_COLUMNS = {
     "learning_rate": pa.float64(),
     "seconds": pa.float64(),
     "images_per_s": pa.float64(),
+    "wait_share": pa.float64(),
 }
 
 
@@ -206,7 +208,8 @@ def test_a_model_folder_is_complete(chain: Chain, name: str) -> None:
     assert record["metrics"]["val_loss"] == best["val_loss"]
     assert (folder / "curves.png").read_bytes().startswith(PNG_START)
     assert list((folder / "tensorboard").rglob("events.out.tfevents.*"))
-    assert (folder / "checkpoints" / "model.keras").exists()
+    assert list((folder / "checkpoints").glob("checkpoint-*.npz"))
+    assert list((folder / "checkpoints").glob("best-*.npz"))
 
 
 @pytest.mark.parametrize("name", FOLDER_NAMES)

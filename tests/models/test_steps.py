@@ -1,34 +1,40 @@
 """What a training step computes: the same as plain Keras, whatever the parts and the padding."""
 
 import itertools
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, log_loss
 
-from lib.dataset.cache import ImageCache
+from lib.dataset.cache import ExampleCache
 from lib.dataset.order import LaneOrder
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
-from lib.training.batches import CachedBatches
+from lib.training.batches import Batches
 from lib.training.board import LocalBoard
 from lib.training.callbacks import History, KeepBest
 from lib.training.synchronous import SynchronousModel
 from tests.fakes.sources import striped_image
 
 CLASS_COUNT, SIZE = 3, 16
+EXAMPLE = ((SIZE, SIZE, 3), np.uint8)
 
 
 def small_network(seed: int = 0) -> keras.Model:
-    return build_network(parse_spec("cnn"), CLASS_COUNT, SIZE, seed)
+    return build_network(parse_spec("cnn"), CLASS_COUNT, SIZE, seed).model
 
 
 def synchronous(
-    network: keras.Model, parts: list[int], optimizer: keras.optimizers.Optimizer | None = None
+    network: keras.Model,
+    parts: list[int],
+    optimizer: keras.optimizers.Optimizer | None = None,
+    change: keras.layers.Layer | None = None,
 ) -> SynchronousModel:
-    model = SynchronousModel(network, world_size=1, part_sizes=parts)
+    model = SynchronousModel(network, world_size=1, part_sizes=parts, change=change)
     model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), jit_compile=False)
     return model
 
@@ -37,6 +43,10 @@ def batch(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
     return images, random.integers(0, CLASS_COUNT, count).astype(np.int32), np.ones(count, np.float32)
+
+
+def cached_batches(cache: ExampleCache, order: LaneOrder) -> Batches:
+    return Batches(lambda positions, _: cache.batches(positions), order, np.ones(CLASS_COUNT, np.float32))
 
 
 def assert_same_weights(found: keras.Model, expected: keras.Model, tolerance: float = 1e-6) -> None:
@@ -92,16 +102,13 @@ def test_a_batch_of_nothing_but_padding_leaves_the_weights_alone() -> None:
 
 
 def test_validation_is_the_mean_over_images_and_not_over_batches() -> None:
-    images, labels, weights = batch(7)
+    images, labels, _ = batch(7)
     network = small_network()
-    cache = ImageCache(range(7), images, labels)
-    logs = synchronous(network, [4]).evaluate(
-        CachedBatches(cache, LaneOrder(7, batch_size=4, shuffle=False)), verbose=0, return_dict=True
-    )
+    batches = cached_batches(ExampleCache(range(7), images, labels), LaneOrder(7, batch_size=4, shuffle=False))
+    logs = synchronous(network, [4]).evaluate(batches.dataset(*EXAMPLE), verbose=0, return_dict=True)
     expected = probabilities(network, images)
     assert logs["loss"] == pytest.approx(log_loss(labels, expected, labels=range(CLASS_COUNT)), abs=1e-5)
     assert logs["accuracy"] == pytest.approx(accuracy_score(labels, expected.argmax(axis=1)), abs=1e-6)
-    assert weights.sum() == 7
 
 
 def test_penalties_of_layers_are_in_the_gradient_once_a_step() -> None:
@@ -119,23 +126,117 @@ def test_penalties_of_layers_are_in_the_gradient_once_a_step() -> None:
     assert_same_weights(ours, plain)
 
 
-def striped_cache(per_class: int) -> ImageCache:
+def test_weights_of_classes_scale_the_loss_and_the_step_but_not_the_accuracy() -> None:
+    images, labels, _ = batch(8)
+    weights = np.array([0.25, 1, 3], np.float32)[labels]
+    ours, plain = small_network(), small_network()
+    losses = keras.losses.sparse_categorical_crossentropy(labels, plain(images, training=False), from_logits=True)
+    is_right = probabilities(plain, images).argmax(axis=1) == labels
+    plain.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    plain.train_on_batch(images, labels, sample_weight=weights)
+    logs = synchronous(ours, [4, 4]).train_on_batch(images, labels, weights, return_dict=True)
+    # Keras, as this project, divides by the number of images, and not by the sum of their weights.
+    assert_same_weights(ours, plain)
+    assert logs["loss"] == pytest.approx(float(np.mean(weights * losses)), rel=1e-5)
+    assert logs["accuracy"] == pytest.approx(is_right.mean(), abs=1e-6)
+
+
+class Darker(keras.layers.Layer):
+    """Divides each image by what was drawn for it."""
+
+    def call(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.cast(images, tf.float32) / draws[:, :1, None, None], tf.uint8)
+
+
+def test_images_are_changed_as_drawn_while_training_and_not_for_validation() -> None:
+    images, labels, weights = batch(8)
+    draws = np.arange(1, 9, dtype=np.float32)[:, None].repeat(3, axis=1)
+    changed = Darker()(images, draws).numpy()
+    ours, expected = small_network(), small_network()
+    model, other = synchronous(ours, [4, 4], change=Darker(dtype="float32")), synchronous(expected, [4, 4])
+    assert model.test_on_batch(images, labels, weights) == other.test_on_batch(images, labels, weights)
+    data = tf.data.Dataset.from_tensors((images, labels, weights, draws))
+    model.fit(data, shuffle=False, verbose=0)
+    other.train_on_batch(changed, labels, weights)
+    assert_same_weights(ours, expected, tolerance=0)
+    assert np.abs(ours.get_weights()[0] - small_network().get_weights()[0]).max() > 1e-5
+
+
+@pytest.fixture
+def float16() -> Iterator[None]:
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def scaled(network: keras.Model, scale: float) -> SynchronousModel:
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=scale)
+    model = synchronous(network, [2, 2], optimizer)
+    model.optimizer.build(network.trainable_variables)
+    return model
+
+
+@pytest.mark.usefixtures("float16")
+def test_half_precision_scales_the_loss_by_itself() -> None:
+    assert isinstance(synchronous(small_network(), [2, 2]).optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+@pytest.mark.usefixtures("float16")
+def test_the_scale_of_the_loss_is_not_in_the_step_nor_in_what_is_reported() -> None:
+    images, labels, weights = batch(4)
+    logs = {}
+    networks = {scale: small_network() for scale in (1.0, 1024.0)}
+    for scale, network in networks.items():
+        logs[scale] = scaled(network, scale).train_on_batch(images, labels, weights, return_dict=True)
+    keras.config.set_dtype_policy("float32")
+    exact = small_network()
+    expected = synchronous(exact, [2, 2]).train_on_batch(images, labels, weights, return_dict=True)
+    exact_step = step_from(small_network(), exact)
+    for scale, network in networks.items():
+        assert logs[scale]["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+        difference = step_from(small_network(), network) - exact_step
+        assert np.linalg.norm(difference) < 0.05 * np.linalg.norm(exact_step)
+
+
+def step_from(before: keras.Model, after: keras.Model) -> np.ndarray:
+    pairs = zip(before.get_weights(), after.get_weights(), strict=True)
+    return np.concatenate([(b - a).ravel() for a, b in pairs])
+
+
+@pytest.mark.usefixtures("float16")
+def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_is_halved() -> None:
+    images, labels, weights = batch(4)
+    network, before = small_network(), small_network()
+    model = scaled(network, 2.0**40)
+    logs = model.train_on_batch(images, labels, weights, return_dict=True)
+    assert np.isfinite(logs["loss"])
+    assert_same_weights(network, before, tolerance=0)
+    assert float(model.optimizer.dynamic_scale) == 2.0**39
+    while float(model.optimizer.dynamic_scale) > 1 and not step_from(before, network).any():
+        model.train_on_batch(images, labels, weights)
+    assert step_from(before, network).any()
+    assert np.isfinite(step_from(before, network)).all()
+
+
+def striped_cache(per_class: int) -> ExampleCache:
     pairs = list(itertools.product(range(CLASS_COUNT), range(per_class)))
     images = np.stack([striped_image(number, CLASS_COUNT, SIZE, seed) for number, seed in pairs])
-    return ImageCache(range(len(pairs)), images, np.array([number for number, _ in pairs], np.int32))
+    return ExampleCache(range(len(pairs)), images, np.array([number for number, _ in pairs], np.int32))
 
 
 def test_a_few_images_are_learned_by_heart() -> None:
     cache = striped_cache(per_class=4)
-    history = History(images=12, epochs=40, rank=0, board=LocalBoard())
+    batches = cached_batches(cache, LaneOrder(12, batch_size=6))
+    board = LocalBoard()
+    history = History("fit", images=12, batches=batches, board=board)
     model = synchronous(small_network(), [3, 3], keras.optimizers.Adam(0.003))
-    model.fit(
-        CachedBatches(cache, LaneOrder(12, batch_size=6)), epochs=40, callbacks=[history], shuffle=False, verbose=0
-    )
+    model.fit(batches.dataset(*EXAMPLE), epochs=40, callbacks=[history], shuffle=False, verbose=0)
     assert history.rows[-1]["accuracy"] == 1
     assert history.rows[-1]["loss"] < 0.1 < history.rows[0]["loss"]
     assert [row["epoch"] for row in history.rows] == list(range(1, 41))
-    assert np.array_equal(probabilities(model.network, cache.images).argmax(axis=1), cache.labels)
+    assert board.ask("epochs", 0) == history.rows
+    assert board.ask("read", 0)[0] == 40 * 12
+    assert np.array_equal(probabilities(model.network, cache.examples).argmax(axis=1), cache.labels)
 
 
 class Script(keras.callbacks.Callback):
@@ -151,31 +252,30 @@ class Script(keras.callbacks.Callback):
         self.keeper.on_epoch_end(epoch, {"loss": 0.5, "val_loss": self.losses[epoch]})
 
 
-def play(losses: list[float], patience: int) -> tuple[Script, KeepBest, int]:
+def play(losses: list[float], patience: int) -> tuple[Script, KeepBest]:
     network = small_network()
-    better: list[int] = []
-    keeper = KeepBest(network, patience, lambda: better.append(1))
+    keeper = KeepBest(network, patience)
     script = Script(network, keeper, losses)
     model = synchronous(network, [2])
     keeper.set_model(model)
     images, labels, weights = batch(2)
     model.fit(images, labels, sample_weight=weights, batch_size=2, epochs=len(losses), callbacks=[script], verbose=0)
-    keeper.on_train_end()
-    return script, keeper, len(better)
+    keeper.restore()
+    return script, keeper
 
 
 def test_training_ends_when_patience_does_and_the_best_epoch_is_restored() -> None:
-    script, keeper, better = play([0.9, 0.4, 0.6, 0.5, 0.1], patience=2)
-    assert (script.epochs, keeper.best_epoch, better) == (4, 2, 2)
+    script, keeper = play([0.9, 0.4, 0.6, 0.5, 0.1], patience=2)
+    assert (script.epochs, keeper.best_epoch, keeper.best_loss, keeper.is_over) == (4, 2, 0.4, True)
     assert all((weight == 2).all() for weight in script.network.get_weights())
 
 
 def test_a_loss_that_is_no_number_is_never_the_best() -> None:
-    script, keeper, _ = play([0.7, float("nan"), 0.3, float("nan")], patience=5)
-    assert (script.epochs, keeper.best_epoch) == (4, 3)
+    script, keeper = play([0.7, float("nan"), 0.3, float("nan")], patience=5)
+    assert (script.epochs, keeper.best_epoch, keeper.is_over) == (4, 3, False)
     assert all((weight == 3).all() for weight in script.network.get_weights())
 
 
 def test_training_that_only_diverges_has_no_best_epoch_and_stops() -> None:
-    script, keeper, better = play([float("nan")] * 5, patience=3)
-    assert (script.epochs, keeper.best_epoch, better) == (3, 0, 0)
+    script, keeper = play([float("nan")] * 5, patience=3)
+    assert (script.epochs, keeper.best_epoch, keeper.weights) == (3, 0, [])

@@ -1,31 +1,49 @@
-"""Two Ray Train workers end with the weights of one."""
+"""Any number of Ray Train workers ends with the weights of one, wherever the images are kept."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from tests.fakes.chain import SETTINGS, Chain
 from tests.fakes.jobs import run_job
+from tests.fakes.sources import write_source
+
+AGREEING = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-12))
 
 
-def test_two_workers_end_with_the_weights_and_the_history_of_one(chain: Chain, tmp_path: Path) -> None:
+# 26 training images in batches of 8: neither batches nor workers share them evenly.
+@pytest.mark.parametrize(
+    ("world_size", "more"), [(2, ()), (2, ("--cache", "none")), (4, ())], ids=["two", "two_streaming", "four"]
+)
+def test_several_workers_end_with_the_weights_and_the_history_of_one(
+    chain: Chain, tmp_path: Path, world_size: int, more: tuple[str, ...]
+) -> None:
     import keras
 
-    # 26 training images in batches of 8: neither batches nor workers share them evenly.
-    flags = ("--dataset", chain.output / "dataset", "--output", tmp_path, "--num-workers", 2, *SETTINGS)
-    result = run_job("train", *flags)
-    assert (result.summary["world_size"], result.summary["images"]) == (2, 26)
-    assert json.loads((tmp_path / "model.json").read_text())["world_size"] == 2
-    one, two = chain.output / "models" / "cnn", tmp_path
-    weights = [keras.saving.load_model(folder / "model.keras").get_weights() for folder in (one, two)]
+    flags = ("--dataset", chain.output / "dataset", "--output", tmp_path, "--num-workers", world_size, *more)
+    result = run_job("train", *flags, *SETTINGS)
+    assert (result.summary["world_size"], result.summary["images"]) == (world_size, 26)
+    assert json.loads((tmp_path / "model.json").read_text())["world_size"] == world_size
+    folders = [chain.output / "models" / "cnn", tmp_path]
+    weights = [keras.saving.load_model(folder / "model.keras").get_weights() for folder in folders]
     differences = [relative_difference(b, a) for a, b in zip(*weights, strict=True)]
     assert max(differences) < 1e-5, differences  # 2e-7 where this was written
-    histories = [pd.read_parquet(folder / "history.parquet") for folder in (one, two)]
-    for column in ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
-        np.testing.assert_allclose(histories[1][column], histories[0][column], rtol=1e-3, atol=1e-6, err_msg=column)
+    one, several = (pd.read_parquet(folder / "history.parquet") for folder in folders)
+    for column in AGREEING:
+        np.testing.assert_allclose(several[column], one[column], rtol=1e-3, atol=1e-6, err_msg=column)
+
+
+def test_workers_without_any_image_take_part_until_the_end(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", {"liver": 2, "lung": 3}, size=32)
+    flags = ("--source", source, "--output", tmp_path / "model", "--image-size", 32, "--validation-fraction", 0.1)
+    fit = ("--epochs", 2, "--batch-size", 5, "--num-workers", 4)
+    result = run_job("train", *flags, *fit)  # 3 images to train and 2 to validate
+    assert (result.summary["world_size"], result.summary["images"]) == (4, 3)
+    assert len(pd.read_parquet(tmp_path / "model" / "history.parquet")) == 2

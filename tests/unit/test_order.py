@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.dataset.order import PADDING, LaneOrder
+from lib.dataset.order import CHUNK, PADDING, LaneOrder
 
 SHARINGS = st.tuples(st.integers(0, 150), st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**32 - 1)).map(
     lambda drawn: (drawn[0], max(drawn[1:3]), min(drawn[1:3]), drawn[3])
 )
+
+
+LARGER = st.tuples(st.integers(0, 2500), st.integers(4, 12), st.integers(1, 4), st.integers(0, 2**32 - 1))
+"""Lanes of many chunks."""
 
 
 def ranks(count: int, batch_size: int, world_size: int, seed: int) -> list[LaneOrder]:
@@ -90,3 +94,96 @@ def test_a_batch_smaller_than_the_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 3 cannot be shared by 4 workers"):
         LaneOrder(100, 3, world_size=4)
     LaneOrder(100, 4, world_size=4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(LARGER)
+def test_what_is_read_for_an_epoch_is_what_the_worker_has_and_each_position_once(
+    sharing: tuple[int, int, int, int],
+) -> None:
+    for order in ranks(*sharing):
+        assert sorted(position for run in order.reading(4) for position in run) == list(order.positions)
+
+
+def most_held(order: LaneOrder, epoch: int) -> int:
+    """Images that wait at once when runs are read one after the other, each as late as it is needed."""
+    reading, waiting, most = iter(order.reading(epoch)), set[int](), 0
+    for row in order.epoch(epoch).tolist():
+        wanted = {position for position in row if position != PADDING}
+        while not wanted <= waiting:
+            waiting |= set(next(reading))
+            most = max(most, len(waiting))
+        waiting -= wanted
+    return most
+
+
+@settings(deadline=None, max_examples=40)
+@given(LARGER)
+def test_reading_ahead_holds_no_more_than_two_chunks_of_each_lane(sharing: tuple[int, int, int, int]) -> None:
+    for order in ranks(*sharing):
+        assert most_held(order, 2) <= 2 * CHUNK * len(order.lanes)
+
+
+def test_reading_ahead_in_long_lanes_holds_about_a_chunk_of_each() -> None:
+    for count in (16_000, 16_384, 16_500):
+        assert most_held(LaneOrder(count, 8, seed=1), 0) < 1.25 * CHUNK * 8
+
+
+def test_validation_is_read_from_its_beginning_to_its_end_in_each_lane() -> None:
+    # Two lanes of 66 images, so of two chunks of 33 each.
+    assert LaneOrder(132, 2, shuffle=False).reading(0) == [range(33), range(66, 99), range(33, 66), range(99, 132)]
+
+
+def unequal(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of three classes, 6 : 3 : 1, and how many there are of each."""
+    labels = np.random.default_rng(seed).choice(3, count, p=[0.6, 0.3, 0.1]).astype(np.int32)
+    return labels, np.bincount(labels, minlength=3)
+
+
+def balanced(order: LaneOrder, epoch: int, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return order.balanced_epoch(epoch, labels[order.positions.start : order.positions.stop], counts)
+
+
+def test_a_balanced_epoch_draws_each_class_as_often_as_any_other() -> None:
+    labels, counts = unequal(12_000)
+    drawn = labels[balanced(LaneOrder(12_000, 8, seed=3), 1, labels, counts)]
+    # The deviation of such a share is 0.0043.
+    np.testing.assert_allclose(np.bincount(drawn.ravel()) / 12_000, [1 / 3] * 3, atol=0.02)
+
+
+def test_a_balanced_epoch_draws_the_images_of_a_class_equally_often() -> None:
+    labels, counts = unequal(80)
+    order = LaneOrder(80, 1, seed=5)
+    drawn = np.concatenate([balanced(order, epoch, labels, counts).ravel() for epoch in range(500)])
+    shares = np.bincount(drawn, minlength=80) / len(drawn)
+    np.testing.assert_allclose(shares, 1 / (3 * counts[labels]), rtol=0.25)
+
+
+@settings(deadline=None, max_examples=40)
+@given(SHARINGS)
+def test_a_balanced_epoch_is_the_same_for_any_number_of_workers(sharing: tuple[int, int, int, int]) -> None:
+    count, batch_size, _, seed = sharing
+    labels, counts = unequal(count)
+    labels[::5] = PADDING
+    alone = balanced(LaneOrder(count, batch_size, seed=seed), 3, labels, counts)
+    together = [balanced(order, 3, labels, counts) for order in ranks(*sharing)]
+    np.testing.assert_array_equal(np.concatenate(together, axis=1), alone)
+    for order, epoch in zip(ranks(*sharing), together, strict=True):
+        assert set(epoch[epoch != PADDING].tolist()) <= set(order.positions)  # it has no other images
+
+
+@settings(deadline=None, max_examples=40)
+@given(SHARINGS, st.floats(0, 1))
+def test_a_balanced_epoch_never_draws_a_refused_image(sharing: tuple[int, int, int, int], share: float) -> None:
+    labels, counts = unequal(sharing[0])
+    labels[np.random.default_rng(sharing[3]).random(sharing[0]) < share] = PADDING
+    for order in ranks(*sharing):
+        epoch = balanced(order, 0, labels, counts)
+        assert epoch.shape == (order.steps, len(order.lanes))
+        assert (labels[epoch[epoch != PADDING]] != PADDING).all()
+
+
+def test_a_balanced_epoch_is_drawn_anew_each_time() -> None:
+    labels, counts = unequal(400)
+    order = LaneOrder(400, 4)
+    assert (balanced(order, 0, labels, counts) != balanced(order, 1, labels, counts)).mean() > 0.8

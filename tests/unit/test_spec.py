@@ -13,7 +13,8 @@ from lib.errors import SettingsError
 from lib.models.spec import KERAS_NETWORKS, ModelSpec, check_spec, folder_names, parse_spec
 from lib.storage.filesystem import Location
 
-NAMES = ("cnn", "saved", *KERAS_NETWORKS)
+NAMES = ("cnn", "saved", "hub", *KERAS_NETWORKS)
+SHA256 = "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,10 @@ NAMES = ("cnn", "saved", *KERAS_NETWORKS)
         ("mobilenet:alpha=0.25", "mobilenet", {"alpha": "0.25"}),
         ("mobilenet_v2:alpha=1.4,weights=/w/x.h5", "mobilenet_v2", {"alpha": "1.4", "weights": "/w/x.h5"}),
         ("vgg16:weights=gs://b/vgg=1.h5", "vgg16", {"weights": "gs://b/vgg=1.h5"}),
+        ("vgg16:weights=/w.h5,sha256=" + SHA256.upper(), "vgg16", {"weights": "/w.h5", "sha256": SHA256}),
         ("saved:path=gs://b/models/cnn/", "saved", {"path": "gs://b/models/cnn"}),
+        ("hub:path=gs://b/hub/vit/", "hub", {"path": "gs://b/hub/vit"}),
+        ("hub:path=/m,output=pooled", "hub", {"path": "/m", "output": "pooled"}),
     ],
 )
 def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -> None:
@@ -42,8 +46,8 @@ def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -
         ("VGG16", "unknown model 'VGG16'"),
         ("vgg16 ", "unknown model 'vgg16 '"),
         ("cnn:depth=3", "model 'cnn:depth=3': unknown option 'depth'; cnn takes none"),
-        ("vgg16:alpha=1", "unknown option 'alpha'; vgg16 takes weights"),
-        ("mobilenet:beta=1", "unknown option 'beta'; mobilenet takes weights, alpha"),
+        ("vgg16:alpha=1", "unknown option 'alpha'; vgg16 takes weights, sha256"),
+        ("mobilenet:beta=1", "unknown option 'beta'; mobilenet takes weights, sha256, alpha"),
         ("vgg16:weights", "'weights' is not key=value"),
         ("vgg16:weights=", "'weights=' is not key=value"),
         ("mobilenet:alpha=wide", "alpha is 'wide'; expected a positive number"),
@@ -51,6 +55,12 @@ def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -
         ("mobilenet:alpha=-1", "alpha is '-1'"),
         ("mobilenet:alpha=nan", "alpha is 'nan'"),
         ("saved", "needs the folder of an earlier model: saved:path=URI"),
+        ("hub", "needs the folder of a SavedModel: hub:path=URI"),
+        ("hub:output=pooled", "needs the folder of a SavedModel: hub:path=URI"),
+        ("hub:path=/m,sha256=0", "unknown option 'sha256'; hub takes path, output"),
+        ("vgg16:weights=/w.h5,sha256=abc", "sha256 is 'abc'; expected 64 hexadecimal digits"),
+        (f"vgg16:sha256={SHA256}", "sha256 is that of a weights file; it needs weights=URI"),
+        (f"vgg16:weights=none,sha256={SHA256}", "sha256 is that of a weights file; it needs weights=URI"),
         ("saved:weights=none", "unknown option 'weights'; saved takes path"),
     ],
 )
@@ -88,11 +98,13 @@ def test_local_paths_in_options_become_absolute(tmp_path: Path, monkeypatch: pyt
         ("vgg16:weights=none", "none", 1e-3, 1),
         ("mobilenet:weights=/w.h5,alpha=0.25", "/w.h5", 1e-2, 0.25),
         ("saved:path=/m", "/m", 1e-2, 1),
+        ("hub:path=/m", "/m", 1e-2, 1),
     ],
 )
 def test_a_spec_says_its_weights_and_step_size(text: str, weights: str, learning_rate: float, alpha: float) -> None:
     spec = parse_spec(text)
     assert (spec.weights, spec.learning_rate, spec.alpha) == (weights, learning_rate, alpha)
+    assert spec.has_frozen_base == (weights != "none")
 
 
 @pytest.mark.parametrize(

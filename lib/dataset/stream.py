@@ -1,0 +1,70 @@
+"""One worker's share of a split, decoded anew every epoch: for images that do not fit into memory."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lib.dataset.cache import ExampleCache, Examples, Positions
+from lib.dataset.graph import decoded_dataset
+from lib.dataset.order import PADDING, LaneOrder
+from lib.dataset.source import ImageSource
+from lib.ray_data import stream_tables
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """Decodes images in the order in which an epoch needs them, holding no more than a chunk of each lane.
+
+    Attributes:
+        source: The images.
+        split: Which of them.
+        order: This worker's.
+        tell: Told of refused images and of checksums, as they come, anew in each epoch.
+    """
+
+    source: ImageSource
+    split: str
+    order: LaneOrder
+    tell: Callable[[list[dict[str, Any]], dict[str, str]], None]
+
+    def batches(self, order: Positions, epoch: int) -> Iterator[Examples]:
+        """A batch for each row of `order`, the end of what `LaneOrder.epoch` says of the epoch.
+
+        Raises:
+            StorageError: If images cannot be read.
+        """
+        wanted = set(order[order != PADDING].tolist())
+        decoded = self._decoded(epoch, wanted)
+        waiting: dict[int, Examples] = {}
+        for row in order:
+            missing = {position for position in row.tolist() if position != PADDING} - waiting.keys()
+            while missing:
+                arrived = next(decoded)
+                waiting |= arrived
+                missing -= arrived.keys()
+            yield self._batch(row, waiting)
+
+    def _decoded(self, epoch: int, wanted: set[int]) -> Iterator[dict[int, Examples]]:
+        runs = [run for run in self.order.reading(epoch) if not wanted.isdisjoint(run)]
+        dataset = decoded_dataset(self.source, self.split, runs)
+        dataset.context.execution_options.preserve_order = True
+        for table in stream_tables(dataset):
+            positions = table["position"].to_numpy()
+            if not len(positions):
+                continue
+            part = ExampleCache.empty(range(positions.min(), positions.max() + 1), self.source.image_size)
+            part.fill([table], self.source.class_names)
+            self.tell(part.refused, part.checksums)
+            arrived = wanted.intersection(positions.tolist())
+            yield {position: part.batch(np.array([position])) for position in arrived}
+
+    def _batch(self, row: Positions, waiting: dict[int, Examples]) -> Examples:
+        size = self.source.image_size
+        images = np.zeros((len(row), size, size, 3), np.uint8)
+        labels = np.full(len(row), PADDING, np.int32)
+        for place, position in enumerate(row.tolist()):
+            if position != PADDING:
+                images[place : place + 1], labels[place : place + 1] = waiting.pop(position)
+        return images, labels

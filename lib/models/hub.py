@@ -1,0 +1,205 @@
+"""A SavedModel, as TF Hub offers them, as a frozen base: `hub:path=URI[,output=KEY]`.
+
+`hub.KerasLayer` does not work with Keras 3, and `keras.layers.TFSMLayer` keeps only the path of a SavedModel, so that a
+model that holds one cannot be opened where that path is not. The layer here has the SavedModel's files among its
+assets: `model.keras` is complete in itself. Keras finds the layer's class if this module is imported before
+`keras.saving.load_model` is called, as `lib.models.folder.load_network` does.
+
+A SavedModel is a program that may read and write files: use only those you trust, alone or in a `model.keras`.
+"""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from lib.errors import SettingsError
+from lib.models.inputs import image_input
+from lib.models.spec import HUB, ModelSpec
+from lib.storage.filesystem import Location
+
+DEFAULT_SIGNATURE = "serving_default"
+IMAGE_RANK = 4
+
+
+def build_hub_base(spec: ModelSpec, image_size: int) -> keras.Model:
+    """A SavedModel fed as TF Hub's image models are: with RGB values from 0 to 1.
+
+    Returns:
+        A model from uint8 RGB (n, image_size, image_size, 3) to features, float32 (n, d).
+
+    Raises:
+        SettingsError: If the SavedModel does not take such images, or has several outputs and none was chosen.
+        StorageError: If it cannot be read.
+    """
+    try:
+        saved_model = SavedModel.fetch(Location(spec.weights))
+        output, width = saved_model.output_for(image_size, spec.output)
+    except ValueError as error:
+        raise SettingsError(f"model {spec.text!r}: {error}") from error
+    images = image_input(image_size)
+    pixels = keras.layers.Rescaling(1 / 255, dtype="float32", name="rescaling")(images)
+    layer = SavedModelLayer(output, width, name=HUB)
+    layer.saved_model = saved_model
+    return keras.Model(images, layer(pixels), name="base")
+
+
+class SavedModel:
+    """A copy of a SavedModel, in a folder that goes when this object does, and the function that it serves."""
+
+    def __init__(self, fill: Callable[[Path], None]) -> None:
+        """Load what `fill` puts into an empty folder.
+
+        Raises:
+            ValueError: If it is no SavedModel, or it is not clear by which signature to call it.
+        """
+        self._folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        fill(self._folder)
+        try:
+            self._loaded = tf.saved_model.load(self._folder)  # kept, since its functions do not keep its variables
+        except (OSError, tf.errors.OpError) as error:
+            raise ValueError(f"it cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        self._function = _serving_signature(self._loaded.signatures)
+
+    @classmethod
+    def fetch(cls, source: Location) -> "SavedModel":
+        """A copy of a SavedModel in storage.
+
+        Raises:
+            StorageError: If it cannot be read.
+        """
+        return cls(partial(_download, source))
+
+    @classmethod
+    def copy(cls, source: Path) -> "SavedModel":
+        """A copy of a SavedModel on this machine."""
+        return cls(partial(shutil.copytree, source, dirs_exist_ok=True))
+
+    def copy_to(self, target: Path) -> None:
+        """Write its files into a folder."""
+        shutil.copytree(self._folder, target, dirs_exist_ok=True)
+
+    def __call__(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The outputs by name, for float32 (n, height, width, 3)."""
+        (name,) = self._inputs
+        outputs: dict[str, tf.Tensor] = self._function(**{name: pixels})
+        return outputs
+
+    @property
+    def _inputs(self) -> dict[str, tf.TensorSpec]:
+        inputs: dict[str, tf.TensorSpec] = self._function.structured_input_signature[1]
+        return inputs
+
+    def output_for(self, image_size: int, wanted: str | None) -> tuple[str, int]:
+        """The name of the output that has the features, and how many features an image has.
+
+        Raises:
+            ValueError: If it does not take images of this size, or it is not clear which output is meant.
+        """
+        self._check_input(image_size)
+        try:
+            outputs = self(tf.zeros((1, image_size, image_size, 3)))
+        except tf.errors.OpError as error:
+            raise ValueError(f"it does not run on images of {image_size} px: {error.message[:300]}") from error
+        if wanted is None and len(outputs) > 1:
+            raise ValueError(f"it has the outputs {', '.join(sorted(outputs))}; choose one with output=KEY")
+        if wanted is not None and wanted not in outputs:
+            raise ValueError(f"it has no output {wanted!r}; it has {', '.join(sorted(outputs))}")
+        name = wanted or next(iter(outputs))
+        if len(outputs[name].shape) != 2 or not outputs[name].dtype.is_floating:  # noqa: PLR2004 - (n, d)
+            raise ValueError(
+                f"its output {name!r} is {_described(outputs[name])} for one image; expected features, float (1, d)"
+            )
+        return name, int(outputs[name].shape[1])
+
+    def _check_input(self, image_size: int) -> None:
+        if len(self._inputs) != 1:
+            raise ValueError(f"it takes {len(self._inputs)} inputs ({', '.join(self._inputs)}); expected one of images")
+        (spec,) = self._inputs.values()
+        expected = tf.TensorShape((None, image_size, image_size, 3))
+        if spec.dtype != tf.float32 or not spec.shape.is_compatible_with(expected) or _batch_size(spec) is not None:
+            fits_otherwise = spec.shape.rank == IMAGE_RANK and spec.shape[1] == spec.shape[2] and spec.shape[1]
+            advice = f"; try --image-size {spec.shape[1]}" if fits_otherwise and spec.shape[1] != image_size else ""
+            raise ValueError(
+                f"it takes {_described(spec)}; with --image-size {image_size} it must take float32 "
+                f"(None, {image_size}, {image_size}, 3){advice}"
+            )
+
+
+def _download(source: Location, folder: Path) -> None:
+    for file in source.list_files():
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((source / file.path).read_bytes())
+
+
+def _serving_signature(signatures: Any) -> Any:
+    names = sorted(signatures)
+    if DEFAULT_SIGNATURE in names:
+        return signatures[DEFAULT_SIGNATURE]
+    if len(names) == 1:
+        return signatures[names[0]]
+    found = f"only {', '.join(names)}" if names else "none at all"
+    raise ValueError(
+        f"it has no signature {DEFAULT_SIGNATURE!r} to call it by, {found}; export it with "
+        "`tf.saved_model.save(module, folder, signatures=...)` or Keras's `model.export(folder)`"
+    )
+
+
+def _batch_size(spec: tf.TensorSpec) -> int | None:
+    return spec.shape[0] if spec.shape.rank else None
+
+
+def _described(tensor: tf.Tensor | tf.TensorSpec) -> str:
+    return f"{tensor.dtype.name} {tuple(tensor.shape) if tensor.shape.rank is not None else 'of any shape'}"
+
+
+@keras.saving.register_keras_serializable(package="tissue")
+class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Calls a SavedModel, never trains it, and takes its files along as assets.
+
+    Its weights are no Keras variables: they are in the assets, so `count_params` and `get_weights` leave them out.
+    """
+
+    saved_model: SavedModel | None = None
+
+    def __init__(self, output: str, width: int, **options: Any) -> None:
+        """Say what comes out; the SavedModel itself is set afterwards, by whoever builds or loads the layer.
+
+        Args:
+            output: Name of the output to take.
+            width: How many features an image has.
+            **options: Those of any layer.
+        """
+        super().__init__(**options | {"dtype": "float32", "trainable": False})
+        self.output_name, self.width = output, width
+
+    def call(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Features, float32 (n, width), of images, float32 (n, height, width, 3) from 0 to 1."""
+        if self.saved_model is None:
+            raise RuntimeError("this layer has no SavedModel yet; it comes with the assets of a model.keras")
+        return tf.cast(self.saved_model(pixels)[self.output_name], tf.float32)
+
+    def compute_output_spec(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
+        """Known without the SavedModel, since Keras rebuilds the graph before it loads assets."""
+        return keras.KerasTensor((pixels.shape[0], self.width), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """What `__init__` takes."""
+        return {**super().get_config(), "output": self.output_name, "width": self.width}
+
+    def save_assets(self, dir_path: str) -> None:
+        """Called by `keras.Model.save` with a folder in the archive."""
+        if self.saved_model is not None:
+            self.saved_model.copy_to(Path(dir_path))
+
+    def load_assets(self, dir_path: str) -> None:
+        """Called by `keras.saving.load_model` with that folder, which is gone afterwards."""
+        self.saved_model = SavedModel.copy(Path(dir_path))

@@ -1,0 +1,114 @@
+"""One worker's examples of a phase: decoded images in memory or streamed, or features of a frozen base."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray.train
+
+from lib.config import FitConfig
+from lib.dataset.cache import (
+    ExampleCache,
+    Examples,
+    Positions,
+    image_bytes,
+    memory_for_images,
+    refuse_too_many,
+)
+from lib.dataset.graph import decoded_dataset
+from lib.dataset.order import LaneOrder
+from lib.dataset.source import ImageSource
+from lib.dataset.stream import ImageStream
+from lib.errors import SettingsError
+from lib.ray_data import stream_tables
+from lib.training.features import FeatureSource
+
+FITTED_SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class SplitExamples:
+    """The examples of one split on one worker.
+
+    Attributes:
+        order: Of this worker's images.
+        read: Gives a batch for each row of some positions of an epoch.
+        shape: Of one example, with its type.
+        cache: What is in memory; None where images are streamed.
+    """
+
+    order: LaneOrder
+    read: Callable[[Positions, int], Iterator[Examples]]
+    shape: tuple[tuple[int, ...], npt.DTypeLike]
+    cache: ExampleCache | None
+
+
+Tell = Callable[[str, list[dict[str, Any]], dict[str, str]], None]
+"""Takes the split, the images that were refused, and checksums of those that came from their files."""
+
+
+def split_order(count: int, split: str, fit: FitConfig, seed: int, rank: int, world_size: int) -> LaneOrder:
+    """The order of one worker's images of a split; only training images are shuffled."""
+    return LaneOrder(count, fit.batch_size, rank, world_size, seed, shuffle=split == "train")
+
+
+def load_features(features: FeatureSource, split: str, order: LaneOrder, tell: Tell) -> SplitExamples:
+    """This worker's features, in all variants; epochs take turns with them."""
+    variants = []
+    for variant in features.folder.variants(split):
+        found = features.read(split, order.positions, variant)
+        variants.append(ExampleCache(order.positions, found.features, found.labels, found.refused, found.checksums))
+    tell(split, variants[0].refused, variants[0].checksums)
+
+    def read(positions: Positions, epoch: int) -> Iterator[Examples]:
+        return variants[epoch % len(variants)].batches(positions)
+
+    return SplitExamples(order, read, ((features.width,), np.float32), variants[0])
+
+
+def load_images(
+    source: ImageSource, orders: dict[str, LaneOrder], fit: FitConfig, tell: Tell
+) -> dict[str, SplitExamples]:
+    """This worker's images, in memory if they fit.
+
+    Args:
+        source: The images.
+        orders: Of this worker's images, by split.
+        fit: Has what to keep.
+        tell: Told of refused images.
+
+    Raises:
+        DataError: If they are to be kept, but do not fit.
+        SettingsError: If places are to be drawn by class, which takes images in memory.
+    """
+    count = sum(len(order.positions) for order in orders.values())
+    memory = int(fit.cache_gib * 2**30) if fit.cache_gib else _memory_here()
+    if fit.cache == "memory":
+        refuse_too_many(count, source.image_size, memory)
+    if fit.cache == "none" or image_bytes(count, source.image_size) > memory:
+        if fit.sampling == "balanced":
+            raise SettingsError("--sampling balanced needs the images in memory; see --cache and --cache-gib")
+        return {split: _streamed(source, split, order, tell) for split, order in orders.items()}
+    return {split: _cached(source, split, order, tell) for split, order in orders.items()}
+
+
+def _memory_here() -> int:
+    return memory_for_images(ray.train.get_context().get_local_world_size())
+
+
+def _cached(source: ImageSource, split: str, order: LaneOrder, tell: Tell) -> SplitExamples:
+    cache = ExampleCache.empty(order.positions, source.image_size)
+    cache.fill(stream_tables(decoded_dataset(source, split, [order.positions])), source.class_names)
+    tell(split, cache.refused, cache.checksums)
+    return SplitExamples(order, lambda positions, _: cache.batches(positions), _image(source), cache)
+
+
+def _streamed(source: ImageSource, split: str, order: LaneOrder, tell: Tell) -> SplitExamples:
+    stream = ImageStream(source, split, order, lambda refused, checksums: tell(split, refused, checksums))
+    return SplitExamples(order, stream.batches, _image(source), None)
+
+
+def _image(source: ImageSource) -> tuple[tuple[int, ...], npt.DTypeLike]:
+    return (source.image_size, source.image_size, 3), np.uint8

@@ -1,0 +1,210 @@
+"""Which failures end training and which are worth a restart.
+
+Ray Train's own policy restarts after any error. Here an error of the data or the program ends training at once with its
+own message, and only the loss of a worker, or what that loss makes the others raise, starts the workers again.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    RpcError,
+    WorkerCrashedError,
+)
+from ray.train import FailureConfig
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
+
+from lib.environment import ray_is_ours
+from lib.errors import SettingsError, TissueError
+from lib.training.board import BoardClient
+
+CULPRIT_FIRST_S = 5.0
+"""The controller looks at the workers every 2 seconds and acts on the first error it sees."""
+ABORTED_COLLECTIVE = "Collective ops is aborted by"
+
+
+class LostPeerError(Exception):
+    """This worker cannot go on with the others it knows, as when one of them is gone; its text says why."""
+
+
+class PreemptedError(Exception):
+    """This worker has saved a checkpoint since its machine is about to be taken away, and wants to go on elsewhere."""
+
+
+LOST = (
+    LocalRayletDiedError,
+    LostPeerError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RpcError,
+    WorkerCrashedError,
+    WorkerGroupStartupFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+NO_ROOM = (InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError)
+
+
+@contextmanager
+def lost_peers_named() -> Iterator[None]:
+    """Raise `LostPeerError` for what TensorFlow raises on a worker whose peer is gone.
+
+    Source: TensorFlow 2.21 on CPU. A worker killed in the middle of a collective makes the others raise
+    `UnavailableError`, "Collective ops is aborted by: recvmsg:Connection reset by peer ... from remote target
+    /job:worker/replica:0/task:1", within 0.3 s; one that is stopped does so after 10 s, "The following tasks are
+    unhealthy (stopped sending heartbeats): /job:worker/replica:0/task:1".
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_broken_collective(error):
+            raise
+        # The worker that is to blame should be seen before those that suffer from it: it has the better message.
+        time.sleep(CULPRIT_FIRST_S)
+        raise LostPeerError(f"its connection to {_peer(str(error))} broke") from error
+
+
+def _is_broken_collective(error: Exception) -> bool:
+    if "tensorflow" not in sys.modules:
+        return False
+    from tensorflow import errors
+
+    broken = (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError)
+    return isinstance(error, errors.OpError) and (isinstance(error, broken) or ABORTED_COLLECTIVE in str(error))
+
+
+def _peer(message: str) -> str:
+    found = re.search(r"(?:target|heartbeats\):)\s*/job:worker/replica:0/task:(\d+)", message)
+    return f"rank {found[1]}" if found else "another worker"
+
+
+class RestartAfterLoss(FailurePolicy):
+    """Starts the workers again after a loss, as often as allowed, and says so on the board."""
+
+    def __init__(self, failure_config: FailureConfig, board: BoardClient) -> None:
+        """Count restarts from now on.
+
+        Args:
+            failure_config: Has `max_failures`; announced preemptions do not count.
+            board: Where to say what is lost.
+        """
+        super().__init__(failure_config)
+        self._board = board
+        self._restarts = 0
+        # A cluster may grow until there is room for the workers; a single machine will not.
+        self._room_may_come = not ray_is_ours()
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        """Whether to start again."""
+        failures = _failures(training_failed_error)
+        errors = [error for error in failures.values() if not isinstance(error, PreemptionError | PreemptedError)]
+        if any(isinstance(error, WorkerGroupStartupTimeoutError) for error in errors):
+            return self._wait(failures)
+        if not all(is_loss(error) for error in errors):
+            return FailureDecision.RAISE
+        if len(errors) < len(failures):
+            self._say("a machine is about to be taken away", "training goes on elsewhere from its last checkpoint")
+            return FailureDecision.RETRY
+        self._restarts += 1
+        left = self.failure_config.max_failures - self._restarts
+        if left < 0:
+            return FailureDecision.RAISE
+        self._say(describe(failures), f"training starts again from its last checkpoint ({left} more restarts allowed)")
+        return FailureDecision.RETRY
+
+    def _wait(self, failures: Mapping[int, Exception]) -> FailureDecision:
+        if not self._room_may_come:
+            return FailureDecision.RAISE
+        self._say("the cluster has no room for the training workers yet", "waiting")
+        return FailureDecision.RETRY
+
+    def _say(self, what: str, then: str) -> None:
+        self._board.tell("add_note", f"{what}; {then}")
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether an error tells of a lost process or machine, and not of a fault that would come again."""
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return False
+    return isinstance(error, LOST)
+
+
+def describe(failures: Mapping[int, Exception]) -> str:
+    """Which ranks were lost, and why, on one line."""
+    # Survivors say no more than that somebody is gone.
+    culprits = {rank: error for rank, error in failures.items() if not isinstance(error, LostPeerError)} or failures
+    return ", ".join(f"{_name(rank)} was lost ({_reason(error)})" for rank, error in culprits.items())
+
+
+def user_error(error: TrainingFailedError, max_failures: int) -> Exception:
+    """What to tell a user: the fault itself if there is one, or which workers were lost once too often."""
+    failures = _failures(error)
+    if any(isinstance(failure, NO_ROOM) for failure in failures.values()):
+        return SettingsError("there is no room for so many training workers: see --num-workers and --use-gpu")
+    faults = [failure for failure in failures.values() if not is_loss(failure)]
+    if faults:
+        return next((fault for fault in faults if isinstance(fault, TissueError)), faults[0])
+    return TissueError(
+        f"{describe(failures)}, and --max-failures {max_failures} allows no further restart; the same command goes on "
+        "from the last checkpoint"
+    )
+
+
+CONTROLLER = -1
+
+
+def _failures(error: TrainingFailedError) -> dict[int, Exception]:
+    """The errors themselves, by rank."""
+    if isinstance(error, WorkerGroupError):
+        return {rank: _unwrap(failure) for rank, failure in error.worker_failures.items()}
+    if isinstance(error, ControllerError):
+        return {CONTROLLER: _unwrap(error.controller_failure)}
+    return {CONTROLLER: error}
+
+
+def _unwrap(error: Any) -> Exception:
+    """What happened, without what Ray put around it on its way between processes."""
+    seen = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, WorkerHealthCheckFailedError):
+            error = error.health_check_failure
+        elif isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+            error = error.cause
+    return error  # type: ignore[no-any-return]
+
+
+def _name(rank: int) -> str:
+    return "a worker" if rank == CONTROLLER else f"rank {rank}"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+        return "its machine ran out of memory"
+    if isinstance(error, NodeDiedError) or "node has died" in text:
+        return "its machine is gone"
+    if isinstance(error, WorkerHealthCheckTimeoutError):
+        return "it no longer answers"
+    if isinstance(error, LostPeerError):
+        return text
+    return "its process is gone"

@@ -1,0 +1,104 @@
+"""How many workers train, what each of them holds, and how Ray Train is to treat their loss."""
+
+import os
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray._private.state import state as cluster_state
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from lib.config import FitConfig, TrainConfig
+from lib.environment import ray_is_ours
+from lib.storage.filesystem import Location
+from lib.training.board import BoardClient
+from lib.training.failures import RestartAfterLoss
+from lib.training.preemption import SaveBeforeResize
+
+NEXT_TO_NOTHING = 0.001  # Ray refuses a worker that asks for nothing at all
+QUICKER = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
+"""Of the 30 seconds between a cloud's notice and the end of a machine, Ray's default of 5 would be a waste."""
+
+
+def is_elastic(config: FitConfig) -> bool:
+    """Whether the number of workers follows what there is: machines of a cluster, or GPUs."""
+    return config.fewest_workers < config.most_workers and (config.use_gpu or not ray_is_ours())
+
+
+def first_workers(config: FitConfig) -> int:
+    """Workers that training starts with, at most. A single machine takes as many of a range as it has cores."""
+    if is_elastic(config) or config.fewest_workers == config.most_workers:
+        return config.most_workers
+    return max(config.fewest_workers, min(config.most_workers, os.cpu_count() or 1))
+
+
+def in_this_process(config: FitConfig) -> bool:
+    """Whether training needs no process of its own: a single worker, unless this process runs on a cluster's head."""
+    return ray_is_ours() and first_workers(config) == 1
+
+
+def scaling(config: FitConfig) -> ScalingConfig:
+    """How many workers there are, and what each of them holds."""
+    if in_this_process(config):
+        return ScalingConfig(num_workers=0, use_gpu=config.use_gpu)
+    return ScalingConfig(
+        num_workers=(config.fewest_workers, config.most_workers) if is_elastic(config) else first_workers(config),
+        use_gpu=config.use_gpu,
+        # Workers that hold CPUs for as long as they live would, on a small cluster, leave none to decode their images:
+        # training would wait for them for ever.
+        resources_per_worker={"CPU": NEXT_TO_NOTHING, "GPU": int(config.use_gpu)},
+        placement_strategy="PACK" if config.use_gpu else "SPREAD",  # nothing but this keeps them off one machine
+    )
+
+
+def run_config(config: TrainConfig) -> RunConfig:
+    """Where Ray Train keeps what it writes itself, and how often it may start again."""
+    return RunConfig(
+        name="ray",
+        failure_config=FailureConfig(max_failures=config.max_failures),
+        **ray_storage(Location(config.output) / "checkpoints"),
+    )
+
+
+def ray_storage(folder: Location) -> dict[str, Any]:
+    """The settings that have Ray write into a folder."""
+    storage: dict[str, Any] = {"storage_path": folder.path}
+    if not folder.is_local:
+        storage["storage_filesystem"] = pa.fs.PyFileSystem(pa.fs.FSSpecHandler(folder.filesystem))
+    return storage
+
+
+class ResilientTrainer(DataParallelTrainer):
+    """Starts its workers again after losses alone, and says so on a board."""
+
+    def __init__(self, *arguments: Any, board: BoardClient, **settings: Any) -> None:
+        """Take what `DataParallelTrainer` takes, and the board."""
+        super().__init__(*arguments, **settings)
+        self._board = board
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        for name, value in QUICKER.items():
+            os.environ.setdefault(name, value)  # Ray Train hands these on to its actors
+        settings["failure_policy"] = RestartAfterLoss(self.run_config.failure_config, self._board)
+        if self.scaling_config.elasticity_enabled:
+            settings["scaling_policy"] = StayingWorkers(self.scaling_config)
+            settings["callbacks"].append(SaveBeforeResize(self._board))
+        return super()._initialize_and_run_controller(**settings)
+
+
+class StayingWorkers(ElasticScalingPolicy):
+    """Counts one worker a GPU, or, without GPUs, one a machine, since TensorFlow uses all cores of a machine.
+
+    Machines that are about to be taken away do not count: Ray would start no worker there.
+    """
+
+    def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
+        leaving = cluster_state.get_draining_nodes()
+        if self.scaling_config.use_gpu:
+            room = sum(int(held.get("GPU", 0)) for node, held in reserved_resources.items() if node not in leaving)
+        else:
+            machines = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+            room = len(set(machines) - set(leaving))
+        return min(room, int(self.scaling_config.max_workers))

@@ -1,0 +1,203 @@
+"""Tells an MLflow server how a training goes, if the environment names one in `MLFLOW_TRACKING_URI`.
+
+The driver speaks to it, not the workers. A run of ours is one run of MLflow, also after an interruption. That the
+server can be reached is checked before anything starts; if it is lost later, training goes on, and says what is missing.
+"""
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lib.config import TrainConfig
+from lib.errors import SettingsError, TissueError
+from lib.storage.output import OutputFolder
+from lib.training.board import BoardClient
+from lib.training.leaderboard import TrialResult
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+DEFAULT_EXPERIMENT = "tissue-training"
+POLL_INTERVAL_S = 2.0
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""MLflow's own patience is minutes, in which nobody would know why nothing starts."""
+NOT_METRICS = {"epoch", "phase"}
+ResultT = TypeVar("ResultT")
+
+
+class Tracker:
+    """Tells nobody: what there is without a tracking server."""
+
+    @contextmanager
+    def following(self, board: BoardClient) -> Iterator[None]:
+        """Tell of each epoch that appears on a board, for as long as the context lasts."""
+        yield
+
+    def finish(self, record: Mapping[str, Any], trials: Iterable[TrialResult] = ()) -> None:
+        """Tell of the model, and of the trials it was chosen from.
+
+        Args:
+            record: What `model.json` will say.
+            trials: How they ended.
+        """
+
+
+def open_tracker(config: TrainConfig, folder: OutputFolder) -> Tracker:
+    """Begin to tell of a run, or go on.
+
+    Args:
+        config: The settings of the run.
+        folder: Its model folder, begun.
+
+    Raises:
+        SettingsError: If MLflow is not installed.
+        TissueError: If its server does not take the run.
+    """
+    uri = os.environ.get(URI_VARIABLE)
+    if not uri:
+        return Tracker()
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ImportError as error:
+        raise SettingsError(
+            f"{URI_VARIABLE} is set, but MLflow is not installed: pip install mlflow-skinny, or unset the variable"
+        ) from error
+    try:
+        client = MlflowClient(uri)
+        # One tracking server may know nothing of the runs of another.
+        place = f"mlflow_run_{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+        run_id = folder.measured_once(place, lambda: _create_run(client, config, folder))
+        client.update_run(run_id, status="RUNNING")
+    except (MlflowException, OSError) as error:
+        raise TissueError(f"{URI_VARIABLE}: the tracking server does not take the run: {_line(error)}") from error
+    return MlflowTracker(client, run_id)
+
+
+def _create_run(client: "MlflowClient", config: TrainConfig, folder: OutputFolder) -> str:
+    from mlflow.entities import Param
+
+    tags = {"model_dir": folder.location.uri, **{name: str(value) for name, value in folder.inputs.items()}}
+    run = client.create_run(_experiment(client), run_name=folder.location.name, tags=tags)
+    settings = config.model_dump(mode="json", exclude_none=True)
+    client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in settings.items()])
+    return str(run.info.run_id)
+
+
+def _experiment(client: "MlflowClient") -> str:
+    """The experiment that MLflow's own variables name, or ours."""
+    if by_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return by_id
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT)
+    found = client.get_experiment_by_name(name)
+    return str(found.experiment_id if found else client.create_experiment(name))
+
+
+class MlflowTracker(Tracker):
+    """Tells an MLflow server."""
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        """Tell of one run."""
+        self._client, self._run_id = client, run_id
+        self._seen, self._in_reach = 0, True
+
+    @contextmanager
+    def following(self, board: BoardClient) -> Iterator[None]:
+        """Tell of each epoch that appears on a board, from a thread, and of a failure."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._follow, args=(board, stop), name="tracking", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            self._attempt(lambda: self._client.set_terminated(self._run_id, "FAILED"))
+            raise
+        finally:
+            stop.set()
+            thread.join()
+        self._tell_epochs(board)
+
+    def _follow(self, board: BoardClient, stop: threading.Event) -> None:
+        while not stop.wait(POLL_INTERVAL_S):
+            self._tell_epochs(board)
+
+    def _tell_epochs(self, board: BoardClient) -> None:
+        """Rows that the server does not take are told again the next time."""
+        rows = board.ask("epochs", self._seen)
+        metrics = [metric for row in rows for metric in _metrics(row, step=row["epoch"], without=NOT_METRICS)]
+        if metrics and self._attempt(lambda: self._client.log_batch(self._run_id, metrics=metrics)):
+            self._seen += len(rows)
+
+    def finish(self, record: Mapping[str, Any], trials: Iterable[TrialResult] = ()) -> None:
+        """Tell of the model, and of each trial as a run below this one."""
+        best = {f"best_{name.removeprefix('best_')}": value for name, value in record["metrics"].items()}
+        final = best | {name: record[name] for name in ("fit_seconds", "images_per_s", "world_size", "parameters")}
+
+        def tell() -> None:
+            for trial in trials:
+                self._tell_trial(trial)
+            self._client.set_tag(self._run_id, "spec", record["spec"])
+            self._client.log_batch(self._run_id, metrics=_metrics(final, step=record["metrics"]["epochs"]))
+            self._client.set_terminated(self._run_id, "FINISHED")
+
+        self._attempt(tell)
+
+    def _tell_trial(self, trial: TrialResult) -> None:
+        from mlflow.entities import Param
+
+        parent = self._client.get_run(self._run_id)
+        tags = {"mlflow.parentRunId": self._run_id, "pruned": str(trial.pruned)}
+        run_id = self._client.create_run(
+            parent.info.experiment_id, run_name=f"trial {trial.trial}", tags=tags
+        ).info.run_id
+        numbers = {
+            "best_val_loss": trial.val_loss,
+            "best_val_accuracy": trial.val_accuracy,
+            "best_epoch": trial.best_epoch,
+        }
+        metrics = _metrics(numbers | {"seconds": trial.seconds}, step=trial.epochs)
+        for epoch, value in trial.curve:
+            metrics += _metrics({"best_so_far": value}, step=epoch)
+        parameters = [Param(name, str(value)) for name, value in trial.parameters.items()]
+        self._client.log_batch(run_id, metrics=metrics, params=parameters)
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def _attempt(self, call: Callable[[], ResultT]) -> bool:
+        """Whether the server took it. The first time that it does not is said: a model is worth more than its log."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            call()
+        except (MlflowException, OSError) as error:
+            if self._in_reach:
+                logger.warning("MLflow does not get all of this run: %s", _line(error))
+            self._in_reach = False
+            return False
+        self._in_reach = True
+        return True
+
+
+def _metrics(numbers: Mapping[str, Any], step: int, without: Iterable[str] = ()) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    left_out = set(without)
+    return [
+        Metric(name, float(value), now_ms, step)
+        for name, value in numbers.items()
+        if value is not None and name not in left_out
+    ]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,147 @@
+"""What the process of a trial does: train as `train` does, and tell Ray Tune after each epoch how far it is."""
+
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+
+from lib.config import TrainConfig
+from lib.dataset.cache import memory_for_images
+from lib.errors import DivergedError, TissueError
+from lib.models.spec import parse_spec
+from lib.ray_data import prepare_context
+from lib.storage.output import OutputFolder
+from lib.training.board import LocalBoard
+from lib.training.checkpoint import CheckpointFolder
+from lib.training.features import FeatureSource
+from lib.training.loop import TrainTask, train_alone, watched_loss
+from lib.training.plan import plan_phases
+from lib.training.trainer import LabelledSource, describe_model, model_folder
+from lib.training.trials import Trial
+
+NUMBER, EPOCH, FINISHED, ERROR = "number", "epoch", "finished", "error"
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What all trials have in common.
+
+    Attributes:
+        trials: By number.
+        source: The images.
+        features: Of frozen bases, by the number of the trial.
+        threads: Of TensorFlow in each process; None for as many as it likes.
+        neighbours: Trials that share the memory of a machine; None for as many as it has GPUs.
+    """
+
+    trials: Mapping[int, Trial]
+    source: LabelledSource
+    features: Mapping[int, FeatureSource | None]
+    threads: int | None
+    neighbours: int | None
+
+
+def run_trial(parameters: dict[str, int], task: TrialTask) -> None:
+    """Train one trial from its newest checkpoint, and report what `standing` says after each epoch.
+
+    Ray Tune ends the trial in a report if it falls behind the others. An error is reported too: raised, Ray Tune would
+    take it for a lost process, and try again.
+
+    Args:
+        parameters: The `number` of the trial, in the dictionary that Ray Tune insists on.
+        task: All trials.
+    """
+    try:
+        tune.report(_train(task.trials[parameters[NUMBER]], task))
+    except DivergedError:
+        tune.report({EPOCH: 0, "val_loss": math.inf, "val_accuracy": 0.0, "seconds": 0.0, FINISHED: True})
+    except TissueError as error:
+        tune.report(_failed(error))
+    except Exception:  # noqa: BLE001 - the driver raises it
+        tune.report(_failed(RuntimeError(traceback.format_exc())))
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    return {EPOCH: 0, "val_loss": math.inf, "val_accuracy": 0.0, ERROR: error}
+
+
+def _train(trial: Trial, task: TrialTask) -> dict[str, Any]:
+    if task.threads is not None:  # read when TensorFlow is imported
+        os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = str(task.threads)
+    import keras
+
+    prepare_context(trial.config.verbose)
+    keras.backend.clear_session()  # this process may have trained another trial before
+    memory = memory_for_images(task.neighbours or _gpus_here())
+    config = trial.config.part(TrainConfig, cache_gib=trial.config.cache_gib or memory / 2**30)
+    folder = model_folder(config, task.source)
+    # No lease of its own: only this sweep writes here, and one left by a lost machine would have to run out first.
+    record = folder.begin() or _complete(config, task.source, task.features[trial.number], folder)
+    metrics = record["metrics"]
+    return {
+        EPOCH: metrics["epochs"],
+        "best_epoch": metrics["best_epoch"],
+        "val_loss": metrics["val_loss"],
+        "val_accuracy": metrics["val_accuracy"],
+        "seconds": record["fit_seconds"],
+        FINISHED: True,
+    }
+
+
+def _gpus_here() -> int:
+    here = ray.get_runtime_context().get_node_id()
+    held = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return max(int(held.get("GPU", 1)), 1)
+
+
+def _complete(
+    config: TrainConfig, source: LabelledSource, features: FeatureSource | None, folder: OutputFolder
+) -> dict[str, Any]:
+    started = time.monotonic()
+    spec = parse_spec(config.model)
+    board = TrialBoard(sum(phase.epochs for phase in plan_phases(spec, config)), tune.report)
+    newest = CheckpointFolder(folder.location / "checkpoints").newest()
+    for row in newest.state.rows if newest else []:  # what Ray Tune has not heard since the sweep was interrupted
+        board.tell("add_epoch", row)
+    record = train_alone(TrainTask(config, spec, source, features, board))
+    record |= describe_model(spec, source, board, folder.location)
+    return folder.complete(record | {"seconds": round(time.monotonic() - started, 3)})
+
+
+class TrialBoard(LocalBoard):
+    """A board that passes on how each epoch went, but for the last: a trial that is through is not to be ended."""
+
+    def __init__(self, epochs: int, report: Report) -> None:
+        """Expect at most so many epochs."""
+        super().__init__()
+        self._epochs, self._report = epochs, report
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Call a method, and report if it was a row of the history."""
+        super().tell(method, *arguments)
+        if method == "add_epoch":
+            rows = self.ask("epochs", 0)
+            if len(rows) < self._epochs:
+                self._report(standing(rows))
+
+
+def standing(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How good the model would be if its training ended now: the numbers of its best epoch so far.
+
+    So the loss of a trial never rises, and one that is pruned for it cannot have been the best of the sweep.
+    """
+    best = min(rows, key=watched_loss)
+    return {
+        EPOCH: len(rows),
+        "best_epoch": best["epoch"],
+        "val_loss": watched_loss(best),
+        "val_accuracy": best["val_accuracy"],
+        "seconds": round(sum(row["seconds"] for row in rows), 3),
+    }

@@ -1,0 +1,283 @@
+"""A whole training in one process: stopped anywhere it goes on as if nothing had happened, phase by phase."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.config import FitConfig
+from lib.models.registry import Network
+from lib.training.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
+from lib.training.plan import FINE_TUNE, Phase
+from tests.fakes.images import FakeSource
+from tests.fakes.training import AGREEING, Trained, TrainingHere
+
+SIZE, CLASS_COUNT = 16, 3
+EPOCHS, STEPS = 3, 6  # 22 images in batches of 4
+SAVED = "saved:path=unused"
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> TrainingHere:
+    return TrainingHere(monkeypatch)
+
+
+def source() -> FakeSource:
+    return FakeSource({"train": 22, "validation": 7}, refused=frozenset({5}))
+
+
+def plain(size: int) -> Network:
+    images = keras.Input((size, size, 3), dtype="uint8")
+    tensor = keras.layers.AveragePooling2D(4)(keras.layers.Rescaling(1 / 255)(images))
+    tensor = keras.layers.Dense(8, activation="relu")(keras.layers.Flatten()(tensor))
+    model = keras.Model(images, keras.layers.Dense(CLASS_COUNT, dtype="float32")(tensor))
+    return Network(model, None, model)
+
+
+def normalised(size: int) -> Network:
+    """With statistics that follow the images, and with units that are left out at random."""
+    images = keras.Input((size, size, 3), dtype="uint8")
+    tensor = keras.layers.Conv2D(4, 3, strides=2)(keras.layers.Rescaling(1 / 255)(images))
+    tensor = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(tensor))
+    tensor = keras.layers.Dropout(0.3)(keras.layers.GlobalAveragePooling2D()(tensor))
+    model = keras.Model(images, keras.layers.Dense(CLASS_COUNT, dtype="float32")(tensor))
+    return Network(model, None, model)
+
+
+def with_base(size: int) -> Network:
+    """A head on a frozen base of two convolutions, each normalised."""
+    images = keras.Input((size, size, 3), dtype="uint8")
+    tensor = keras.layers.Rescaling(1 / 255)(images)
+    for filters in (4, 8):
+        tensor = keras.layers.Conv2D(filters, 3, strides=2, name=f"conv_{filters}")(tensor)
+        tensor = keras.layers.ReLU()(keras.layers.BatchNormalization(name=f"norm_{filters}")(tensor))
+    base = keras.Model(images, keras.layers.GlobalAveragePooling2D()(tensor), name="base")
+    base.trainable = False
+    logits = keras.layers.Dense(CLASS_COUNT, name="logits", dtype="float32")
+    outer, features = keras.Input((size, size, 3), dtype="uint8"), keras.Input((8,))
+    return Network(keras.Model(outer, logits(base(outer))), base, keras.Model(features, logits(features)))
+
+
+def assert_same_training(found: Trained, expected: Trained, tolerance: float = 1e-6) -> None:
+    pd.testing.assert_frame_equal(found.history[AGREEING], expected.history[AGREEING], rtol=tolerance)
+    for a, b in zip(found.model.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance)
+    assert found.results["metrics"] == pytest.approx(expected.results["metrics"], rel=tolerance)
+
+
+def sgd() -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(0.05, momentum=0.9)
+
+
+RESUMED = [
+    pytest.param(plain, sgd, {}, id="sgd"),
+    pytest.param(plain, None, {}, id="adam"),
+    pytest.param(plain, None, {"cache": "none"}, id="streamed"),
+    pytest.param(normalised, None, {}, id="normalised"),
+    pytest.param(
+        normalised, None,
+        {"augment": ("flip", "shift", "stain"), "class_weight": "balanced", "sampling": "balanced"}, id="augmented",
+    ),
+    pytest.param(plain, None, {"precision": "mixed_float16"}, id="float16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "optimizer", "settings"), RESUMED)
+def test_training_stopped_twice_ends_as_if_it_had_never_been(
+    here: TrainingHere,
+    tmp_path: Path,
+    build: Callable[[int], Network],
+    optimizer: Callable[[], keras.optimizers.Optimizer] | None,
+    settings: dict[str, object],
+) -> None:
+    here.build = build
+    if optimizer:
+        here.use_optimizer(optimizer)
+    fit = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.01} | settings
+    undisturbed = here.run(tmp_path / "one", source(), **fit)
+    assert undisturbed.steps == EPOCHS * STEPS
+
+    # A step after the second checkpoint of the second epoch; and once more within the rest of that epoch.
+    stopped = here.run(tmp_path / "two", source(), stop_before=STEPS + 5, checkpoint_every=2, **fit)
+    assert stopped.results == {}
+    again = here.run(tmp_path / "two", source(), stop_before=1, checkpoint_every=1, **fit)
+    resumed = here.run(tmp_path / "two", source(), **fit)
+    assert (stopped.steps, again.steps, resumed.steps) == (STEPS + 5, 1, EPOCHS * STEPS - (STEPS + 4) - 1)
+    assert_same_training(resumed, undisturbed)
+
+
+def test_training_stopped_between_two_epochs_goes_on_with_the_next(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = normalised
+    fit = {"epochs": EPOCHS, "batch_size": 4}
+    undisturbed = here.run(tmp_path / "one", source(), **fit)
+    here.run(tmp_path / "two", source(), stop_before=2 * STEPS + 3, **fit)
+    resumed = here.run(tmp_path / "two", source(), **fit)
+    assert resumed.steps == STEPS
+    assert_same_training(resumed, undisturbed)
+
+
+def test_training_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    here: TrainingHere, tmp_path: Path
+) -> None:
+    here.build = plain
+    fit = {"epochs": EPOCHS, "batch_size": 4}
+    undisturbed = here.run(tmp_path / "one", source(), **fit)
+    here.run(tmp_path / "two", source(), stop_before=2 * STEPS + 3, **fit)
+    newest = max((tmp_path / "two" / "checkpoints").glob("checkpoint-*"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = here.run(tmp_path / "two", source(), **fit)
+    assert resumed.steps == 2 * STEPS
+    assert_same_training(resumed, undisturbed)
+
+
+def test_training_stopped_before_its_first_checkpoint_begins_again(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = plain
+    here.run(tmp_path, source(), stop_before=3, epochs=1, batch_size=4)
+    assert here.run(tmp_path, source(), epochs=1, batch_size=4).steps == STEPS
+
+
+def test_patience_is_counted_across_a_stop(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = plain
+    here.use_optimizer(lambda: keras.optimizers.SGD(0.0))  # no epoch is better than the first
+    fit = {"epochs": 9, "batch_size": 4, "patience": 3}
+    here.run(tmp_path, source(), stop_before=2 * STEPS + 1, **fit)
+    resumed = here.run(tmp_path, source(), **fit)
+    assert (resumed.steps, len(resumed.history), resumed.results["metrics"]["best_epoch"]) == (2 * STEPS, 4, 1)
+
+
+def test_a_finished_training_is_not_done_again(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = with_base
+    fit = {"spec": SAVED, "epochs": 2, "fine_tune_epochs": 2, "batch_size": 4}
+    first = here.run(tmp_path, source(), **fit)
+    second = here.run(tmp_path, source(), **fit)
+    assert (first.steps, second.steps) == (4 * STEPS, 0)
+    assert_same_training(second, first)
+
+
+@pytest.mark.parametrize("stop_before", [STEPS + 3, 2 * STEPS, 2 * STEPS + 3, 3 * STEPS + 1])
+def test_training_in_phases_stopped_in_any_of_them_ends_the_same(
+    here: TrainingHere, tmp_path: Path, stop_before: int
+) -> None:
+    here.build = with_base
+    fit = {
+        "spec": SAVED, "epochs": 2, "fine_tune_epochs": 2, "fine_tune_layers": 1, "fine_tune_rate": 0.01,
+        "batch_size": 4,
+    }  # fmt: skip
+    undisturbed = here.run(tmp_path / "one", source(), **fit)
+    here.run(tmp_path / "two", source(), stop_before=stop_before, checkpoint_every=2, **fit)
+    resumed = here.run(tmp_path / "two", source(), **fit)
+    assert undisturbed.history["phase"].tolist() == ["head", "head", "fine_tune", "fine_tune"]
+    assert undisturbed.history["epoch"].tolist() == [1, 2, 3, 4]
+    assert_same_training(resumed, undisturbed)
+
+
+def test_images_from_memory_and_streamed_give_the_same_model(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = plain
+    fit = {"epochs": 2, "batch_size": 4, "augment": ("flip",), "class_weight": "balanced"}
+    cached = here.run(tmp_path / "one", source(), cache="memory", **fit)
+    streamed = here.run(tmp_path / "two", source(), cache="none", **fit)
+    assert_same_training(streamed, cached, tolerance=0)
+    assert streamed.board.ask("refused") == cached.board.ask("refused")
+    assert [(row["split"], row["position"]) for row in streamed.board.ask("refused")] == [("train", 5)]
+
+
+def test_a_change_of_the_images_changes_the_training(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = plain
+    fit = {"epochs": 1, "batch_size": 4}
+    as_they_are = here.run(tmp_path / "one", source(), **fit).history["loss"][0]
+    for setting in ({"augment": ("brightness",)}, {"class_weight": "balanced"}, {"sampling": "balanced"}):
+        folder = tmp_path / next(iter(setting))
+        assert here.run(folder, source(), **fit, **setting).history["loss"][0] != pytest.approx(as_they_are, abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_a_model_trained_in_mixed_precision_is_saved_in_float32(
+    here: TrainingHere, tmp_path: Path, precision: str
+) -> None:
+    here.build = plain
+    trained = here.run(tmp_path, source(), epochs=2, batch_size=4, precision=precision)
+    assert {layer.compute_dtype for layer in trained.network.model.layers} > {precision.removeprefix("mixed_")}
+    model = trained.model
+    assert {layer.compute_dtype for layer in model._flatten_layers()} <= {"float32", "uint8"}
+    assert {weight.dtype for weight in model.get_weights()} == {np.dtype("float32")}
+    for a, b in zip(model.get_weights(), trained.network.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+# -- phases
+
+
+def test_the_step_size_rises_in_a_line_and_stays() -> None:
+    warm_up = WarmUp(0.5, 4)
+    assert [float(warm_up(step)) for step in range(7)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5]
+    assert float(WarmUp(0.5, 0)(0)) == 0.5
+
+
+def fine_tuning(network: Network, layers: int = 1) -> tuple[Phase, keras.Model]:
+    phase = Phase(1, FINE_TUNE, epochs=5)
+    return phase, trained_network(phase, network, FitConfig(fine_tune_layers=layers))
+
+
+def test_fine_tuning_steps_a_tenth_in_the_base() -> None:
+    network = with_base(SIZE)
+    phase, model = fine_tuning(network)
+    optimizer = phase_optimizer(phase, network, FitConfig(fine_tune_rate=0.02), rate=1.0, steps=20)
+    optimizer.build(model.trainable_variables)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    # The first step of Adam is the step size itself, whatever the size of the gradient.
+    optimizer.apply([keras.ops.full_like(variable, 0.3) for variable in model.trainable_variables])
+    rate = 0.02 / 10  # the first of 20 x 5 / 10 steps in which the step size rises
+    base = {id(variable) for variable in network.base.trainable_variables}
+    assert len(base) == 2
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        expected = rate * (BASE_RATE if id(variable) in base else 1)
+        np.testing.assert_allclose(old - variable.numpy(), expected, rtol=1e-3)
+
+
+def test_the_other_phases_step_as_told() -> None:
+    optimizer = phase_optimizer(Phase(0, "head", 5, on_features=True), with_base(SIZE), FitConfig(), 0.25, 20)
+    assert not isinstance(optimizer, LayerwiseAdam)
+    assert float(optimizer.learning_rate) == 0.25
+
+
+def test_fine_tuning_leaves_batch_normalisation_and_earlier_layers_as_they_are(
+    here: TrainingHere, tmp_path: Path
+) -> None:
+    here.build = with_base
+    fit = {"spec": SAVED, "epochs": 3, "batch_size": 4, "fine_tune_layers": 1, "fine_tune_rate": 0.01}
+    head = here.run(tmp_path / "head", source(), **fit).network
+    tuned = here.run(tmp_path / "tuned", source(), fine_tune_epochs=4, **fit)
+    assert tuned.results["metrics"]["best_epoch"] > 3  # or the weights of the head alone were taken
+    for before, after in zip(head.base.layers, tuned.network.base.layers, strict=True):
+        pairs = zip(before.get_weights(), after.get_weights(), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs) == (before.name != "conv_8"), before.name
+
+
+def test_fine_tuning_that_makes_it_worse_is_not_kept(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = with_base
+    fit = {"spec": SAVED, "epochs": 3, "batch_size": 4}
+    head = here.run(tmp_path / "head", source(), **fit)
+    spoiled = here.run(tmp_path / "spoiled", source(), fine_tune_epochs=2, fine_tune_rate=100.0, **fit)
+    assert spoiled.history["phase"].tolist() == ["head"] * 3 + ["fine_tune"] * 2
+    assert spoiled.results["metrics"]["best_epoch"] == head.results["metrics"]["best_epoch"]
+    for a, b in zip(spoiled.model.get_weights(), head.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_head_learns_on_features_what_it_would_on_images(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = with_base
+    trained = here.run(tmp_path, source(), spec=SAVED, epochs=3, batch_size=4)
+    images = np.stack([np.frombuffer(row["image"], np.uint8).reshape(SIZE, SIZE, 3) for row in validation_rows()])
+    losses = keras.losses.sparse_categorical_crossentropy(
+        np.arange(7) % 3, trained.model(images, training=False), from_logits=True
+    )
+    assert float(np.mean(losses)) == pytest.approx(trained.history["val_loss"].min(), rel=1e-5)
+
+
+def validation_rows() -> list[dict[str, bytes]]:
+    images = source()
+    return [row for unit in images.units("validation", 0, 7) for row in images.decoder(unit).to_pylist()]

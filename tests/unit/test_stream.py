@@ -1,0 +1,72 @@
+"""Images streamed anew in each epoch: the same batches as from memory, and little held at once."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lib.dataset.cache import ExampleCache
+from lib.dataset.order import CHUNK, PADDING, LaneOrder
+from lib.dataset.stream import ImageStream
+from tests.fakes.images import FakeSource, decode_without_ray
+
+Told = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode_without_ray(monkeypatch)
+
+
+def stream(source: FakeSource, order: LaneOrder, told: Told | None = None) -> ImageStream:
+    return ImageStream(source, "train", order, lambda refused, _: (told if told is not None else []).extend(refused))
+
+
+def cached(source: FakeSource, order: LaneOrder) -> ExampleCache:
+    cache = ExampleCache.empty(order.positions, source.image_size)
+    units = source.units("train", order.positions.start, order.positions.stop)
+    cache.fill(map(source.decoder, units), source.class_names)
+    return cache
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 30, 46])
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 3)])
+def test_a_stream_gives_the_batches_of_a_cache_from_any_step(rank: int, world_size: int, first_step: int) -> None:
+    source = FakeSource({"train": 280}, refused=frozenset({3, 100, 101, 279}), image_size=4)
+    order = LaneOrder(280, 6, rank, world_size, seed=1)
+    rows = order.epoch(2)[first_step:]
+    batches = list(stream(source, order).batches(rows, 2))
+    assert len(batches) == len(rows) == 47 - first_step
+    for (images, labels), (expected, expected_labels) in zip(batches, cached(source, order).batches(rows), strict=True):
+        np.testing.assert_array_equal(labels, expected_labels)
+        np.testing.assert_array_equal(images[labels != PADDING], expected[labels != PADDING])
+
+
+def test_a_worker_without_images_streams_padding() -> None:
+    order = LaneOrder(1, 4, rank=0, world_size=4)
+    ((images, labels),) = stream(FakeSource({"train": 1}), order).batches(order.epoch(0), 0)
+    assert (images.shape, labels.tolist()) == ((1, 16, 16, 3), [PADDING])
+
+
+def test_each_refused_image_is_told_once_an_epoch() -> None:
+    source, order = FakeSource({"train": 90}, refused=frozenset({7, 50}), image_size=4), LaneOrder(90, 4)
+    told: Told = []
+    for epoch in range(2):
+        list(stream(source, order, told).batches(order.epoch(epoch), epoch))
+    assert sorted((row["position"], row["reason"]) for row in told) == [(7, "truncated")] * 2 + [(50, "truncated")] * 2
+
+
+def test_a_stream_decodes_each_image_once_and_holds_about_a_chunk_of_each_lane() -> None:
+    source, order = FakeSource({"train": 1280}, image_size=2, unit=16), LaneOrder(1280, 4, seed=2)
+    used, most_held = 0, 0
+    for _, labels in stream(source, order).batches(order.epoch(1), 1):
+        most_held = max(most_held, len(source.decoded) - used)
+        used += len(labels)
+    assert sorted(source.decoded) == list(range(1280))
+    assert most_held < 1.25 * CHUNK * 4
+
+
+def test_the_rest_of_an_epoch_is_streamed_without_decoding_what_is_done() -> None:
+    source, order = FakeSource({"train": 1280}, image_size=2, unit=16), LaneOrder(1280, 4, seed=2)
+    list(stream(source, order).batches(order.epoch(1)[256:], 1))
+    assert len(source.decoded) <= (64 + CHUNK) * 4

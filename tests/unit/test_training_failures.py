@@ -1,0 +1,260 @@
+"""What ends training, what starts it again, and who is to blame for a stall."""
+
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.train import FailureConfig
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
+
+from lib.config import FitConfig
+from lib.errors import DataError, SettingsError, StorageError, TissueError
+from lib.training.board import LocalBoard, Sign
+from lib.training.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
+from lib.training.scaling import in_this_process, is_elastic, scaling
+from lib.training.stalls import LONG_SILENCE_S, LONG_WORK_S, Heartbeat, StallWatch, find_stalled
+from tests.fakes.jobs import wait_for
+
+RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
+DEAD = WorkerHealthCheckFailedError("A worker health check failed.", failure=ActorDiedError())
+PEER = LostPeerError("its connection to another worker broke")
+
+
+def failed(**by_rank: Exception) -> WorkerGroupError:
+    """An error of a group, of `rank0=`, `rank1=`."""
+    return WorkerGroupError("text", {int(rank.removeprefix("rank")): error for rank, error in by_rank.items()})
+
+
+def decide(*errors: TrainingFailedError, max_failures: int = 3) -> tuple[list[FailureDecision], list[str]]:
+    board = LocalBoard()
+    policy = RestartAfterLoss(FailureConfig(max_failures=max_failures), board)
+    decisions = [policy.make_decision(error) for error in errors]
+    return decisions, board.ask("read", 0)[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DEAD, "its process is gone"),
+        (WorkerHealthCheckTimeoutError("hangs"), "it no longer answers"),
+        (WorkerHealthCheckFailedError("failed", failure=NodeDiedError("the node has died")), "its machine is gone"),
+        (OutOfMemoryError("killed"), "its machine ran out of memory"),
+        (WorkerCrashedError(), "its process is gone"),
+        (PEER, "its connection to another worker broke"),
+    ],
+)
+def test_a_lost_worker_is_named_and_training_starts_again(error: Exception, reason: str) -> None:
+    decisions, notes = decide(failed(rank1=error))
+    assert decisions == [RETRY]
+    assert notes == [
+        f"rank 1 was lost ({reason}); training starts again from its last checkpoint (2 more restarts allowed)"
+    ]
+
+
+def test_the_worker_that_died_is_named_and_not_those_that_suffered() -> None:
+    assert decide(failed(rank0=PEER, rank1=DEAD))[1][0].startswith("rank 1 was lost (its process is gone);")
+
+
+def test_restarts_are_counted() -> None:
+    decisions, notes = decide(failed(rank0=DEAD), failed(rank1=DEAD), failed(rank0=DEAD), max_failures=2)
+    assert decisions == [RETRY, RETRY, RAISE]
+    assert [note[-25:] for note in notes] == ["(1 more restarts allowed)", "(0 more restarts allowed)"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("a"),
+        StorageError("b"),
+        ValueError("c"),
+        RayTaskError("f", "trace", DataError("d")).as_instanceof_cause(),
+    ],
+)
+def test_a_fault_of_our_own_ends_training_at_once_whatever_else_happened(error: Exception) -> None:
+    decisions, notes = decide(failed(rank0=PEER, rank1=DEAD, rank2=error))
+    assert (decisions, notes) == ([RAISE], [])
+
+
+def test_a_worker_lost_while_it_started_counts_like_any_other() -> None:
+    starting = ControllerError(WorkerGroupStartupFailedError("died"))
+    decisions, notes = decide(starting, ControllerError(ActorDiedError()), starting, max_failures=2)
+    assert decisions == [RETRY, RETRY, RAISE]
+    assert notes[0].startswith("a worker was lost")
+
+
+def test_announced_preemptions_do_not_count() -> None:
+    announced = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"node": [1]}))
+    decisions, notes = decide(failed(rank0=PreemptedError("saved")), announced, max_failures=0)
+    assert decisions == [RETRY, RETRY]
+    assert notes[0] == "a machine is about to be taken away; training goes on elsewhere from its last checkpoint"
+
+
+def test_a_single_machine_gets_no_more_room_but_a_cluster_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
+    assert decide(no_room)[0] == [RAISE]
+    assert isinstance(user_error(no_room, 3), SettingsError)
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    assert decide(no_room, no_room, max_failures=0)[0] == [RETRY, RETRY]
+
+
+def test_a_user_is_told_the_fault_itself() -> None:
+    fault = DataError("class 'lung' has no usable training image left")
+    assert user_error(failed(rank0=PEER, rank1=ValueError("other"), rank2=fault), 3) is fault
+    assert str(user_error(failed(rank1=ValueError("other")), 3)) == "other"
+
+
+def test_a_user_is_told_which_workers_were_lost_once_too_often() -> None:
+    error = user_error(failed(rank0=PEER, rank1=DEAD), 2)
+    assert isinstance(error, TissueError)
+    assert str(error).startswith(
+        "rank 1 was lost (its process is gone), and --max-failures 2 allows no further restart"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "peer"),
+    [
+        ("recvmsg:Connection reset by peer\nfrom remote target /job:worker/replica:0/task:1 while calling", "rank 1"),
+        (
+            "from /job:worker/task:0: unhealthy (stopped sending heartbeats):\n/job:worker/replica:0/task:2",
+            "rank 2",
+        ),
+        ("Socket closed", "another worker"),
+    ],
+)
+def test_a_broken_collective_names_the_other_worker(message: str, peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorflow import errors
+
+    monkeypatch.setattr("lib.training.failures.CULPRIT_FIRST_S", 0)
+    with pytest.raises(LostPeerError, match=f"^its connection to {peer} broke$"), lost_peers_named():
+        raise errors.UnavailableError(None, None, message)
+
+
+def test_an_error_of_the_network_itself_stays_as_it_is() -> None:
+    from tensorflow import errors
+
+    with pytest.raises(errors.InvalidArgumentError), lost_peers_named():
+        raise errors.InvalidArgumentError(None, None, "logits and labels must have the same first dimension")
+
+
+@pytest.mark.parametrize("error", [PEER, PreemptedError("saved")])
+def test_errors_survive_the_way_between_processes(error: Exception) -> None:
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+SIGN = Sign("group", 0, "node", 1, 0.0, steps=5, patient=False, idle_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("signs", "stalled"),
+    [
+        ([], None),
+        ([replace(SIGN, idle_s=9)], None),
+        ([replace(SIGN, idle_s=11)], 0),
+        # the one that has begun fewer steps holds up the other, however long the other has waited
+        ([replace(SIGN, idle_s=30, steps=6), replace(SIGN, rank=1, idle_s=11)], 1),
+        ([replace(SIGN, idle_s=30, steps=6), replace(SIGN, rank=1, idle_s=9)], None),
+        # a stopped process may have begun the next step
+        ([replace(SIGN, idle_s=11), replace(SIGN, rank=1, steps=6, idle_s=11, silent_s=11)], 1),
+        # of two equal ones it is the one that moved on longest ago
+        ([replace(SIGN, idle_s=12), replace(SIGN, rank=1, idle_s=11)], 0),
+        # compiling takes its time, if the process is not stopped
+        ([replace(SIGN, patient=True, idle_s=LONG_WORK_S - 1)], None),
+        ([replace(SIGN, patient=True, idle_s=LONG_WORK_S + 1)], 0),
+        ([replace(SIGN, patient=True, idle_s=11, silent_s=11)], 0),
+        # and so do the imports before the first step
+        ([replace(SIGN, patient=True, steps=0, idle_s=11, silent_s=11)], None),
+        ([replace(SIGN, patient=True, steps=0, idle_s=LONG_SILENCE_S + 1, silent_s=LONG_SILENCE_S + 1)], 0),
+    ],
+)
+def test_the_worker_that_holds_up_the_others_is_found(signs: list[Sign], stalled: int | None) -> None:
+    found = find_stalled(signs, timeout_s=10)
+    assert (found and found.rank) == stalled
+
+
+def test_only_the_newest_group_counts_also_when_an_old_worker_speaks_last() -> None:
+    board = LocalBoard()
+    for sign in (SIGN, replace(SIGN, group="next", rank=1, steps=0), SIGN):
+        board.tell("add_sign", sign)
+    [sign] = board.ask("signs")
+    assert (sign.group, sign.rank) == ("next", 1)
+
+
+@pytest.fixture
+def own_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    class Context:
+        def get_node_id(self) -> str:
+            return "node"
+
+    monkeypatch.setattr("ray.get_runtime_context", Context)
+    return
+
+
+@pytest.mark.usefixtures("own_node")
+def test_a_worker_tells_how_far_it_is_and_when_it_ends() -> None:
+    board = LocalBoard()
+    with Heartbeat(board, rank=2) as heartbeat:
+        heartbeat.step()
+        heartbeat.step(patient=True)
+        wait_for_sign(board, steps=2)
+        [sign] = board.ask("signs")
+        assert (sign.rank, sign.patient, sign.node_id) == (2, True, "node")
+    assert board.ask("signs") == []
+
+
+def wait_for_sign(board: LocalBoard, steps: int) -> None:
+    wait_for(lambda: any(sign.steps == steps for sign in board.ask("signs")), "the board knows the step", timeout=10)
+
+
+def test_a_stall_in_this_very_process_interrupts_it_with_an_error() -> None:
+    board = LocalBoard()
+    board.tell("add_sign", replace(SIGN, idle_s=11))
+    watch = StallWatch(board, 10, in_this_process=True)
+
+    def work() -> None:
+        with watch:
+            watch.look()
+            time.sleep(5)
+
+    with pytest.raises(TissueError, match=r"no step for 11 s \(--stall-timeout 10\), after 5 steps"):
+        work()
+
+
+def test_a_paused_watcher_does_not_judge_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = StallWatch(LocalBoard(), 10, in_this_process=True)
+    watch._board.tell("add_sign", replace(SIGN, idle_s=100))
+    monkeypatch.setattr(watch, "_looked", watch._looked - 60)
+    with watch:
+        watch.look()
+
+
+def settings(**changes: Any) -> FitConfig:
+    return FitConfig.model_validate(changes)
+
+
+def test_one_machine_takes_as_many_workers_of_a_range_as_it_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    assert not is_elastic(settings(num_workers="1:4"))
+    assert scaling(settings(num_workers="1:4")).num_workers == 3
+    assert scaling(settings(num_workers="4:6")).num_workers == 4
+    assert in_this_process(settings(num_workers=1))
+    assert scaling(settings(num_workers=1)).num_workers == 0
+
+
+def test_a_cluster_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    assert scaling(settings(num_workers="1:4")).num_workers == (1, 4)
+    assert scaling(settings(num_workers="2:2")).num_workers == 2
+    assert not in_this_process(settings(num_workers=1))
