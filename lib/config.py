@@ -322,8 +322,8 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     of TF Hub (`hub:path=URI,output=KEY`); or an earlier model of ours (`saved:path=URI`)."""
 
     sweep: StorageUri | None = None
-    """YAML file that says which settings to search (see `SweepConfig` in `lib/config.py`): many trials are trained, those
-    that fall behind are ended early, and --output gets the model of the best by its validation images."""
+    """YAML file that says which settings to search (see `SweepConfig` in `lib/config.py`): many trials are trained,
+    those that fall behind are ended early, and --output gets the model of the best by its validation images."""
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 PADDING = -1
+FITTING_ROUNDS, TINY = 100, 1e-9
 CHUNK = 64
 """Images of a lane that are shuffled among themselves; streaming holds one chunk of each lane."""
 
@@ -85,25 +86,41 @@ class LaneOrder:
             order[: len(run), column] = run
         return order
 
+    def class_counts(self, labels: npt.NDArray[np.int32], class_count: int) -> npt.NDArray[np.float64]:
+        """How many images of each class each lane has: shape (batch_size, class_count), 0 for lanes of other workers.
+
+        Args:
+            labels: The class of each position of this worker, `PADDING` for one that is not to be drawn.
+            class_count: Number of classes.
+        """
+        counts = np.zeros((self.batch_size, class_count))
+        for lane in self.lanes:
+            classes = self._labels_of(lane, labels)
+            counts[lane] = np.bincount(classes[classes != PADDING], minlength=class_count)
+        return counts
+
     def balanced_epoch(
-        self, epoch: int, labels: npt.NDArray[np.int32], class_counts: npt.NDArray[np.int64]
+        self, epoch: int, labels: npt.NDArray[np.int32], class_weights: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.int64]:
-        """As `epoch`, but each place is drawn from its lane, with replacement, so that classes come equally often.
+        """As `epoch`, but each place is drawn from its lane, with replacement.
 
         Args:
             epoch: From 0.
             labels: The class of each position of this worker, `PADDING` for one that is not to be drawn.
-            class_counts: Images of each class over all workers.
+            class_weights: How much more often an image of one class is drawn than of another; see `balancing_weights`.
         """
         order = np.full((self.steps, len(self.lanes)), PADDING, np.int64)
         for column, lane in enumerate(self.lanes):
-            run = np.arange(self._start(lane), self._start(lane + 1))
-            classes = labels[run - self.positions.start]
-            chances = np.where(classes == PADDING, 0, 1 / np.maximum(class_counts[classes], 1))
+            run, classes = np.arange(self._start(lane), self._start(lane + 1)), self._labels_of(lane, labels)
+            chances = np.where(classes == PADDING, 0, class_weights[classes])
             if chances.sum() > 0:
                 generator = np.random.default_rng((self.seed, epoch, lane))
                 order[: len(run), column] = generator.choice(run, len(run), p=chances / chances.sum())
         return order
+
+    def _labels_of(self, lane: int, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        first = self.positions.start
+        return labels[self._start(lane) - first : self._start(lane + 1) - first]
 
     def reading(self, epoch: int) -> list[range]:
         """The runs of positions that batches need, in the order in which they do: what to read for an epoch.
@@ -129,6 +146,30 @@ class LaneOrder:
 
     def _start(self, lane: int) -> int:
         return self.count * lane // self.batch_size
+
+
+def balancing_weights(lane_counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The weights of classes with which all lanes together draw each class as often as any other.
+
+    A lane can only draw what it has, so the inverse of how common a class is would be too little for a rare one: most
+    lanes have none of it. Weights are fitted instead, each time by what is missing of the class's share.
+
+    Args:
+        lane_counts: See `LaneOrder.class_counts`, summed over all workers.
+
+    Returns:
+        One a class, positive, 0 for a class without images. Where a class is in too few lanes, as near as they allow.
+    """
+    present = lane_counts.sum(axis=0) > 0
+    weights = present.astype(np.float64)
+    draws = lane_counts.sum(axis=1, keepdims=True)
+    goal = draws.sum() / max(present.sum(), 1)
+    for _ in range(FITTING_ROUNDS):
+        chances = lane_counts * weights
+        shares = (draws * chances / np.maximum(chances.sum(axis=1, keepdims=True), TINY)).sum(axis=0)
+        weights = np.where(present, weights * goal / np.maximum(shares, TINY), 0)
+        weights /= max(weights.max(), TINY)
+    return np.asarray(np.maximum(weights, TINY) * present, np.float64)
 
 
 def _merged(runs: list[range]) -> list[range]:

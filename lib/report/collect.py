@@ -18,6 +18,7 @@ from lib.report.records import (
     Predictions,
     RefusedFile,
     Report,
+    SweepTrial,
 )
 from lib.report.thumbnails import read_thumbnails
 from lib.storage.filesystem import Location
@@ -28,6 +29,8 @@ MOST_REFUSED = 200
 """Quarantined files that are listed; the page states how many more there are."""
 MOST_MISTAKES = 60
 """Misclassified images shown for each model; the page states how many more there are."""
+MOST_TRIALS = 10
+"""Trials of a sweep shown for each model; the page states how many more there are."""
 SPLITS = ("train", "validation", "test")
 PREDICTION_COLUMNS = ["image_id", "path", "label", "predicted", "correct", "confidence"]
 
@@ -59,7 +62,14 @@ def _read_evaluation(folder: Location, datasets: dict[str, Dataset]) -> Evaluati
         dataset=dataset,
         predictions=_read_predictions(folder, dataset, record["split"]),
         plots=evaluation_plots(folder, model_folder, metrics, record["class_names"]),
+        trials=_read_trials(model_folder) if "sweep" in model else (),
     )
+
+
+def _read_trials(model_folder: Location) -> tuple[SweepTrial, ...]:
+    rows = (model_folder / "sweep" / "leaderboard.json").read_json()["trials"][:MOST_TRIALS]
+    shared = ("parameters", "val_loss", "val_accuracy", "epochs", "pruned")
+    return tuple(SweepTrial(row["trial"], **{name: row[name] for name in shared}) for row in rows)
 
 
 def _read_named(folder: Location, marker: str, made_by: str, named_by: Location) -> dict[str, Any]:

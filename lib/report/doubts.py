@@ -139,6 +139,12 @@ def _prediction(evaluation: Evaluation) -> Iterator[Doubt]:
 
 def _training(evaluation: Evaluation) -> Iterator[Doubt]:
     name, metrics = evaluation.name, evaluation.model["metrics"]
+    if sweep := evaluation.model.get("sweep"):
+        yield Doubt(
+            f"Validation images chose {name}",
+            f"It is the best of {count_of(sweep['trials'], 'trial')} on them, so its validation numbers look a little "
+            "better than they are. Test images took no part in the choice.",
+        )
     train, validation = metrics.get("accuracy"), metrics.get("val_accuracy")
     if validation is None:
         yield Doubt(f"{name} was not validated", "No image was kept aside to choose its best epoch by.")

@@ -91,6 +91,7 @@ def render(report: Report, summary: dict[str, Any]) -> str:
         "thousands": _or_nothing(lambda value: f"{value:,.0f}"),
         "duration": _or_nothing(duration),
         "breakable": breakable,
+        "setting": setting,
         "base64": lambda data: base64.b64encode(data).decode(),
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
     }
@@ -98,6 +99,11 @@ def render(report: Report, summary: dict[str, Any]) -> str:
     return environment.get_template("report.html.j2").render(
         report=report, summary=summary, comparison=comparison(report), doubts=doubts(report)
     )
+
+
+def setting(value: Any) -> str:
+    """The value of a setting as it is given on the command line; `none` for an empty list."""
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def breakable(text: str) -> Markup:

@@ -146,6 +146,27 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class SweepTrial:
+    """One trial of the sweep that a model was chosen from; its numbers are of the validation images.
+
+    Attributes:
+        number: In the order in which the trials were drawn, from 1.
+        parameters: What was tried, by setting.
+        val_loss: Of its best epoch; None if the loss never was a number.
+        val_accuracy: Of that epoch.
+        epochs: Epochs it was trained for.
+        pruned: Whether it was ended early, since others were better by then.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    val_loss: float | None
+    val_accuracy: float | None
+    epochs: int
+    pruned: bool
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One model on one split of one dataset.
 
@@ -157,6 +178,7 @@ class Evaluation:
         dataset: The dataset it was evaluated on.
         predictions: What it predicted.
         plots: The pictures, in the order in which they are shown.
+        trials: The best of the sweep that the model was chosen from, the best first; none without a sweep.
     """
 
     uri: str
@@ -166,6 +188,7 @@ class Evaluation:
     dataset: Dataset
     predictions: Predictions
     plots: tuple[Plot, ...]
+    trials: tuple[SweepTrial, ...] = ()
 
     @property
     def name(self) -> str:

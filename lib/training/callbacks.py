@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from lib.storage.filesystem import Location
 from lib.training.batches import Batches
@@ -121,7 +122,24 @@ class Scalars(keras.callbacks.TensorBoard):
         """Write into a folder; what an interrupted run has written stays beside it."""
         self._folder = folder
         self._local = Path(folder.path if folder.is_local else tempfile.mkdtemp())
-        super().__init__(str(self._local), write_graph=True)
+        self._has_graph = False
+        super().__init__(str(self._local), write_graph=False)
+
+    def set_model(self, model: SynchronousModel) -> None:
+        """Write the graph of the network. Keras writes none of a model that is a class of its own."""
+        super().set_model(model)
+        if not self._has_graph:
+            self._write_graph(model.network)
+        self._has_graph = True
+
+    def _write_graph(self, network: keras.Model) -> None:
+        (examples,) = network.inputs
+        specification = tf.TensorSpec(examples.shape, examples.dtype)
+        graph = tf.function(network).get_concrete_function(specification, training=False).graph
+        writer = tf.summary.create_file_writer(str(self._local / "train"))
+        with writer.as_default():
+            tf.summary.graph(graph)
+        writer.close()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the numbers of the epoch."""

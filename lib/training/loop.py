@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray.train
 
 from lib.config import TrainConfig
-from lib.dataset.order import LaneOrder
+from lib.dataset.order import LaneOrder, balancing_weights
 from lib.dataset.source import ImageSource
 from lib.errors import DataError, DivergedError, TooManyBadImagesError
 from lib.models.folder import CURVES_FILE, HISTORY_FILE, NETWORK_FILE
@@ -52,7 +52,7 @@ HISTORY_SCHEMA = pa.schema(
         pa.field("wait_share", pa.float64(), nullable=False),  # of the time of training, on rank 0
     ]
 )
-AGREE_KEY, COUNTS_KEY, FIRST_PHASE_KEY = 1, 2, 10
+AGREE_KEY, COUNTS_KEY, LANES_KEY, FIRST_PHASE_KEY = 1, 2, 3, 10
 
 
 @dataclass(frozen=True)
@@ -338,9 +338,11 @@ class Worker:
         positions = None
         if is_train and config.sampling == "balanced" and examples.cache is not None:
             labels = examples.cache.labels
+            here = examples.order.class_counts(labels, len(counts))
+            chances = balancing_weights(self._sum(list(here.ravel()), LANES_KEY).reshape(here.shape).astype(np.float64))
 
             def positions(epoch: int) -> npt.NDArray[np.int64]:
-                return examples.order.balanced_epoch(epoch, labels, counts)
+                return examples.order.balanced_epoch(epoch, labels, chances)
 
         seed = config.seed if is_train and changed else None
         return Batches(examples.read, examples.order, weights, positions=positions, draw_seed=seed)

@@ -17,7 +17,7 @@ from lib.training.board import BoardClient
 from lib.training.failures import RestartAfterLoss
 from lib.training.preemption import SaveBeforeResize
 
-NEXT_TO_NOTHING = 0.001  # Ray refuses a worker that asks for nothing at all
+RAY_NODE_ID_KEY = "ray.io/node-id"
 QUICKER = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
 """Of the 30 seconds between a cloud's notice and the end of a machine, Ray's default of 5 would be a waste."""
 
@@ -46,11 +46,18 @@ def scaling(config: FitConfig) -> ScalingConfig:
     return ScalingConfig(
         num_workers=(config.fewest_workers, config.most_workers) if is_elastic(config) else first_workers(config),
         use_gpu=config.use_gpu,
-        # Workers that hold CPUs for as long as they live would, on a small cluster, leave none to decode their images:
-        # training would wait for them for ever.
-        resources_per_worker={"CPU": NEXT_TO_NOTHING, "GPU": int(config.use_gpu)},
-        placement_strategy="PACK" if config.use_gpu else "SPREAD",  # nothing but this keeps them off one machine
+        # Workers that hold a part of a CPU for as long as they live take away a whole one from the tasks that decode
+        # their images: on a machine with one CPU both would wait for ever. So they hold next to nothing else.
+        resources_per_worker={"GPU": 1} if config.use_gpu else {"memory": 1},
+        placement_strategy="PACK" if config.use_gpu else "SPREAD",
+        label_selector=None if config.use_gpu or ray_is_ours() else machines_with_cpus(),
     )
+
+
+def machines_with_cpus() -> dict[str, str] | None:
+    """Keeps workers off a head that is to run no work, which nothing but its want of CPUs says."""
+    heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and not node["Resources"].get("CPU")]
+    return {RAY_NODE_ID_KEY: f"!in({','.join(heads)})"} if heads else None
 
 
 def run_config(config: TrainConfig) -> RunConfig:

@@ -5,6 +5,7 @@ thread of each worker tells the board how far its training is; the training itse
 """
 
 import faulthandler
+import json
 import os
 import signal
 import sys
@@ -44,8 +45,7 @@ class Heartbeat:
             rank: Of this worker.
         """
         self._board, self._rank = board, rank
-        # The addresses of the workers differ from group to group; in the driver's own process there is one group.
-        self._group = os.environ.get("TF_CONFIG", "")
+        self._group = _group()
         self._node_id = ray.get_runtime_context().get_node_id()
         self._created = psutil.Process().create_time()
         self._state = (0, True, time.monotonic())
@@ -83,6 +83,12 @@ class Heartbeat:
             self._board.tell("add_sign", sign)
             if self._stop.wait(SIGN_INTERVAL_S):
                 return
+
+
+def _group() -> str:
+    """The addresses of all workers: they differ from group to group. In the driver's own process there is one group."""
+    settings = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    return " ".join(settings.get("cluster", {}).get("worker", []))
 
 
 def find_stalled(signs: Sequence[Sign], timeout_s: float) -> Sign | None:
@@ -135,8 +141,8 @@ class StallWatch:
     def look(self) -> None:
         """Look once. Each group loses at most one worker: that ends the group."""
         now = time.monotonic()
-        if now - self._looked > self._timeout_s / 2:
-            self._not_before = now + self._timeout_s  # this process was stopped itself, so the signs are old anyway
+        if self._in_this_process and now - self._looked > self._timeout_s / 2:
+            self._not_before = now + self._timeout_s  # the worker was stopped with us, as by Ctrl-Z, and goes on now
         self._looked = now
         stalled = find_stalled(self._board.ask("signs"), self._timeout_s)
         if stalled is None or stalled.group in self._dealt_with or now < self._not_before:

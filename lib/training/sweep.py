@@ -8,7 +8,6 @@ were under way go on from their checkpoints.
 """
 
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from lib.storage.output import OutputFolder
 from lib.training.features import FeatureSource
 from lib.training.leaderboard import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
 from lib.training.plan import plan_phases
-from lib.training.scaling import NEXT_TO_NOTHING, ray_storage
+from lib.training.scaling import machines_with_cpus, ray_storage
 from lib.training.tracking import open_tracker
 from lib.training.trainer import (
     LabelledSource,
@@ -44,7 +43,7 @@ from lib.training.trials import FLAG, Trial, draw_trials, in_words, read_sweep
 for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the history of each trial is in its folder
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else an interrupted search would look like a finished one
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # which prints to stdout, whatever it is told
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }.items():
@@ -53,11 +52,11 @@ for _name, _value in {
 from ray import tune  # noqa: E402 - reads these while it is imported
 from ray.tune.schedulers import AsyncHyperBandScheduler  # noqa: E402
 
-from lib.training.trial import EPOCH, ERROR, FINISHED, NUMBER, TrialTask, run_trial  # noqa: E402
+from lib.training.trial import EPOCH, ERROR, FINISHED, NO_NUMBER, NUMBER, TrialTask, run_trial  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-SWEEP_FOLDER = "sweep"
+SWEEP_FOLDER, RAY_FOLDER = "sweep", "ray"
 MODES = {"val_loss": "min", "val_accuracy": "max"}
 MOST_OF_MEMORY = 0.51
 """What a trial reserves of a machine's memory to have the machine for itself."""
@@ -100,6 +99,7 @@ def _search(
     if best.val_loss is None:
         raise TissueError(f"{FLAG} {config.sweep}: no trial had a loss that is a number; try lower step sizes")
     write_leaderboard(ranked, sweep.metric, folder.location / SWEEP_FOLDER)
+    (folder.location / SWEEP_FOLDER / RAY_FOLDER).delete()
     record |= _take_over(trials[best.trial - 1].folder, folder.location)
     record["sweep"] = {
         "trials": len(trials),
@@ -171,14 +171,17 @@ def _run(
                 reuse_actors=True,  # importing TensorFlow takes longer than some trials
             ),
             run_config=tune.RunConfig(
-                name="ray",
+                name=RAY_FOLDER,
                 failure_config=tune.FailureConfig(max_failures=config.max_failures),
                 verbose=0,
                 callbacks=[watch],
                 **ray_storage(Location(config.output) / SWEEP_FOLDER),
             ),
         )
-        outcomes = tuner.fit()
+        try:
+            outcomes = tuner.fit()
+        except tune.TuneError as error:  # has no more of what a callback raised than its text
+            raise watch.error or error from error
     if outcomes.errors:
         raise TissueError(
             f"the process of a trial was lost, and --max-failures {config.max_failures} allows no further restart; "
@@ -198,7 +201,7 @@ class Room:
         neighbours: Trials on one machine; None for as many as it has GPUs.
     """
 
-    resources: dict[str, float]
+    resources: tune.PlacementGroupFactory
     at_once: int | None
     threads: int | None
     neighbours: int | None
@@ -207,18 +210,19 @@ class Room:
     def of(cls, config: TrainConfig, trials: int) -> "Room":
         """A GPU each; else a core each on this machine, or a machine each on a cluster.
 
-        The cores themselves are not reserved: the tasks that decode images for the trials would never get one.
+        Cores are not reserved: the tasks that decode images for the trials would never get one.
         """
-        resources = {"CPU": NEXT_TO_NOTHING}
         if config.use_gpu:
-            return cls(resources | {"GPU": 1}, None, None, None)
+            return cls(tune.PlacementGroupFactory([{"GPU": 1}]), None, None, None)
         if ray_is_ours():
             cores = os.cpu_count() or 1
             at_once = min(cores, trials)
-            return cls(resources, at_once, cores // at_once, at_once)
+            return cls(tune.PlacementGroupFactory([{"memory": 1}]), at_once, cores // at_once, at_once)
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         memory = MOST_OF_MEMORY * min(machine["memory"] for machine in machines)
-        return cls(resources | {"memory": memory}, None, None, 1)
+        labels = machines_with_cpus()
+        where = {"bundle_label_selector": [labels]} if labels else {}
+        return cls(tune.PlacementGroupFactory([{"memory": memory}], **where), None, None, 1)
 
 
 class _Earlier(NamedTuple):
@@ -256,11 +260,13 @@ class TrialWatch(tune.Callback):
 
     Attributes:
         results: Of the trials that are over, by number.
+        error: What a trial raised.
     """
 
     def __init__(self, trials: Mapping[int, Trial], metric: str, progress: Progress) -> None:
         """Watch some trials."""
         self.results: dict[int, TrialResult] = {}
+        self.error: Exception | None = None
         self._trials, self._metric, self._progress = trials, metric, progress
         self._curves: dict[int, dict[int, float]] = {number: {} for number in trials}
 
@@ -273,14 +279,19 @@ class TrialWatch(tune.Callback):
             Exception: What the trial raised.
         """
         if ERROR in result:
+            self.error = result[ERROR]
             raise result[ERROR]
         number = trial.config[NUMBER]
         self._curves[number][result[EPOCH]] = result[self._metric]
         if result.get(FINISHED) or result["done"]:
             self._end(number, result)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """After the loss of a process."""
+        self._progress.note(f"trial {trial.config[NUMBER]}: its process was lost; it goes on from its last checkpoint")
+
     def _end(self, number: int, last: Mapping[str, Any]) -> None:
-        trial, is_number = self._trials[number], math.isfinite(last["val_loss"])
+        trial, is_number = self._trials[number], last["val_loss"] < NO_NUMBER
         result = TrialResult(
             trial=number,
             parameters=trial.parameters,
@@ -290,7 +301,7 @@ class TrialWatch(tune.Callback):
             epochs=last[EPOCH],
             pruned=not last.get(FINISHED, False),
             seconds=last["seconds"],
-            curve=[(epoch, value) for epoch, value in self._curves[number].items() if math.isfinite(value)],
+            curve=list(self._curves[number].items()),
         )
         result.write(trial.folder)
         self.results[number] = result

@@ -1,7 +1,7 @@
 """Tells an MLflow server how a training goes, if the environment names one in `MLFLOW_TRACKING_URI`.
 
 The driver speaks to it, not the workers. A run of ours is one run of MLflow, also after an interruption. That the
-server can be reached is checked before anything starts; if it is lost later, training goes on, and says what is missing.
+server can be reached is checked before Ray starts; if it is lost later, training goes on and says so.
 """
 
 import hashlib
@@ -9,9 +9,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lib.config import TrainConfig
 from lib.errors import SettingsError, TissueError
@@ -27,10 +27,15 @@ logger = logging.getLogger(__name__)
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 DEFAULT_EXPERIMENT = "tissue-training"
 POLL_INTERVAL_S = 2.0
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""MLflow's own patience is minutes, in which nobody would know why nothing starts."""
-NOT_METRICS = {"epoch", "phase"}
-ResultT = TypeVar("ResultT")
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # MLflow's own patience is minutes, in which nobody would know why
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # nothing starts
+}
+"""What the environment may say otherwise."""
+LOSSES = ("loss", "accuracy", "val_loss", "val_accuracy")
+EPOCH_METRICS = (*LOSSES, "learning_rate", "seconds", "images_per_s", "wait_share")
+TRIAL_METRICS = ("val_loss", "val_accuracy", "best_epoch", "epochs", "seconds")
 
 
 class Tracker:
@@ -64,7 +69,7 @@ def open_tracker(config: TrainConfig, folder: OutputFolder) -> Tracker:
     uri = os.environ.get(URI_VARIABLE)
     if not uri:
         return Tracker()
-    for name, value in PATIENCE.items():
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
         from mlflow.exceptions import MlflowException
@@ -134,20 +139,22 @@ class MlflowTracker(Tracker):
     def _tell_epochs(self, board: BoardClient) -> None:
         """Rows that the server does not take are told again the next time."""
         rows = board.ask("epochs", self._seen)
-        metrics = [metric for row in rows for metric in _metrics(row, step=row["epoch"], without=NOT_METRICS)]
+        metrics = [metric for row in rows for metric in _metrics(row, EPOCH_METRICS, row["epoch"])]
         if metrics and self._attempt(lambda: self._client.log_batch(self._run_id, metrics=metrics)):
             self._seen += len(rows)
 
     def finish(self, record: Mapping[str, Any], trials: Iterable[TrialResult] = ()) -> None:
         """Tell of the model, and of each trial as a run below this one."""
-        best = {f"best_{name.removeprefix('best_')}": value for name, value in record["metrics"].items()}
-        final = best | {name: record[name] for name in ("fit_seconds", "images_per_s", "world_size", "parameters")}
+        metrics = record["metrics"]
+        final = {f"best_{name}": metrics[name] for name in LOSSES}
+        final |= {name: metrics[name] for name in ("best_epoch", "epochs")}
+        final |= {name: record[name] for name in ("fit_seconds", "world_size", "parameters")}
 
         def tell() -> None:
             for trial in trials:
                 self._tell_trial(trial)
             self._client.set_tag(self._run_id, "spec", record["spec"])
-            self._client.log_batch(self._run_id, metrics=_metrics(final, step=record["metrics"]["epochs"]))
+            self._client.log_batch(self._run_id, metrics=_metrics(final, list(final), metrics["epochs"]))
             self._client.set_terminated(self._run_id, "FINISHED")
 
         self._attempt(tell)
@@ -155,24 +162,17 @@ class MlflowTracker(Tracker):
     def _tell_trial(self, trial: TrialResult) -> None:
         from mlflow.entities import Param
 
-        parent = self._client.get_run(self._run_id)
+        experiment = self._client.get_run(self._run_id).info.experiment_id
         tags = {"mlflow.parentRunId": self._run_id, "pruned": str(trial.pruned)}
-        run_id = self._client.create_run(
-            parent.info.experiment_id, run_name=f"trial {trial.trial}", tags=tags
-        ).info.run_id
-        numbers = {
-            "best_val_loss": trial.val_loss,
-            "best_val_accuracy": trial.val_accuracy,
-            "best_epoch": trial.best_epoch,
-        }
-        metrics = _metrics(numbers | {"seconds": trial.seconds}, step=trial.epochs)
+        run = self._client.create_run(experiment, run_name=f"trial {trial.trial}", tags=tags)
+        metrics = _metrics(trial.row, TRIAL_METRICS, trial.epochs)
         for epoch, value in trial.curve:
-            metrics += _metrics({"best_so_far": value}, step=epoch)
+            metrics += _metrics({"best_so_far": value}, ["best_so_far"], epoch)
         parameters = [Param(name, str(value)) for name, value in trial.parameters.items()]
-        self._client.log_batch(run_id, metrics=metrics, params=parameters)
-        self._client.set_terminated(run_id, "FINISHED")
+        self._client.log_batch(run.info.run_id, metrics=metrics, params=parameters)
+        self._client.set_terminated(run.info.run_id, "FINISHED")
 
-    def _attempt(self, call: Callable[[], ResultT]) -> bool:
+    def _attempt(self, call: Callable[[], object]) -> bool:
         """Whether the server took it. The first time that it does not is said: a model is worth more than its log."""
         from mlflow.exceptions import MlflowException
 
@@ -182,21 +182,16 @@ class MlflowTracker(Tracker):
             if self._in_reach:
                 logger.warning("MLflow does not get all of this run: %s", _line(error))
             self._in_reach = False
-            return False
-        self._in_reach = True
-        return True
+        else:
+            self._in_reach = True
+        return self._in_reach
 
 
-def _metrics(numbers: Mapping[str, Any], step: int, without: Iterable[str] = ()) -> list[Any]:
+def _metrics(numbers: Mapping[str, Any], names: Sequence[str], step: int) -> list[Any]:
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
-    left_out = set(without)
-    return [
-        Metric(name, float(value), now_ms, step)
-        for name, value in numbers.items()
-        if value is not None and name not in left_out
-    ]
+    return [Metric(name, float(numbers[name]), now_ms, step) for name in names if numbers[name] is not None]
 
 
 def _line(error: Exception) -> str:

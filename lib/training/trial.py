@@ -1,6 +1,5 @@
 """What the process of a trial does: train as `train` does, and tell Ray Tune after each epoch how far it is."""
 
-import math
 import os
 import time
 import traceback
@@ -26,6 +25,8 @@ from lib.training.trainer import LabelledSource, describe_model, model_folder
 from lib.training.trials import Trial
 
 NUMBER, EPOCH, FINISHED, ERROR = "number", "epoch", "finished", "error"
+NO_NUMBER = 1e30
+"""Stands for a loss that is none: Ray Tune takes percentiles of losses, which infinity would spoil."""
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -61,7 +62,7 @@ def run_trial(parameters: dict[str, int], task: TrialTask) -> None:
     try:
         tune.report(_train(task.trials[parameters[NUMBER]], task))
     except DivergedError:
-        tune.report({EPOCH: 0, "val_loss": math.inf, "val_accuracy": 0.0, "seconds": 0.0, FINISHED: True})
+        tune.report({EPOCH: 0, "val_loss": NO_NUMBER, "val_accuracy": 0.0, "seconds": 0.0, FINISHED: True})
     except TissueError as error:
         tune.report(_failed(error))
     except Exception:  # noqa: BLE001 - the driver raises it
@@ -69,7 +70,7 @@ def run_trial(parameters: dict[str, int], task: TrialTask) -> None:
 
 
 def _failed(error: Exception) -> dict[str, Any]:
-    return {EPOCH: 0, "val_loss": math.inf, "val_accuracy": 0.0, ERROR: error}
+    return {EPOCH: 0, "val_loss": NO_NUMBER, "val_accuracy": 0.0, ERROR: error}
 
 
 def _train(trial: Trial, task: TrialTask) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def standing(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         EPOCH: len(rows),
         "best_epoch": best["epoch"],
-        "val_loss": watched_loss(best),
+        "val_loss": min(watched_loss(best), NO_NUMBER),
         "val_accuracy": best["val_accuracy"],
         "seconds": round(sum(row["seconds"] for row in rows), 3),
     }

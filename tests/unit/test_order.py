@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.dataset.order import CHUNK, PADDING, LaneOrder
+from lib.dataset.order import CHUNK, PADDING, LaneOrder, balancing_weights
 
 SHARINGS = st.tuples(st.integers(0, 150), st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**32 - 1)).map(
     lambda drawn: (drawn[0], max(drawn[1:3]), min(drawn[1:3]), drawn[3])
@@ -141,7 +141,9 @@ def unequal(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def balanced(order: LaneOrder, epoch: int, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    return order.balanced_epoch(epoch, labels[order.positions.start : order.positions.stop], counts)
+    everywhere = LaneOrder(order.count, order.batch_size)
+    chances = balancing_weights(everywhere.class_counts(labels, len(counts)))
+    return order.balanced_epoch(epoch, labels[order.positions.start : order.positions.stop], chances)
 
 
 def test_a_balanced_epoch_draws_each_class_as_often_as_any_other() -> None:
@@ -149,6 +151,16 @@ def test_a_balanced_epoch_draws_each_class_as_often_as_any_other() -> None:
     drawn = labels[balanced(LaneOrder(12_000, 8, seed=3), 1, labels, counts)]
     # The deviation of such a share is 0.0043.
     np.testing.assert_allclose(np.bincount(drawn.ravel()) / 12_000, [1 / 3] * 3, atol=0.02)
+
+
+@pytest.mark.parametrize(("count", "rare"), [(300, 60), (1000, 92), (10_000, 191)])
+def test_a_rare_class_is_drawn_as_often_as_a_common_one_however_short_lanes_are(count: int, rare: int) -> None:
+    labels = np.zeros(count, np.int32)
+    labels[np.random.default_rng(1).choice(count, rare, replace=False)] = 1
+    counts = np.array([count - rare, rare])
+    order = LaneOrder(count, 32, seed=3)
+    drawn = np.concatenate([labels[balanced(order, epoch, labels, counts).ravel()] for epoch in range(20)])
+    assert drawn[drawn != PADDING].mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_balanced_epoch_draws_the_images_of_a_class_equally_often() -> None:

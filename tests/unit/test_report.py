@@ -224,6 +224,34 @@ def test_equal_models_tie_and_none_is_called_best(lab: Lab) -> None:
     assert summary["best"] is None
 
 
+def test_a_model_of_a_sweep_shows_the_best_trials_and_who_chose_it(lab: Lab) -> None:
+    config = lab.both({1, 2})
+    folder = lab.root / "models" / "cnn"
+    rows = [
+        {
+            "trial": number,
+            "parameters": {"learning_rate": 0.1 / number, "augment": ["flip", HOSTILE] if number > 1 else []},
+            "val_loss": None if number == 12 else number / 10,
+            "val_accuracy": None if number == 12 else 0.5,
+            "epochs": 3,
+            "pruned": number == 4,
+        }
+        for number in range(1, 13)
+    ]
+    record = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(record | {"sweep": {"trials": 12, "best": 1, "parameters": {}}}))
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "leaderboard.json").write_text(json.dumps({"metric": "val_loss", "trials": rows}))
+    page = page_of(config)
+    assert "Validation images chose the best of 12 trials; the first 10 are shown" in page
+    table = page.split('<table class="trials">')[1].split("</table>")[0]
+    assert re.findall(r'<th scope="row">(\d+)', table) == [str(number) for number in range(1, 11)]
+    assert re.search(r'row">1 <span class="badge">best</span></th><td>0.1<wbr></td><td>none<wbr></td>', table)
+    assert re.search(r'row">4 <span class="quiet">pruned</span>', table)
+    assert HOSTILE not in page
+    assert "Validation images chose cnn" in titles(config)
+
+
 def test_report_json_is_written_last_and_holds_what_the_page_says(lab: Lab) -> None:
     config = lab.both({1, 2, 3})
     summary = write_report(config)

@@ -1,8 +1,10 @@
 """What ends training, what starts it again, and who is to blame for a stall."""
 
+import json
 import pickle
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -214,6 +216,17 @@ def test_a_worker_tells_how_far_it_is_and_when_it_ends() -> None:
     assert board.ask("signs") == []
 
 
+@pytest.mark.usefixtures("own_node")
+def test_workers_that_train_together_are_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = LocalBoard()
+    with ExitStack() as workers:
+        for rank in range(2):
+            task = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": rank}}
+            monkeypatch.setenv("TF_CONFIG", json.dumps(task))
+            workers.enter_context(Heartbeat(board, rank))
+        wait_for(lambda: len(board.ask("signs")) == 2, "both are seen", timeout=10)
+
+
 def wait_for_sign(board: LocalBoard, steps: int) -> None:
     wait_for(lambda: any(sign.steps == steps for sign in board.ask("signs")), "the board knows the step", timeout=10)
 
@@ -253,8 +266,16 @@ def test_one_machine_takes_as_many_workers_of_a_range_as_it_has_cores(monkeypatc
     assert scaling(settings(num_workers=1)).num_workers == 0
 
 
-def test_a_cluster_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_is_followed_but_for_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    nodes = [{"NodeID": "head", "Resources": {}}, {"NodeID": "other", "Resources": {"CPU": 1.0}}]
+    monkeypatch.setattr("ray.nodes", lambda: [node | {"Alive": True} for node in nodes])
     assert scaling(settings(num_workers="1:4")).num_workers == (1, 4)
+    assert scaling(settings(num_workers="1:4")).label_selector == {"ray.io/node-id": "!in(head)"}
     assert scaling(settings(num_workers="2:2")).num_workers == 2
     assert not in_this_process(settings(num_workers=1))
+
+
+def test_workers_hold_no_cpu_that_would_decode_their_images() -> None:
+    assert scaling(settings(num_workers=2)).resources_per_worker == {"memory": 1}
+    assert scaling(settings(num_workers=2, use_gpu=True)).resources_per_worker == {"GPU": 1}
