@@ -269,6 +269,13 @@ class Location:
         if self.scheme == "gdrive":
             self.filesystem.check_writable(self.path)
 
+    def delete_partials(self) -> None:
+        """Remove what writers that were killed have left in folders below this one. Nobody may be writing there."""
+        if self.is_local:
+            for path in Path(self.path).glob("*/**/.*.partial"):
+                if PARTIAL.search(str(path)):
+                    path.unlink(missing_ok=True)
+
     def upload_folder(self, folder: Path) -> None:
         """Copy every file below a local folder to the same relative path here."""
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):

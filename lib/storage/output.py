@@ -144,6 +144,7 @@ class OutputFolder:
             "versions": package_versions(),
             "completed_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        self.location.delete_partials()
         (self.location / self.marker).write_json(content)
         (self.location / RUN_FILE).delete()
         return content

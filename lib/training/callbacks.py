@@ -216,14 +216,14 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Count the step, and ask for a checkpoint if this worker was told to."""
         self._heartbeat.step(patient=batch == 0)
-        if self.model.world_size > 1:
-            self.model.wishes.assign(float(checkpoint_wanted()))
+        self.model.wishes.assign(float(checkpoint_wanted()))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Save if it is time."""
         self._steps = self._began_at + batch + 1
-        if self.model.world_size > 1 and float(self.model.wished) > 0:
+        if float(self.model.wished) > 0:
             self._save(wait=True)
+            self.model.meet()  # the first worker that leaves ends the others, and one of them has been writing
             raise PreemptedError(f"saved after step {self._steps} of epoch {self._epoch + 1}")
         if self._every and self._steps % self._every == 0 and batch + 1 < self.params["steps"]:
             self._save()

@@ -39,6 +39,8 @@ from lib.training.board import BoardClient
 CULPRIT_FIRST_S = 5.0
 """The controller looks at the workers every 2 seconds and acts on the first error it sees."""
 ABORTED_COLLECTIVE = "Collective ops is aborted by"
+PORT_TAKEN = "Could not start gRPC server"
+"""The workers agree on free ports before they import TensorFlow, which takes long enough for others to take one."""
 
 
 class LostPeerError(Exception):
@@ -80,6 +82,8 @@ def lost_peers_named() -> Iterator[None]:
             raise
         # The worker that is to blame should be seen before those that suffer from it: it has the better message.
         time.sleep(CULPRIT_FIRST_S)
+        if PORT_TAKEN in str(error):
+            raise LostPeerError("its port was taken before it started") from error
         raise LostPeerError(f"its connection to {_peer(str(error))} broke") from error
 
 
@@ -89,7 +93,10 @@ def _is_broken_collective(error: Exception) -> bool:
     from tensorflow import errors
 
     broken = (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError)
-    return isinstance(error, errors.OpError) and (isinstance(error, broken) or ABORTED_COLLECTIVE in str(error))
+    text = str(error)
+    return isinstance(error, errors.OpError) and (
+        isinstance(error, broken) or ABORTED_COLLECTIVE in text or PORT_TAKEN in text
+    )
 
 
 def _peer(message: str) -> str:

@@ -62,7 +62,7 @@ class SynchronousModel(keras.Model):
     nats, each times its weight, and `accuracy`, the fraction of the images that are predicted right.
     """
 
-    TRAIN_KEY, TEST_KEY, STATISTICS_KEY = range(3)
+    TRAIN_KEY, TEST_KEY, STATISTICS_KEY, MEETING_KEY = range(4)
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class SynchronousModel(keras.Model):
             world_size: Number of workers.
             part_sizes: Images in each part of this worker's share of a global batch.
             change: Called with the examples and draws of training batches, to change the examples.
-            first_key: The first of three keys for collectives that no other model on these workers uses.
+            first_key: The first of four keys for collectives that no other model on these workers uses.
         """
         super().__init__(name=f"synchronous_{network.name}")
         self.network = network
@@ -140,6 +140,10 @@ class SynchronousModel(keras.Model):
         self.loss_mean.update_state(tf.math.divide_no_nan(loss, count), sample_weight=count)
         self.accuracy_mean.update_state(tf.math.divide_no_nan(correct, count), sample_weight=count)
         return {metric.name: metric.result() for metric in self.metrics}
+
+    def meet(self) -> None:
+        """Wait for all workers."""
+        self._all_reduce([tf.constant(0.0)], self.MEETING_KEY)
 
     def average_statistics(self) -> None:
         """Give every worker the mean of all workers' moving statistics of trained batch normalisation."""

@@ -161,3 +161,13 @@ def test_a_complete_folder_that_is_brought_up_to_date_keeps_no_measurement(locat
     assert folder.begin() is None
     assert folder.measured_once("range", lambda: "0:1") == "0:1"
     assert [file.path for file in location.list_files()] == [MARKER]
+
+
+def test_what_killed_writers_left_is_gone_when_a_folder_is_complete(tmp_path: Path) -> None:
+    left = tmp_path / "out/checkpoints" / f".{'a' * 32}.partial"
+    folder = OutputFolder(Location(str(tmp_path / "out")), "model.json", {})
+    folder.begin()
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    folder.complete({})
+    assert not left.exists()

@@ -144,6 +144,14 @@ def test_a_broken_collective_names_the_other_worker(message: str, peer: str, mon
         raise errors.UnavailableError(None, None, message)
 
 
+def test_a_taken_port_is_no_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorflow import errors
+
+    monkeypatch.setattr("lib.training.failures.CULPRIT_FIRST_S", 0)
+    with pytest.raises(LostPeerError, match="its port was taken before it started"), lost_peers_named():
+        raise errors.UnknownError(None, None, "Could not start gRPC server")
+
+
 def test_an_error_of_the_network_itself_stays_as_it_is() -> None:
     from tensorflow import errors
 
