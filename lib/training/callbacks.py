@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from lib.storage.filesystem import Location
 from lib.training.batches import Batches
 from lib.training.board import BoardClient
 from lib.training.failures import PreemptedError
-from lib.training.preemption import checkpoint_wanted
 from lib.training.progress import FitProgress
 from lib.training.stalls import Heartbeat
 from lib.training.synchronous import SynchronousModel
@@ -196,16 +196,20 @@ class SaveCheckpoints(keras.callbacks.Callback):
     All workers come to the same decision at the same step, since statistics are averaged first; one of them writes.
     """
 
-    def __init__(self, progress: FitProgress, every: int | None, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self, progress: FitProgress, every: int | None, heartbeat: Heartbeat, is_leaving: Callable[[], bool]
+    ) -> None:
         """Save.
 
         Args:
             progress: What is saved.
             every: Steps between checkpoints within an epoch; None for none.
             heartbeat: Of this worker.
+            is_leaving: Tells, asked at each step, whether this worker is about to be ended.
         """
         super().__init__()
         self._progress, self._every, self._heartbeat = progress, every, heartbeat
+        self._is_leaving = is_leaving
         self._epoch, self._began_at, self._steps = 0, 0, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -216,7 +220,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Count the step, and ask for a checkpoint if this worker was told to."""
         self._heartbeat.step(patient=batch == 0)
-        self.model.wishes.assign(float(checkpoint_wanted()))
+        self.model.wishes.assign(float(self._is_leaving()))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Save if it is time."""

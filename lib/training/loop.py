@@ -1,7 +1,7 @@
 """What each worker does: load its examples while TensorFlow starts, fit phase by phase, and, on rank 0, save."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from lib.training.examples import FITTED_SPLITS, SplitExamples, load_features, l
 from lib.training.failures import LostPeerError, lost_peers_named
 from lib.training.features import FeatureSource
 from lib.training.plan import Phase, plan_phases
+from lib.training.preemption import checkpoint_wanted
 from lib.training.stalls import Heartbeat
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
     prepare_context(task.config.verbose)
     rank, world_size = context.get_world_rank(), context.get_world_size()
     with Heartbeat(task.board, rank) as heartbeat, ThreadPoolExecutor(max_workers=1) as loader, lost_peers_named():
-        return Worker(task, rank, world_size, heartbeat, loader).train()
+        return Worker(task, rank, world_size, heartbeat, loader, checkpoint_wanted).train()
 
 
 def train_alone(task: TrainTask) -> dict[str, Any]:
@@ -122,9 +123,25 @@ class Worker:
     """One worker, from its first image to the model folder."""
 
     def __init__(
-        self, task: TrainTask, rank: int, world_size: int, heartbeat: Heartbeat, loader: ThreadPoolExecutor
+        self,
+        task: TrainTask,
+        rank: int,
+        world_size: int,
+        heartbeat: Heartbeat,
+        loader: ThreadPoolExecutor,
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take a place among the workers; examples are loaded in a thread of `loader`."""
+        """Take a place among the workers.
+
+        Args:
+            task: What to do.
+            rank: Of this worker.
+            world_size: Number of workers.
+            heartbeat: Of this worker.
+            loader: Its thread loads examples.
+            is_leaving: Tells whether this worker is about to be ended; without Ray Train nobody ends it with notice.
+        """
+        self._is_leaving = is_leaving
         self._task, self._rank, self._world_size = task, rank, world_size
         self._heartbeat, self._loader = heartbeat, loader
         self._checkpoints = CheckpointFolder(task.output / "checkpoints")
@@ -292,7 +309,7 @@ class Worker:
         callbacks = [AverageStatistics(model), history, best]
         if self._writes:
             callbacks.append(Scalars(self._task.output / "tensorboard" / phase.name))
-        callbacks.append(SaveCheckpoints(progress, config.checkpoint_every, self._heartbeat))
+        callbacks.append(SaveCheckpoints(progress, config.checkpoint_every, self._heartbeat, self._is_leaving))
         self._run_epochs(model, phase, progress, batches, examples, callbacks)
         if not best.weights:
             raise DivergedError(f"the loss of {self._task.spec.text} was never a number; try a lower --learning-rate")
