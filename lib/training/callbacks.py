@@ -225,11 +225,12 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Save if it is time."""
         self._steps = self._began_at + batch + 1
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch is judged first, and then saved
         if float(self.model.wished) > 0:
             self._save(wait=True)
-            self.model.meet()  # the first worker that leaves ends the others, and one of them has been writing
-            raise PreemptedError(f"saved after step {self._steps} of epoch {self._epoch + 1}")
-        if self._every and self._steps % self._every == 0 and batch + 1 < self.params["steps"]:
+            self._leave()
+        if self._every and self._steps % self._every == 0:
             self._save()
 
     def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -239,7 +240,14 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save the state between two epochs."""
         self._heartbeat.move(patient=True)
-        self._progress.save(epoch + 1, 0)
+        leaving = float(self.model.wished) > 0
+        self._progress.save(epoch + 1, 0, wait=leaving)
+        if leaving:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.model.meet()  # the first worker that leaves ends the others, and one of them has been writing
+        raise PreemptedError(f"saved in epoch {self._epoch + 1}")
 
     def _save(self, *, wait: bool = False) -> None:
         self._heartbeat.move(patient=True)

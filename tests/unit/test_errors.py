@@ -6,6 +6,7 @@ import pytest
 
 from lib.errors import (
     DataError,
+    DivergedError,
     ImageRefused,
     SettingsError,
     StorageError,
@@ -13,7 +14,14 @@ from lib.errors import (
     TooManyBadImagesError,
 )
 
-EXIT_CODES = {TissueError: 1, SettingsError: 2, DataError: 1, StorageError: 1, TooManyBadImagesError: 3}
+EXIT_CODES = {
+    TissueError: 1,
+    SettingsError: 2,
+    DataError: 1,
+    DivergedError: 1,
+    StorageError: 1,
+    TooManyBadImagesError: 3,
+}
 
 
 def all_subclasses(kind: type) -> set[type]:
