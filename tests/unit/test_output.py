@@ -113,6 +113,7 @@ def test_a_run_stopped_between_its_last_two_writes_is_complete(location: Locatio
 def test_a_run_under_way_goes_on_after_its_inputs_changed_without_the_parts_made_from_the_old_ones(
     location: Location, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "lib")  # as jobs do: a Ray of another test may have made the root logger silent
     OutputFolder(location, MARKER, {"size": 1}, {"listing": "a"}).begin()
     (location / "part").write_bytes(b"made from a")
     changed = OutputFolder(location, MARKER, {"size": 1}, {"listing": "b"})
