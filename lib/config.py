@@ -384,7 +384,17 @@ class ActorConfig(Settings):
     """Most copies of the model that predict side by side."""
 
 
-class PredictionConfig(ActorConfig, JobConfig):
+class ForwardConfig(ActorConfig):
+    """How a model is applied to images that it was not trained on."""
+
+    test_time_augmentation: Literal["none", "flips", "quarter_turns"] = "none"
+    """Average the probabilities over an image and its mirror images (`flips`, 4 views), or also over quarter turns of
+    them (`quarter_turns`, 8 views): as many times the work, for what has no up and down."""
+    logits: bool = False
+    """Also write the `logits` of each image, the mean over its views."""
+
+
+class PredictionConfig(ForwardConfig, JobConfig):
     """Predict images with a model."""
 
     model_dir: StorageUri
@@ -395,7 +405,19 @@ class PredictionConfig(ActorConfig, JobConfig):
     """Give each copy of the model a GPU."""
 
 
-class EvaluateConfig(PredictionConfig):
+class MeasureConfig(Settings):
+    """What is measured and drawn of predictions whose truth is known."""
+
+    bootstrap_resamples: int = Field(default=2000, ge=100)
+    """Samples, drawn again from the groups (or images) of the split, that the 95 % intervals come from."""
+    maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne", "umap")
+    """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes."""
+    checks: StorageUri | None = None
+    """Folder where the checks of the data set (near duplicates, colour baseline) are kept and found again; by default
+    in the evaluation folder."""
+
+
+class EvaluateConfig(MeasureConfig, PredictionConfig):
     """Predict one split of a dataset with a model, and measure how good the predictions are."""
 
     dataset: StorageUri
@@ -409,6 +431,8 @@ class PredictConfig(UnitConfig, PredictionConfig):
 
     source: StorageUri
     """Any folder tree of TIFFs."""
+    min_confidence: float = Field(default=0.0, ge=0, lt=1)
+    """Confidence below which the model abstains: the row says `abstained`, and the prediction should not be used."""
 
 
 class ReportConfig(JobConfig):
@@ -420,7 +444,27 @@ class ReportConfig(JobConfig):
     """Report folder to write."""
 
 
-class PipelineConfig(FitConfig, ActorConfig, ImageConfig, ListingConfig, JobConfig):
+class ExportConfig(JobConfig):
+    """Write a model in a format that other programs run, preprocessing included."""
+
+    model_dir: StorageUri
+    """Model folder made by `train`."""
+    output: StorageUri
+    """Folder to write the exported model into."""
+    format: Literal["savedmodel", "onnx", "tflite"] = "savedmodel"
+    """For TensorFlow Serving and TensorFlow; for ONNX Runtime; for LiteRT (TensorFlow Lite) on small devices."""
+    quantize: Literal["none", "dynamic", "float16"] = "none"
+    """Smaller weights, for `tflite` alone: `dynamic` 8-bit integers (a quarter), `float16` (half). Predictions change
+    a little; by how much is measured and stated."""
+
+    @model_validator(mode="after")
+    def _quantized_tflite(self) -> Self:
+        if self.quantize != "none" and self.format != "tflite":
+            raise ValueError(f"--quantize {self.quantize} is for --format tflite")
+        return self
+
+
+class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, ListingConfig, JobConfig):
     """Convert, train every model, evaluate each on the test split, and report."""
 
     source: StorageUri

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 from lib.config import ConvertConfig, EvaluateConfig, PipelineConfig, ReportConfig, TrainConfig
-from lib.errors import DataError
 from lib.evaluation.evaluate import evaluate_model
 from lib.ingest.convert import convert_images
 from lib.models.folder import read_model_record
@@ -48,11 +47,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     started = time.monotonic()
     output, plan = Location(config.output), plan_models(config)
     require_imagenet_weights(plan.values(), config.image_size)
-    dataset = convert_images(config.part(ConvertConfig, output=(output / "dataset").uri))
-    if "test" not in dataset["counts_by_split"]:
-        raise DataError(
-            f"--source {config.source} has no test/ folder to evaluate on; use jobs.convert and jobs.train instead"
-        )
+    dataset = convert_images(config.part(ConvertConfig, output=(output / "dataset").uri), needs_test=True)
     evaluations = {name: _train_and_evaluate(config, name, spec) for name, spec in plan.items()}
     folders = tuple((output / "evaluations" / name).uri for name in plan)
     write_report(config.part(ReportConfig, evaluations=folders, output=(output / "report").uri))

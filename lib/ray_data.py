@@ -27,6 +27,11 @@ MAX_LOSSES = 5
 crashes its decoder never ends."""
 
 
+FINISHED_TASKS_POLL_S = 0.02
+"""How long Ray Data waits between two looks for finished tasks, while a CPU may have nothing to do. With Ray's own
+0.1 s, which has no option, each CPU idled for 0.16 s after each task: 30 % of the time where a task takes 0.4 s."""
+
+
 def start_ray(config: JobConfig) -> None:
     """Start Ray unless this process has it: the cluster it runs in as a job, or a local one on loopback.
 
@@ -57,7 +62,9 @@ def stop_ray() -> None:
 def prepare_context(verbose: bool = False) -> None:
     """Set Ray Data's options for this process and the graphs built in it."""
     import ray.data
+    from ray.data._internal.execution import streaming_executor_state
 
+    streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = FINISHED_TASKS_POLL_S
     if not verbose:
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):

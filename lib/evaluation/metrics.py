@@ -6,10 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-IntArray = npt.NDArray[np.integer[Any]]
-FloatArray = npt.NDArray[np.floating[Any]]
-
-SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
+from lib.models.probabilities import FloatArray, IntArray, cross_entropy
 
 
 def classification_metrics(actual: IntArray, probabilities: FloatArray, class_names: list[str]) -> dict[str, Any]:
@@ -53,12 +50,6 @@ def classification_metrics(actual: IntArray, probabilities: FloatArray, class_na
         "weighted": _means(present, support),
         "confusion_matrix": confusion_matrix(actual, predicted, labels=labels).tolist(),
     }
-
-
-def cross_entropy(actual: IntArray, probabilities: FloatArray) -> float:
-    """Mean of -log(probability of the true class), in nats; 0 is perfect. Shapes as in `classification_metrics`."""
-    of_truth = probabilities[np.arange(len(actual)), actual].astype(np.float64)
-    return float(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean())
 
 
 def _class_row(

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from lib.config import PredictionConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.source import ImageSource
-from lib.models.folder import load_network, read_model_record, softmax
+from lib.models.folder import load_network, read_model_record
+from lib.models.probabilities import softmax
 from lib.progress import Progress
 from lib.ray_data import start_ray
 from lib.storage.filesystem import Location

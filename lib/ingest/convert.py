@@ -24,19 +24,25 @@ from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 
 
-def convert_images(config: ConvertConfig) -> dict[str, Any]:
+def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[str, Any]:
     """Convert every image under the source and account for each of them; what is already done is not done again.
+
+    Args:
+        config: The settings.
+        needs_test: Whether a source without test images is refused.
 
     Returns:
         The content of `dataset.json`.
 
     Raises:
         SettingsError: If the source is missing or empty, or the output holds another run.
-        DataError: If the classes cannot be trained on.
+        DataError: If the classes cannot be trained on, or there are no test images where they are needed.
         TooManyBadImagesError: If more images are quarantined than allowed; the manifest then names them.
         StorageError: If storage fails beyond its retries.
     """
     listing = list_labelled(Location(config.source), config)
+    if needs_test and not pc.any(pc.equal(listing.images["split"], "test")).as_py():
+        raise DataError(f"--source {config.source} has no test images to evaluate; use `convert` and `train` instead")
     settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction", "update"})
     inputs = {"source_listing": listing.content_hash}
     folder = OutputFolder(

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lib.storage.filesystem import Location
@@ -60,9 +58,3 @@ def read_seen_images(folder: Location) -> set[SeenImage]:
     """The images that a model, or one it was built on, was trained or validated on."""
     seen = read_table(folder / SEEN_FILE)
     return set(zip(seen["image_id"].to_pylist(), seen["checksum"].to_pylist(), strict=True))
-
-
-def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Probabilities of logits of shape (n, classes), in float32; each row sums to 1."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)

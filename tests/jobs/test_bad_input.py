@@ -35,6 +35,12 @@ class Inputs:
         return source
 
     @property
+    def without_test(self) -> Path:
+        source = write_source(self.root / "no_test", {"liver": 3, "lung": 3})
+        shutil.rmtree(source / "test")
+        return source
+
+    @property
     def with_test_only_class(self) -> Path:
         source = write_source(self.root / "test_only", {"liver": 3, "lung": 3, "skin": 3})
         shutil.rmtree(source / "train" / "skin")
@@ -190,6 +196,13 @@ CASES = (
         lambda i: ("--source", i.good, "--models", "cnn", "resnet"),
         2,
         ("'resnet'",),
+    ),
+    Case(
+        "pipeline without test images",
+        "pipeline",
+        lambda i: ("--source", i.without_test),
+        1,
+        ("no test images", "`convert` and `train`"),
     ),
     Case(
         "images too small for the network",

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
-from lib.evaluation.metrics import classification_metrics, cross_entropy
+from lib.evaluation.metrics import classification_metrics
+from lib.models.probabilities import cross_entropy
 
 MEASURES = ("precision", "recall", "f1")
 
