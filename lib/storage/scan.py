@@ -6,6 +6,8 @@ itself has no such listing: its `find` returns all files at once, and that of gc
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,9 +17,12 @@ from lib.storage.faults import attempt, named
 
 Found = tuple[str, dict[str, Any]]
 
-GCS_FIELDS = "nextPageToken,items(name,size,crc32c,generation)"
+GCS_FIELDS = "nextPageToken,prefixes,items(name,size,crc32c,generation)"
 GCS_PAGE_SIZE = 5000
 """Objects to ask for at once; a server may answer with fewer."""
+FOLDER_LEVELS = 2
+"""How deep each folder is listed on its own, as `train/<label>`; what lies deeper is listed together."""
+FOLDERS_AT_ONCE = 16
 
 
 def scan(scheme: str, filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[Found]:
@@ -78,32 +83,50 @@ def _disk_info(entry: "os.DirEntry[str]") -> dict[str, Any] | None:
 def _scan_bucket(filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[Found]:
     """The objects below a prefix, page by page, each page asked for again until it arrives whole.
 
+    A page names the next one, so one prefix is one page after the other: folders are listed side by side.
+
     Source: https://cloud.google.com/storage/docs/json_api/v1/objects/list
     """
     bucket, _, key = path.strip("/").partition("/")
-    prefix = f"{key}/" if key else ""
+    root = f"{key}/" if key else ""
 
-    def page(token: str | None) -> dict[str, Any]:
-        answer: dict[str, Any] = filesystem.call(
+    def page(listed: _Listed, token: str | None) -> tuple[_Listed, dict[str, Any]]:
+        request = partial(
+            filesystem.call,
             "GET",
             "b/{}/o",
             bucket,
             json_out=True,
-            prefix=prefix or None,
+            prefix=listed.prefix or None,
+            delimiter="/" if listed.depth < FOLDER_LEVELS else None,
             pageToken=token,
             maxResults=GCS_PAGE_SIZE,
             fields=GCS_FIELDS,
         )
-        return answer
+        return listed, attempt("list", uri, request)
 
-    token: str | None = None
-    while True:
-        answer = attempt("list", uri, partial(page, token))
-        for item in answer.get("items", []):
-            yield item["name"][len(prefix) :], item
-        token = answer.get("nextPageToken")
-        if not token:
-            return
+    with ThreadPoolExecutor(max_workers=FOLDERS_AT_ONCE) as pool:
+        try:
+            coming = {pool.submit(page, _Listed(root, 0), None)}
+            while coming:
+                arrived, coming = wait(coming, return_when=FIRST_COMPLETED)
+                for listed, answer in (future.result() for future in arrived):
+                    below = [_Listed(prefix, listed.depth + 1) for prefix in answer.get("prefixes", [])]
+                    coming |= {pool.submit(page, folder, None) for folder in below}
+                    if token := answer.get("nextPageToken"):
+                        coming.add(pool.submit(page, listed, token))
+                    for item in answer.get("items", []):
+                        yield item["name"][len(root) :], item
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What one chain of pages lists: objects below a prefix, `depth` folders below the one that was asked for."""
+
+    prefix: str
+    depth: int
 
 
 def _find(filesystem: AbstractFileSystem, path: str) -> Iterator[Found]:

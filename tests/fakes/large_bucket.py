@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import urllib.request
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ FOLDER = "organs/"
 CLASSES = 40
 TEST_FRACTION = 0.1
 LARGEST_PAGE = 1000
+LAST_LETTER = chr(0x10FFFF)
 PADDINGS = 997
 """Images differ in their number behind the pixels, and most of them in size."""
 
@@ -128,15 +130,26 @@ class _Images:
     def page(self, query: dict[str, str]) -> dict[str, Any]:
         """One page of a listing."""
         page: dict[str, Any] = {"kind": "storage#objects"}
-        if query.get("prefix", "") not in {"", FOLDER}:
-            return page
-        first = int(query.get("pageToken", "0"))
-        last = min(first + min(int(query.get("maxResults", LARGEST_PAGE)), LARGEST_PAGE), self.count)
+        prefix = query.get("prefix", "")
+        start, end = self._place(prefix), self._place(prefix + LAST_LETTER)
+        if start < end and query.get("delimiter") and (folders := list(self._folders(prefix, start, end))):
+            return page | {"prefixes": folders}  # here, a folder holds either folders or images
+        first = int(query.get("pageToken", start))
+        last = min(first + min(int(query.get("maxResults", LARGEST_PAGE)), LARGEST_PAGE), end)
         items = [self.described(number) for number in range(first, last)]
         if wanted := query.get("fields"):
             names = wanted.partition("items(")[2].partition(")")[0].split(",")
             items = [{name: item[name] for name in names} for item in items]
-        return page | {"items": items} | ({"nextPageToken": str(last)} if last < self.count else {})
+        return page | {"items": items} | ({"nextPageToken": str(last)} if last < end else {})
+
+    def _place(self, name: str) -> int:
+        """How many images come before a name."""
+        return bisect_left(range(self.count), name, key=self.name)
+
+    def _folders(self, prefix: str, start: int, end: int) -> Iterator[str]:
+        while start < end and "/" in (rest := self.name(start).removeprefix(prefix)):
+            yield (folder := prefix + rest.partition("/")[0] + "/")
+            start = self._place(folder + LAST_LETTER)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,10 +1,12 @@
 """How Ray Data is set up."""
 
+import pytest
 from ray.data._internal.execution import streaming_executor_state
 
 from lib.ray_data import FINISHED_TASKS_POLL_S, prepare_context
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray, by Ray
 def test_the_interval_that_is_shortened_is_the_one_that_ray_data_waits_for() -> None:
     used = streaming_executor_state.process_completed_tasks.__code__.co_names
     assert "WAIT_FOR_TASK_COMPLETION_TIMEOUT_S" in used
