@@ -94,6 +94,14 @@ def map_units(dataset: "ray.data.Dataset", transform: Transform | type, **option
         return dataset.map_batches(transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **options)
 
 
+def is_repeated_task() -> bool:
+    """Whether this process runs a task of Ray that was begun before, by a process that ended in the middle of it."""
+    import ray
+    from ray._private.worker import global_worker
+
+    return ray.is_initialized() and int(global_worker.core_worker.get_current_task_attempt_number()) > 0
+
+
 def stream_tables(dataset: "ray.data.Dataset | ray.data.DataIterator") -> Iterator[pa.Table]:
     """Run the graph and yield each result as it comes."""
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

@@ -1,7 +1,7 @@
 """One unit of work: fetch the listed files, decode and resize each, and say of each what became of it."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +12,16 @@ import pyarrow as pa
 from lib.config import ImageConfig
 from lib.errors import ImageRefused
 from lib.ingest.image import resize_image
+from lib.ingest.isolate import run_isolated
 from lib.ingest.tiff import UInt8Array, decode_tiff
+from lib.ray_data import is_repeated_task
 from lib.storage.filesystem import FETCH_CONCURRENCY, Location, StoredFile
 
 COLLECT_BYTES = 32 * 2**20
 FETCH_BYTES = 128 * 2**20
 """Most that one fetch of several files brings into memory, where the next one may be under way too."""
+ISOLATED_S = 600.0
+"""How long one file may take to decode in a unit that has ended a process before."""
 Row = dict[str, Any]
 
 
@@ -41,6 +45,9 @@ class UnitResult:
 def read_unit(unit: pa.Table, source: Location, config: ImageConfig) -> Iterator[UnitResult]:
     """Fetch and decode every file of a unit, in its order.
 
+    If a process ended in the middle of this unit, one of its files may have crashed a decoder that is trusted. So each
+    is decoded in a child process from then on, and the one that is to blame is refused by name.
+
     Args:
         unit: Rows of `LISTING_SCHEMA`.
         source: The folder that the listed paths are relative to.
@@ -50,9 +57,10 @@ def read_unit(unit: pa.Table, source: Location, config: ImageConfig) -> Iterator
         StorageError: If a file cannot be read as it was listed: a fault, not a bad image.
     """
     cv2.setNumThreads(1)  # Ray runs one unit a core; OpenCV's own threads would only compete with it
+    decode = _decode_isolated if is_repeated_task() else decode_tiff
     for rows, contents in _fetched(batches_to_fetch(unit.to_pylist()), source):
         for row, (data, checksum) in zip(rows, contents, strict=True):
-            yield _decode(row | {"checksum": checksum}, data, config)
+            yield _result(row | {"checksum": checksum}, data, config, decode)
             if row["size_bytes"] > COLLECT_BYTES:
                 gc.collect()  # tifffile's pages and files refer to each other, and so keep these bytes
 
@@ -95,9 +103,13 @@ def batches_to_fetch(rows: list[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _decode(row: dict[str, Any], data: bytes, config: ImageConfig) -> UnitResult:
+def _decode_isolated(data: bytes, config: ImageConfig) -> UInt8Array:
+    return run_isolated(ISOLATED_S, decode_tiff, data, config)
+
+
+def _result(row: Row, data: bytes, config: ImageConfig, decode: Callable[..., UInt8Array]) -> UnitResult:
     try:
-        original = decode_tiff(data, config)
+        original = decode(data, config)
     except ImageRefused as refusal:
         verdict = {"verdict": "quarantined", "reason": refusal.code, "detail": refusal.detail}
         return UnitResult(row | verdict, None)
