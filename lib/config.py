@@ -464,6 +464,13 @@ class ExportConfig(JobConfig):
         return self
 
 
+class StatusConfig(JobConfig):
+    """Tell from storage alone what below a folder is done, running, stopped or failed."""
+
+    output: StorageUri
+    """The --output of a job, or any folder above."""
+
+
 class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, ListingConfig, JobConfig):
     """Convert, train every model, evaluate each on the test split, and report."""
 

@@ -48,3 +48,28 @@ class ImageRefused(Exception):  # noqa: N818 - a verdict on one image, which bec
     def __str__(self) -> str:
         """The code, then what was found."""
         return f"{self.code}: {self.detail}"
+
+
+def expected_cause(error: BaseException | None) -> TissueError | None:
+    """The error of ours that Ray, on its way between processes, wrapped in its own; None if there is none.
+
+    Ray's wrapper keeps the original as `cause`, and is itself an instance of the original's class.
+    """
+    seen: set[int] = set()
+    found: TissueError | None = None
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, TissueError):
+            found = error
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return found
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a person is told of a failure: the message of an error of ours, or else the kind of error before it."""
+    expected = expected_cause(error)
+    if expected is None:
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    # Ray Data adds advice of its own to the message of what was raised in a task.
+    return " ".join(str(expected).partition("\nFailed to apply UDF")[0].split())

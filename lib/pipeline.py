@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from lib.config import ConvertConfig, EvaluateConfig, PipelineConfig, ReportConfig, TrainConfig
@@ -11,7 +12,8 @@ from lib.models.folder import read_model_record
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.html import write_report
 from lib.storage.filesystem import Location
-from lib.storage.output import package_versions
+from lib.storage.lease import only_writer
+from lib.storage.output import RUN_FILE, failures_noted, now, package_versions
 from lib.training.trainer import check_fit, require_imagenet_weights, train_model
 
 logger = logging.getLogger(__name__)
@@ -47,20 +49,38 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     started = time.monotonic()
     output, plan = Location(config.output), plan_models(config)
     require_imagenet_weights(plan.values(), config.image_size)
+    with only_writer(output), failures_noted(output):
+        (output / RUN_FILE).write_json({"marker": PIPELINE_FILE, "stages": _stages(plan)})
+        record = _run_stages(config, plan)
+        record |= {"seconds": round(time.monotonic() - started, 3), "completed_at": now()}
+        (output / PIPELINE_FILE).write_json(record)
+        (output / RUN_FILE).delete()
+    return record
+
+
+def _stages(plan: Iterable[str]) -> dict[str, str]:
+    """The folders that a pipeline fills, each with its job, for `jobs.status`."""
+    jobs = {"models": "train", "evaluations": "evaluate"}
+    return {
+        "dataset": "convert",
+        **{f"{folder}/{name}": job for name in plan for folder, job in jobs.items()},
+        "report": "report",
+    }
+
+
+def _run_stages(config: PipelineConfig, plan: dict[str, ModelSpec]) -> dict[str, Any]:
+    output = Location(config.output)
     dataset = convert_images(config.part(ConvertConfig, output=(output / "dataset").uri), needs_test=True)
     evaluations = {name: _train_and_evaluate(config, name, spec) for name, spec in plan.items()}
     folders = tuple((output / "evaluations" / name).uri for name in plan)
     write_report(config.part(ReportConfig, evaluations=folders, output=(output / "report").uri))
-    record = {
+    return {
         "counts": dataset["counts"],
         "models": {name: evaluation["metrics"]["accuracy"] for name, evaluation in evaluations.items()},
-        "seconds": round(time.monotonic() - started, 3),
         "world_size": max(_world_size(config, name) for name in plan),
         "settings": config.model_dump(mode="json"),
         "versions": package_versions(),
     }
-    (output / PIPELINE_FILE).write_json(record)
-    return record
 
 
 def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> dict[str, Any]:

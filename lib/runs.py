@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from lib.command_line import parse_settings, report_error
 from lib.config import JobConfig
-from lib.errors import TissueError
+from lib.errors import expected_cause, in_one_line
 from lib.native_messages import filter_native_messages
 from lib.ray_data import stop_ray
 from lib.summaries import Summary
@@ -46,30 +46,12 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
 
 
 def _fail(error: Exception) -> int:
-    expected = _expected_cause(error)
+    report_error(in_one_line(error))
+    expected = expected_cause(error)
     if expected is not None:
-        # Ray Data adds advice of its own to the message of what was raised in a task.
-        report_error(" ".join(str(expected).partition("\nFailed to apply UDF")[0].split()))
         return expected.exit_code
-    report_error(" ".join(f"{type(error).__name__}: {error}".split()))
     traceback.print_exception(error)
     return 1
-
-
-def _expected_cause(error: BaseException | None) -> TissueError | None:
-    """The error of ours that Ray, on its way between processes, wrapped in its own.
-
-    Ray's wrapper keeps the original as `cause`, and is itself an instance of the original's class.
-    """
-    seen: set[int] = set()
-    found: TissueError | None = None
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, TissueError):
-            found = error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__
-    return found
 
 
 def _set_up_messages(verbose: bool) -> None:

@@ -30,7 +30,7 @@ def refuse_second_writer(folder: Location) -> None:
     if not file.exists():
         return
     writer = file.read_json()
-    if _is_alive(writer):
+    if writes(writer):
         raise SettingsError(
             f"--output {folder.uri} is being written by process {writer['pid']} on {writer['host']} since "
             f"{writer['started_at']}; wait for it, or choose another folder"
@@ -71,7 +71,8 @@ def _renew(folder: Location, writer: dict[str, Any]) -> None:
     (folder / WRITER_FILE).write_json({**writer, "renewed_at_unix_s": time.time()})
 
 
-def _is_alive(writer: dict[str, Any]) -> bool:
+def writes(writer: dict[str, Any]) -> bool:
+    """Whether the run that a writer's file tells of is still writing."""
     if writer["host"] != socket.gethostname():
         return bool(time.time() - writer["renewed_at_unix_s"] < EXPIRY_S)
     if writer["pid"] == os.getpid():

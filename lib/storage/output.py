@@ -1,18 +1,19 @@
 """Output folders: begun by one run, continued only by the same run, complete when their JSON file exists.
 
-A folder under way holds `run.json` with the settings that made it and what was measured for it; the completion file
-is written last and carries the same settings. Readers use `read_complete`, which refuses a folder without its
-completion file.
+A folder under way holds `run.json` with the settings that made it, what was measured for it, and, after a failure, why
+it failed; the completion file is written last and carries the same settings. Readers use `read_complete`, which refuses
+a folder without its completion file.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from lib.errors import SettingsError
+from lib.errors import SettingsError, StorageError, in_one_line
 from lib.storage.filesystem import Location
 from lib.storage.lease import WRITER_FILE, only_writer, refuse_second_writer
 
@@ -103,7 +104,7 @@ class OutputFolder:
         if (done := self.begin()) is not None:
             logger.info("%s is already complete", self.location.uri)
             return done
-        with only_writer(self.location):
+        with only_writer(self.location), failures_noted(self.location):
             return work()
 
     def measured_once(self, name: str, measure: Callable[[], Any]) -> Any:
@@ -142,7 +143,7 @@ class OutputFolder:
             **record,
             **self._identity,
             "versions": package_versions(),
-            "completed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "completed_at": now(),
         }
         self.location.delete_partials()
         (self.location / self.marker).write_json(content)
@@ -162,6 +163,18 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     return {"marker": record.get("marker"), **(record.get("settings") or {}), **(record.get("inputs") or {})}
 
 
+@contextmanager
+def failures_noted(folder: Location) -> Iterator[None]:
+    """Note in `run.json` of a folder why its run failed, for `jobs.status`; the next start writes that file anew."""
+    try:
+        yield
+    except Exception as error:
+        failed = {"error": in_one_line(error), "at": now()}
+        with suppress(StorageError):  # what has failed already matters more
+            (folder / RUN_FILE).write_json({**(folder / RUN_FILE).read_json(), "failed": failed})
+        raise
+
+
 def read_complete(location: Location, marker: str, made_by: str) -> dict[str, Any]:
     """The completion record of an input folder.
 
@@ -173,6 +186,11 @@ def read_complete(location: Location, marker: str, made_by: str) -> dict[str, An
             f"{location.uri} is not a complete folder: {marker} is missing; make it with `python -m jobs.{made_by}`"
         )
     return (location / marker).read_json()
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def package_versions() -> dict[str, str]:

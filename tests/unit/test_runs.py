@@ -13,7 +13,7 @@ from ray.exceptions import RayTaskError
 
 from lib import runs
 from lib.config import SampleConfig
-from lib.errors import DataError, SettingsError, StorageError, TooManyBadImagesError
+from lib.errors import DataError, SettingsError, StorageError, TooManyBadImagesError, expected_cause
 from lib.runs import run_job
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ CAUSE = StorageError("gs://b/x: gone")
     ],
 )
 def test_the_cause_is_found_below_whatever_wraps_it(error: Exception) -> None:
-    assert runs._expected_cause(error) is CAUSE
+    assert expected_cause(error) is CAUSE
 
 
 def test_a_wrapped_failure_is_reported_as_if_it_were_not(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,19 +153,19 @@ def test_a_wrapped_failure_is_reported_as_if_it_were_not(run: Run, capsys: pytes
 
 @pytest.mark.parametrize("error", [None, ValueError("x"), WrapperError(None), WrapperError(ValueError("x"))])
 def test_other_errors_have_no_expected_cause(error: Exception | None) -> None:
-    assert runs._expected_cause(error) is None
+    assert expected_cause(error) is None
 
 
 def test_a_circle_of_causes_ends() -> None:
     first, second = WrapperError(None), WrapperError(None)
     first.cause, second.cause = second, first
-    assert runs._expected_cause(first) is None
+    assert expected_cause(first) is None
 
 
 def test_rays_own_wrapping_of_an_error_of_ours_is_one_line() -> None:
     wrapped = RayTaskError("decode", "Traceback:\n  many\n  lines", CAUSE).as_instanceof_cause()
     assert isinstance(wrapped, StorageError)
-    assert str(runs._expected_cause(wrapped)) == str(CAUSE)
+    assert str(expected_cause(wrapped)) == str(CAUSE)
 
 
 def test_a_bug_while_an_expected_failure_is_handled_is_a_bug() -> None:
@@ -177,7 +177,7 @@ def test_a_bug_while_an_expected_failure_is_handled_is_a_bug() -> None:
 
     with pytest.raises(KeyError) as caught:
         handle()
-    assert runs._expected_cause(caught.value) is None
+    assert expected_cause(caught.value) is None
 
 
 NATIVE = """

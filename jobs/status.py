@@ -1,0 +1,44 @@
+"""Tell what below a folder is done, running, stopped or failed, from storage alone.
+
+    python -m jobs.status --output gs://lab/results
+
+It needs no cluster, so it also tells of one that is gone. A run that was stopped goes on with its own command.
+"""
+
+import sys
+from collections import Counter
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from lib.config import StatusConfig
+from lib.runs import run_job
+from lib.status import FolderStatus, State, read_status
+from lib.storage.filesystem import Location
+from lib.summaries import Summary
+
+COLOURS: dict[State, str] = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}
+
+
+def main(config: StatusConfig) -> Summary:
+    """Show a table of all output folders."""
+    folders = read_status(Location(config.output))
+    Console(stderr=True).print(_table(folders))
+    counts = Counter(folder.state for folder in folders)
+    return {
+        **{state: counts[state] for state in COLOURS},
+        "folders": [asdict(folder) for folder in folders],
+        "output": config.output,
+    }
+
+
+def _table(folders: list[FolderStatus]) -> Table:
+    table = Table("folder", "job", "state", "", box=None, header_style="bold", pad_edge=False)
+    for folder in folders:
+        table.add_row(folder.folder, folder.job, f"[{COLOURS[folder.state]}]{folder.state}", folder.detail)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main, StatusConfig))

@@ -1,0 +1,121 @@
+"""What became of the runs whose output lies below a folder, told from storage alone.
+
+Ray's own word on a job is lost with its cluster, and not always true before (ray#65608). The files of an
+`OutputFolder` say it all: the completion file, the writer's lease, and what `run.json` keeps of a failure.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from lib.errors import SettingsError
+from lib.storage.filesystem import Location
+from lib.storage.lease import WRITER_FILE, writes
+from lib.storage.output import RUN_FILE
+
+State = Literal["done", "running", "failed", "stopped", "waiting"]
+MARKERS = {
+    "sample.json": "sample",
+    "dataset.json": "convert",
+    "model.json": "train",
+    "checks.json": "checks",
+    "evaluation.json": "evaluate",
+    "predictions.json": "predict",
+    "export.json": "export",
+    "report.json": "report",
+    "pipeline.json": "pipeline",
+}
+"""The job that writes each completion file."""
+PARTS = {"convert": "images/", "evaluate": "predictions/", "predict": "predictions/", "train": "checkpoints/"}
+"""Where the files are that tell how far a job is."""
+
+
+@dataclass(frozen=True)
+class FolderStatus:
+    """One output folder.
+
+    Attributes:
+        folder: Its path below the folder that was asked for; `.` for that itself.
+        job: What writes it; None where a run was ended before it said so.
+        state: `stopped` if nobody writes it any more and no failure was noted, as after a kill: the same command goes
+            on with it. `waiting` if a pipeline has planned it.
+        detail: When it was completed, why it failed, who writes it, or how far it is.
+    """
+
+    folder: str
+    job: str | None
+    state: State
+    detail: str
+
+
+@dataclass
+class _Files:
+    """What a folder holds: its files of ours, and how many parts there are in each of its folders."""
+
+    ours: set[str] = field(default_factory=set)
+    parts: dict[str, int] = field(default_factory=dict)
+
+
+def read_status(output: Location) -> list[FolderStatus]:
+    """The state of every output folder at or below a folder, in the order of their completion or else their names.
+
+    Raises:
+        SettingsError: If nothing of ours is there.
+        StorageError: If it cannot be listed or read.
+    """
+    folders = _output_folders(file.path for file in output.scan_files())
+    if not folders:
+        raise SettingsError(f"--output {output.uri} holds no output of a job, finished or begun")
+    found = {name: _status(output / name if name != "." else output, name, files) for name, files in folders.items()}
+    for name, files in folders.items():
+        if RUN_FILE in files.ours:
+            found |= _planned(output / name if name != "." else output, name, found)
+    return [found[name] for name in sorted(found)]
+
+
+def _output_folders(paths: Iterable[str]) -> dict[str, _Files]:
+    folders: dict[str, _Files] = {}
+    above: dict[str, dict[str, int]] = {}
+    for path in map(PurePosixPath, paths):
+        if path.name in MARKERS or path.name in {RUN_FILE, WRITER_FILE}:
+            folders.setdefault(str(path.parent), _Files()).ours.add(path.name)
+        elif path.parent.name + "/" in PARTS.values():
+            parts = above.setdefault(str(path.parent.parent), {})
+            parts[path.parent.name + "/"] = parts.get(path.parent.name + "/", 0) + 1
+    for name, files in folders.items():
+        files.parts = above.get(name, {})
+    return folders
+
+
+def _status(folder: Location, name: str, files: _Files) -> FolderStatus:
+    writer = _read(folder, WRITER_FILE, files)
+    is_written = bool(writer) and writes(writer)
+    run = _read(folder, RUN_FILE, files)
+    marker = next((marker for marker in MARKERS if marker in files.ours), None)
+    job = MARKERS.get(marker or str(run.get("marker")))
+    if is_written:
+        who = f"process {writer['pid']} on {writer['host']} since {writer['started_at']}"
+        return FolderStatus(name, job, "running", "; ".join(filter(None, [who, _so_far(job, files)])))
+    if marker is not None:
+        return FolderStatus(name, job, "done", f"{(folder / marker).read_json().get('completed_at', '')}")
+    if failed := run.get("failed"):
+        return FolderStatus(name, job, "failed", f"{failed['error']} ({failed['at']})")
+    return FolderStatus(name, job, "stopped", _so_far(job, files))
+
+
+def _so_far(job: str | None, files: _Files) -> str:
+    where = PARTS.get(str(job), "")
+    count = files.parts.get(where, 0)
+    return f"{count} files in {where} so far" if count else ""
+
+
+def _planned(folder: Location, name: str, found: dict[str, FolderStatus]) -> dict[str, FolderStatus]:
+    """The stages that a pipeline has planned and not begun."""
+    stages = (folder / RUN_FILE).read_json().get("stages", {})
+    below = {str(PurePosixPath(name) / stage): job for stage, job in stages.items()}
+    return {stage: FolderStatus(stage, job, "waiting", "") for stage, job in below.items() if stage not in found}
+
+
+def _read(folder: Location, file: str, files: _Files) -> dict[str, Any]:
+    return (folder / file).read_json() if file in files.ours else {}
