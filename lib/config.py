@@ -482,3 +482,17 @@ class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, Listi
     """SPECs of the models to train, in this order (see `python -m jobs.train --help`)."""
     layout: Literal["shards", "folder"] = "shards"
     """`folder` also writes `dataset/<split>/<label>/<name>.jpg`."""
+
+
+class DoctorConfig(PipelineConfig):
+    """Look whether a pipeline with these settings can work, and what it will take, before anything is paid for."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    """CPUs that convert side by side, for the estimate; by default those that Ray has now."""
+    gpu_speedup: float = Field(default=30.0, gt=0)
+    """How many times faster one GPU trains than this machine's CPUs, for the estimate with --use-gpu."""
+    price_per_cpu_hour: float = Field(default=0.05, ge=0)
+    """Price of one CPU for an hour, in the currency of your bill; the default is about that of Google's N2 machines on
+    demand, in dollars. Spot machines cost a third or less."""
+    price_per_gpu_hour: float = Field(default=0.85, ge=0)
+    """Price of a machine with one GPU for an hour; the default is about that of Google's g2-standard-8 (L4)."""

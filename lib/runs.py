@@ -23,7 +23,8 @@ JobConfigT = TypeVar("JobConfigT", bound=JobConfig)
 def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]) -> int:
     """Run a job from the command line.
 
-    Prints the summary as the last line on stdout. Everything else goes to stderr.
+    Prints the summary as the last line on stdout, without its `exit_code` if it has one. Everything else goes to
+    stderr.
 
     Returns:
         The exit code: 0 done; 1 failed; 2 wrong settings; 3 too many bad images.
@@ -41,8 +42,9 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
     finally:
         if "ray" in sys.modules:
             stop_ray()
+    exit_code = int(summary.pop("exit_code", 0))
     print(json.dumps({"job": job} | summary, ensure_ascii=False), flush=True)  # noqa: T201 - the job's result
-    return 0
+    return exit_code
 
 
 def _fail(error: Exception) -> int:

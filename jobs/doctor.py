@@ -1,0 +1,39 @@
+"""Look whether a pipeline with these settings can work, and what it will take, before any GPU is paid for.
+
+    python -m jobs.doctor --source gs://lab/organs --output gs://lab/results --models cnn vgg16 --use-gpu
+
+It takes the settings of `jobs.pipeline`, and ends with exit code 1 if something stands in the way.
+"""
+
+import sys
+from dataclasses import asdict
+
+from rich.console import Console
+
+from lib.config import DoctorConfig
+from lib.doctor.diagnose import Diagnosis
+from lib.runs import run_job
+from lib.summaries import Summary
+
+LOOKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "blocks": "[red]blocks [/]"}
+
+
+def main(config: DoctorConfig) -> Summary:
+    """Show one line for each thing that was looked at."""
+    console, diagnosis = Console(stderr=True, soft_wrap=True, highlight=False), Diagnosis(config)
+    findings = []
+    for finding in diagnosis.findings():
+        console.print(f"{LOOKS[finding.state]} {finding.check:<10}", end=" ")
+        console.print(finding.detail, markup=False)
+        findings.append(finding)
+    blocking = [finding.check for finding in findings if finding.state == "blocks"]
+    return {
+        "exit_code": 1 if blocking else 0,
+        "blocks": blocking,
+        "findings": [asdict(finding) for finding in findings],
+        "estimate": asdict(diagnosis.estimate) if diagnosis.estimate else None,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main, DoctorConfig))

@@ -1,0 +1,1 @@
+"""Looks before a run is paid for whether it can work, and estimates what it will take."""

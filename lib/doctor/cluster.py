@@ -1,0 +1,108 @@
+"""Whether the nodes of the cluster agree, see their GPUs, and have the memory that the settings take."""
+
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+from lib.config import DoctorConfig
+from lib.dataset.cache import MEMORY_SHARE, image_bytes
+from lib.doctor.findings import Finding
+from lib.doctor.storage import Sample
+from lib.environment import ray_is_ours
+from lib.ingest.listing import Listing
+from lib.ray_data import start_ray
+
+AGREEING = ("ray", "tensorflow", "keras", "pyarrow", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")
+ANSWER_S = 120.0
+DECODED_BYTES_PER_PIXEL = 16
+"""What decoding a page takes at its peak: the file, samples of up to 8 bytes, and RGB."""
+
+
+def describe_node() -> dict[str, str]:
+    """The versions on this machine that must be the same on all."""
+    return {"python": python_version(), **{name: version(name) for name in AGREEING}}
+
+
+def visible_gpus() -> int:
+    """GPUs that TensorFlow sees in this process."""
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def check_nodes(config: DoctorConfig) -> list[Finding]:
+    """Start or join Ray, and ask each of its nodes."""
+    start_ray(config)
+    return [_versions(), _gpus(config)]
+
+
+def _versions() -> Finding:
+    here = describe_node()
+    answers = _ask_nodes(describe_node, _nodes(), num_cpus=0)
+    differing = [
+        f"{name} is {there[name]} on {node}, {here[name]} here"
+        for node, there in answers.items()
+        for name in here
+        if there[name] != here[name]
+    ]
+    if differing:
+        return Finding("versions", "blocks", "; ".join(differing[:3]) + ": use one image for all nodes")
+    return Finding("versions", "ok", f"Python {here['python']} and Ray {here['ray']} on {len(answers)} node(s)")
+
+
+def _gpus(config: DoctorConfig) -> Finding:
+    if not config.use_gpu:
+        return Finding("GPUs", "ok", "not asked for (--use-gpu)")
+    nodes = {name: node for name, node in _nodes().items() if node["Resources"].get("GPU")}
+    if not nodes and ray_is_ours():
+        return Finding("GPUs", "blocks", "this machine has none that Ray sees; leave out --use-gpu, or use a cluster")
+    if not nodes:
+        return Finding("GPUs", "warning", "no node with a GPU is up; they are started, and paid for, when training is")
+    blind = [node for node, count in _ask_nodes(visible_gpus, nodes, num_gpus=1).items() if not count]
+    if blind:
+        return Finding("GPUs", "blocks", f"TensorFlow sees no GPU on {', '.join(blind)}: use the GPU image there")
+    return Finding("GPUs", "ok", f"TensorFlow sees the GPUs of {len(nodes)} node(s)")
+
+
+def _nodes() -> dict[str, Any]:
+    import ray
+
+    return {str(node["NodeManagerAddress"]): node for node in ray.nodes() if node["Alive"]}
+
+
+def _ask_nodes(question: Any, nodes: dict[str, Any], **resources: float) -> dict[str, Any]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(question)
+    asked = {
+        name: task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), **resources
+        ).remote()
+        for name, node in nodes.items()
+    }
+    return {name: ray.get(answer, timeout=ANSWER_S) for name, answer in asked.items()}
+
+
+def cluster_cpus() -> int:
+    """CPUs that Ray has now."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def judge_memory(sample: Sample, listing: Listing, config: DoctorConfig) -> Finding:
+    """Whether the largest images can be decoded on every CPU at once, and the training images be kept."""
+    nodes = _nodes().values()
+    memory = min(node["Resources"].get("memory", 0) / max(node["Resources"].get("CPU", 1), 1) for node in nodes)
+    decoding = sample.largest_pixels * DECODED_BYTES_PER_PIXEL
+    images = image_bytes(listing.images.num_rows, config.image_size)
+    text = f"decoding takes up to {decoding / 2**30:.2f} GiB, of {memory / 2**30:.1f} GiB for each CPU"
+    if memory and decoding > memory:
+        return Finding("memory", "blocks", text + ": give Ray fewer CPUs a node")
+    kept = sum(node["Resources"].get("memory", 0) for node in nodes) * MEMORY_SHARE
+    fits = images < kept
+    if not fits and config.cache == "memory":
+        return Finding("memory", "blocks", f"the images take {images / 2**30:.1f} GiB; use --cache auto")
+    how = "are kept in memory" if fits and config.cache != "none" else "are streamed again in every epoch"
+    return Finding("memory", "ok", f"{text}; the training images ({images / 2**30:.1f} GiB decoded) {how}")

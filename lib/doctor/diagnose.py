@@ -1,0 +1,65 @@
+"""All looks, in the order in which one failing makes the next pointless."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lib.config import DoctorConfig
+from lib.doctor import storage
+from lib.doctor.cluster import check_nodes, cluster_cpus, judge_memory
+from lib.doctor.estimate import Estimate, estimate
+from lib.doctor.findings import Finding, look
+from lib.errors import TissueError, in_one_line
+from lib.models.spec import ModelSpec
+from lib.pipeline import plan_models
+from lib.training.trainer import require_imagenet_weights
+
+
+class Diagnosis:
+    """Findings as they come, and the estimate once there is one."""
+
+    def __init__(self, config: DoctorConfig) -> None:
+        """Begin with nothing known."""
+        self._config = config
+        self.estimate: Estimate | None = None
+
+    def findings(self) -> Iterator[Finding]:
+        """Look at everything; what depends on something that failed is left out."""
+        config = self._config
+        yield look("source", lambda: storage.reach_source(config))
+        yield look("output", lambda: storage.write_output(config))
+        plan = yield from self._need("models", lambda: plan_models(config), ", ".join)
+        if plan is not None:
+            yield look("weights", lambda: _weights(plan, config.image_size))
+        yield from check_nodes(config)
+        listing = yield from self._need("listing", lambda: storage.list_source(config), storage.describe_listing)
+        if listing is None:
+            return
+        try:
+            sample = storage.convert_sample(listing, config)
+        except TissueError as error:
+            yield Finding("decoding", "blocks", in_one_line(error))
+            return
+        yield storage.judge_sample(sample, config)
+        yield storage.judge_disk(sample, listing, config)
+        yield judge_memory(sample, listing, config)
+        if plan is not None:
+            cpus = config.cpus or max(cluster_cpus(), 1)
+            yield look("estimate", lambda: self._estimated(estimate(config, listing, sample, plan, cpus)))
+
+    def _need(self, check: str, call: Callable[[], Any], describe: Callable[[Any], str]) -> Any:
+        try:
+            result = call()
+        except TissueError as error:
+            yield Finding(check, "blocks", in_one_line(error))
+            return None
+        yield Finding(check, "ok", describe(result))
+        return result
+
+    def _estimated(self, found: Estimate) -> str:
+        self.estimate = found
+        return str(found)
+
+
+def _weights(plan: dict[str, ModelSpec], image_size: int) -> str:
+    require_imagenet_weights(plan.values(), image_size)
+    return "at hand: " + ", ".join(f"{name} {spec.beginning}" for name, spec in plan.items())

@@ -1,0 +1,91 @@
+"""What a run will take, from what a few images and steps took on this machine."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+
+from lib.config import DoctorConfig
+from lib.doctor.storage import Sample
+from lib.ingest.listing import Listing
+from lib.models.spec import ModelSpec
+
+BATCH, REPEATS = 8, 3
+BACKWARD = 3
+"""A training step takes about as much as so many forward passes."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hours and money.
+
+    Attributes:
+        convert_s: Seconds to convert, with all CPUs.
+        train_s: Seconds to train and evaluate all models, with all workers.
+        cost: In the currency of the prices.
+    """
+
+    convert_s: float
+    train_s: float
+    cost: float
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"convert {_time(self.convert_s)}, train and evaluate {_time(self.train_s)}, cost about {self.cost:,.2f}"
+
+
+def estimate(config: DoctorConfig, listing: Listing, sample: Sample, plan: dict[str, ModelSpec], cpus: int) -> Estimate:
+    """The time and the price of a pipeline, starting machines not included.
+
+    Args:
+        config: The settings.
+        listing: The images.
+        sample: What a few of them took.
+        plan: The models.
+        cpus: That convert side by side.
+    """
+    count = listing.images.num_rows
+    convert_s = count * max(sample.convert_s, sample.fetch_s) / cpus
+    splits = {row["values"]: row["counts"] for row in pc.value_counts(listing.images["split"]).to_pylist()}
+    per_model = (_training_s(spec, config, splits, len(listing.class_names)) for spec in plan.values())
+    workers = config.fewest_workers
+    train_s = sum(per_model) / workers / (config.gpu_speedup if config.use_gpu else 1)
+    trainer_price = config.price_per_gpu_hour if config.use_gpu else config.price_per_cpu_hour * cpus
+    cost = (convert_s * cpus * config.price_per_cpu_hour + train_s * workers * trainer_price) / 3600
+    return Estimate(convert_s, train_s, cost)
+
+
+def _training_s(spec: ModelSpec, config: DoctorConfig, splits: dict[str, int], classes: int) -> float:
+    """Seconds of this machine for all epochs of a model and its evaluation."""
+    training, test = splits.get("train", 0), splits.get("test", 0)
+    validation = splits.get("validation", 0)
+    forward_s = _forward_s(spec, config.image_size, classes)
+    if not spec.has_frozen_base:
+        passes = config.epochs * (BACKWARD * training + validation)
+    else:
+        copies = config.augmented_features if config.augment else 1
+        passes = copies * training + validation + config.fine_tune_epochs * (BACKWARD * training + validation)
+    return forward_s * (passes + test)
+
+
+def _forward_s(spec: ModelSpec, image_size: int, classes: int) -> float:
+    """Seconds that this machine takes for one image."""
+    import tensorflow as tf
+
+    from lib.models.registry import build_network
+
+    network = build_network(spec, classes, image_size, seed=0).model
+    run = tf.function(lambda images: network(images, training=False))
+    images = np.zeros((BATCH, image_size, image_size, 3), np.uint8)
+    run(images)
+    started = time.perf_counter()
+    for _ in range(REPEATS):
+        run(images).numpy()
+    return (time.perf_counter() - started) / (REPEATS * BATCH)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:  # noqa: PLR2004 - two minutes
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004 - two hours

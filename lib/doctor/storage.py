@@ -1,0 +1,148 @@
+"""Whether the source can be listed, read and decoded, and the output be written."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.compute as pc
+
+from lib.config import DoctorConfig, ImageConfig, ListingConfig
+from lib.doctor.findings import PATIENCE_S, Finding, within
+from lib.errors import DataError, ImageRefused
+from lib.ingest.image import encode_jpeg, resize_image
+from lib.ingest.listing import Listing, list_labelled
+from lib.ingest.tiff import decode_tiff
+from lib.storage.filesystem import Location, StoredFile
+
+SAMPLE = 20
+FREE_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a few images of the source told.
+
+    Attributes:
+        fetch_s: Seconds to fetch one, with others fetched at the same time.
+        convert_s: Seconds of one core to decode, resize and encode one.
+        encoded_bytes: Size of one after conversion.
+        largest_pixels: Of the largest one, width times height.
+        refused: How many were refused, by reason.
+        images: How many were looked at.
+    """
+
+    fetch_s: float
+    convert_s: float
+    encoded_bytes: float
+    largest_pixels: int
+    refused: Counter[str]
+    images: int
+
+
+def reach_source(config: DoctorConfig) -> str:
+    """Whether credentials open the source: its first file is seen within `PATIENCE_S`.
+
+    Raises:
+        TissueError: With the remedy, if not.
+    """
+    source = Location(config.source)
+    if within(PATIENCE_S, source.is_empty):
+        raise DataError(f"{config.source} holds no file that these credentials can see")
+    return f"{config.source} answers"
+
+
+def write_output(config: DoctorConfig) -> str:
+    """Whether the output can be written.
+
+    Raises:
+        TissueError: If not.
+    """
+    within(PATIENCE_S, Location(config.output).check_writable)
+    return f"{config.output} can be written"
+
+
+def list_source(config: DoctorConfig) -> Listing:
+    """The listing that `pipeline` would make.
+
+    Raises:
+        TissueError: As `pipeline` would.
+    """
+    listing = list_labelled(Location(config.source), config.part(ListingConfig))
+    if not pc.any(pc.equal(listing.images["split"], "test")).as_py():
+        raise DataError(f"{config.source} has no test images to evaluate")
+    return listing
+
+
+def describe_listing(listing: Listing) -> str:
+    """How many images there are, of how many classes."""
+    sizes = listing.images["size_bytes"]
+    return (
+        f"{listing.images.num_rows:,} images of {len(listing.class_names)} classes, "
+        f"{(pc.sum(sizes).as_py() or 0) / 1e9:,.1f} GB; {listing.excluded.num_rows:,} other files"
+    )
+
+
+def convert_sample(listing: Listing, config: DoctorConfig) -> Sample:
+    """Fetch and convert the first images of the listing, which is in an order as good as random.
+
+    Raises:
+        TissueError: If one cannot be fetched.
+    """
+    rows = listing.images.slice(0, SAMPLE).to_pylist()
+    files = [StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"]) for row in rows]
+    started = time.perf_counter()
+    contents = Location(config.source).read_listed(files)
+    fetched = time.perf_counter()
+    refused: Counter[str] = Counter()
+    encoded, pixels = [], [0]
+    for data, _ in contents:
+        try:
+            image = decode_tiff(data, config.part(ImageConfig))
+        except ImageRefused as refusal:
+            refused[refusal.code] += 1
+            continue
+        pixels.append(image.shape[0] * image.shape[1])
+        encoded.append(len(encode_jpeg(resize_image(image, config.image_size), config.quality)))
+    ended = time.perf_counter()
+    count = len(contents)
+    return Sample(
+        (fetched - started) / count,
+        (ended - fetched) / count,
+        float(np.mean(encoded)) if encoded else 0.0,
+        max(pixels),
+        refused,
+        count,
+    )
+
+
+def judge_sample(sample: Sample, config: DoctorConfig) -> Finding:
+    """Whether the sample decodes, and within what is allowed."""
+    bad = sample.refused.total()
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in sample.refused.most_common())
+    what = f"{sample.images - bad} of the first {sample.images} TIFFs decode"
+    if not bad:
+        return Finding("decoding", "ok", f"{what}, {1000 * sample.convert_s:.1f} ms of one core each")
+    if bad == sample.images:
+        return Finding("decoding", "blocks", f"{what}: {reasons}; see the --tiff-... settings")
+    allowed = bad / sample.images <= config.max_bad_fraction
+    advice = "" if allowed else f"; --max-bad-fraction {config.max_bad_fraction:g} would refuse the run"
+    return Finding("decoding", "warning" if allowed else "blocks", f"{what}: {reasons}{advice}")
+
+
+def judge_disk(sample: Sample, listing: Listing, config: DoctorConfig) -> Finding:
+    """Whether a local output has room for the converted images."""
+    needed = sample.encoded_bytes * listing.images.num_rows
+    output = Location(config.output)
+    if not output.is_local:
+        return Finding("disk", "ok", f"the data set will take {needed / 1e9:,.2f} GB in {output.scheme}://")
+    free = psutil.disk_usage(str(_existing(output))).free
+    text = f"the data set will take {needed / 1e9:,.2f} GB of {free / 1e9:,.1f} GB that are free"
+    return Finding("disk", "ok" if needed < FREE_SHARE * free else "blocks", text)
+
+
+def _existing(output: Location) -> Path:
+    path = Path(output.path)
+    return next(folder for folder in (path, *path.parents) if folder.exists())

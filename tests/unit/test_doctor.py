@@ -1,0 +1,82 @@
+"""What the doctor makes of what it saw, without a Ray."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lib.config import DoctorConfig
+from lib.doctor import cluster, estimate
+from lib.doctor.findings import NoAnswerError, look, within
+from lib.doctor.storage import Sample, judge_disk, judge_sample, list_source
+from lib.errors import DataError
+from lib.models.spec import parse_spec
+from tests.fakes.sources import write_source
+
+
+def config_for(source: Path, **changes: object) -> DoctorConfig:
+    return DoctorConfig.model_validate({"source": str(source), "output": str(source.parent / "out")} | changes)
+
+
+def sample_of(refused: int = 0, encoded_bytes: float = 1e4) -> Sample:
+    return Sample(0.001, 0.01, encoded_bytes, 10**6, Counter({"damaged": refused} if refused else {}), 20)
+
+
+def test_what_does_not_answer_in_time_is_an_error() -> None:
+    with pytest.raises(NoAnswerError, match="no answer within 0 s"):
+        within(0.05, lambda: time.sleep(1))
+
+
+def test_an_error_of_ours_blocks_with_its_message() -> None:
+    def fail() -> str:
+        raise DataError("the bucket is closed")
+
+    assert look("source", fail).state == "blocks"
+    assert look("source", fail).detail == "the bucket is closed"
+
+
+@pytest.mark.parametrize(("refused", "allowed", "state"), [(0, 0, "ok"), (1, 0, "blocks"), (1, 0.1, "warning")])
+def test_refused_images_block_unless_so_many_are_allowed(
+    tmp_path: Path, refused: int, allowed: float, state: str
+) -> None:
+    finding = judge_sample(sample_of(refused), config_for(tmp_path, max_bad_fraction=allowed))
+    assert finding.state == state
+    assert ("damaged (1)" in finding.detail) == bool(refused)
+
+
+def test_a_sample_that_does_not_decode_at_all_blocks_whatever_is_allowed(tmp_path: Path) -> None:
+    assert judge_sample(sample_of(20), config_for(tmp_path, max_bad_fraction=1)).state == "blocks"
+
+
+def test_a_data_set_that_does_not_fit_on_the_disk_blocks(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", {"liver": 2, "lung": 2})
+    config = config_for(source)
+    listing = list_source(config)
+    assert judge_disk(sample_of(), listing, config).state == "ok"
+    assert judge_disk(sample_of(encoded_bytes=1e15), listing, config).state == "blocks"
+
+
+def test_nodes_with_other_versions_block_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = cluster.describe_node()
+    monkeypatch.setattr(cluster, "_nodes", dict)
+    monkeypatch.setattr(cluster, "_ask_nodes", lambda *_, **__: {"10.0.0.7": here | {"ray": "2.9.0"}})
+    finding = cluster._versions()
+    assert finding.state == "blocks"
+    assert f"ray is 2.9.0 on 10.0.0.7, {here['ray']} here" in finding.detail
+
+
+def test_the_estimate_grows_with_epochs_and_falls_with_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_source(tmp_path / "source", {"liver": 4, "lung": 4})
+    monkeypatch.setattr(estimate, "_forward_s", lambda *_: 0.01)
+    plan = {"cnn": parse_spec("cnn"), "vgg16": parse_spec("vgg16")}
+
+    def of(**changes: object) -> estimate.Estimate:
+        config = config_for(source, **changes)
+        return estimate.estimate(config, list_source(config), sample_of(), plan, cpus=2)
+
+    short, long, on_gpu = of(epochs=1), of(epochs=10), of(epochs=10, use_gpu=True, gpu_speedup=10)
+    assert short.train_s < long.train_s < 10 * short.train_s  # the frozen base runs once, whatever the epochs
+    assert on_gpu.train_s == pytest.approx(long.train_s / 10)
+    assert long.convert_s == pytest.approx(0.01 * list_source(config_for(source)).images.num_rows / 2)
+    assert of(price_per_cpu_hour=0).cost == 0
