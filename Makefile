@@ -26,6 +26,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m cluster.configure --check
+	$(BIN)/python -m cluster.check
+	for script in cluster/*.sh; do bash -n "$$script" || exit 1; done
+	$(BIN)/python -m pytest --quiet tests/unit/test_kuberay.py
 
 format: setup
 	$(BIN)/ruff format .

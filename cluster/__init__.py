@@ -1,0 +1,1 @@
+"""How the cluster is described, and how that is checked without one."""
