@@ -16,6 +16,7 @@ MODEL_FILE = "model.json"
 NETWORK_FILE = "model.keras"
 HISTORY_FILE = "history.parquet"
 CURVES_FILE = "curves.png"
+CURVES_SVG_FILE = "curves.svg"
 SEEN_FILE = "seen_images.parquet"
 SeenImage = tuple[str, str]
 """`image_id`, which is unique within a data set only, and checksum."""

@@ -1,10 +1,12 @@
-"""The paper all plots are drawn on: figure, axes, names of classes, and the way to PNG bytes."""
+"""The paper all plots are drawn on: figure, axes, names of classes, and the way to the bytes of PNG and SVG."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, Literal
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,11 +15,35 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8F98"
 """Okabe and Ito, Color Universal Design, 2008; the grey is ours."""
 INK, FAINT = "#22262D", "#E3E6EA"
-DPI = 120
+DPI, SHARPEST_DPI = 120, 200
 WIDEST_PX = 2400
+PAGE_MARGIN_IN = 0.12
 LONGEST_NAME = 28
 MANY_CLASSES = 30
 """From here on, names and marks get smaller."""
+MOST_MARK_BYTES = 900_000
+"""Marks that would take more than this in an SVG are an image inside it."""
+SVG_IMAGE_PIXELS = 1_000_000
+"""Of a whole picture; what is an image inside the SVG has that resolution, which bounds the file to about 1 MB."""
+SVG_TEXT: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lib.plots",
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
+}
+"""Text stays text, in the font that its room was measured with or the one with nearly its widths."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as the bytes of a PNG file and of an SVG file.
+
+    Attributes:
+        png: For a screen, `DPI` dots per inch or less.
+        svg: For print and for a closer look. Text is text; many marks are an image inside it.
+    """
+
+    png: bytes
+    svg: bytes
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
@@ -85,9 +111,20 @@ def _drawable() -> frozenset[int]:
     return frozenset(get_font(findfont(FontProperties())).get_charmap()) - set(range(ord(" ")))
 
 
-def to_png(figure: Figure) -> bytes:
-    """The PNG file; without the name of the program, so that the bytes depend on the content only."""
-    buffer = BytesIO()
-    options: dict[str, Any] = {"dpi": figure.dpi, "bbox_inches": "tight", "pad_inches": 0.12}
-    figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
-    return buffer.getvalue()
+def too_many_marks(count: int, bytes_each: int) -> bool:
+    """Whether marks are to be an image inside the SVG, given what one takes in bytes as a path."""
+    return count * bytes_each > MOST_MARK_BYTES
+
+
+def to_picture(figure: Figure) -> Picture:
+    """Both files; without date, program or random identifiers, so that the bytes depend on the content only."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # both files keep the places and the page that are found here
+    page = figure.get_tightbbox().padded(PAGE_MARGIN_IN)
+    width_in, height_in = figure.get_size_inches()
+    image_dpi = min(SHARPEST_DPI, (SVG_IMAGE_PIXELS / (width_in * height_in)) ** 0.5)
+    png, svg = BytesIO(), BytesIO()
+    figure.savefig(png, format="png", dpi=figure.dpi, bbox_inches=page, metadata={"Software": None})
+    with rc_context(SVG_TEXT):
+        figure.savefig(svg, format="svg", dpi=image_dpi, bbox_inches=page, metadata={"Date": None, "Creator": None})
+    return Picture(png.getvalue(), svg.getvalue())

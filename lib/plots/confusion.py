@@ -12,19 +12,20 @@ from lib.plots.canvas import (
     FAINT,
     GREY,
     INK,
+    Picture,
     class_ticks,
     display_names,
     grid_side_in,
     new_figure,
     style,
-    to_png,
+    to_picture,
 )
 
 DARK_FROM = 0.55
 """Share from which on a number is written in white."""
 
 
-def confusion_matrix(matrix: NDArray[np.integer], class_names: Sequence[str]) -> bytes:
+def confusion_matrix(matrix: NDArray[np.integer], class_names: Sequence[str]) -> Picture:
     """Counts of predicted classes by actual class, shaded by their share of the actual class.
 
     Right predictions, on the diagonal, are shaded blue and wrong ones orange; a cell without number counts 0.
@@ -34,7 +35,7 @@ def confusion_matrix(matrix: NDArray[np.integer], class_names: Sequence[str]) ->
         class_names: In the order of the rows; any text.
 
     Returns:
-        A PNG file.
+        PNG and SVG.
 
     Raises:
         ValueError: If the matrix is not square, or has not one row a class.
@@ -55,7 +56,7 @@ def confusion_matrix(matrix: NDArray[np.integer], class_names: Sequence[str]) ->
     class_ticks(axes, "y", [f"{name} ({images})" for name, images in zip(names, matrix.sum(axis=1), strict=True)])
     axes.set_xlabel("Predicted class")
     axes.set_ylabel("Actual class (images)")
-    return to_png(figure)
+    return to_picture(figure)
 
 
 def _shade(figure: Figure, axes: Axes, matrix: NDArray[np.integer]) -> None:

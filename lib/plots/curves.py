@@ -5,10 +5,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lib.plots.canvas import BLUE, GREY, INK, VERMILION, legend, new_figure, style, to_png
+from lib.plots.canvas import BLUE, GREY, INK, VERMILION, Picture, legend, new_figure, style, to_picture
 
 
-def curves(history: pd.DataFrame) -> bytes:
+def curves(history: pd.DataFrame) -> Picture:
     """Accuracy and loss over the epochs, train and validation, with the best epoch marked.
 
     Args:
@@ -17,7 +17,7 @@ def curves(history: pd.DataFrame) -> bytes:
             columns are ignored.
 
     Returns:
-        A PNG file.
+        PNG and SVG.
 
     Raises:
         ValueError: If there is no epoch.
@@ -38,7 +38,7 @@ def curves(history: pd.DataFrame) -> bytes:
     accuracy.set_ylim(0, 1.02)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     loss.set_ylim(bottom=0)
-    return to_png(figure)
+    return to_picture(figure)
 
 
 def best_epoch(history: pd.DataFrame) -> tuple[int | None, str]:

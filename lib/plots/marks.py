@@ -34,6 +34,14 @@ def check_probabilities(values: FloatArray, shape: tuple[int, ...]) -> None:
         raise ValueError("probabilities must be in [0, 1]")
 
 
+def check_confidence(confidence: FloatArray, correct: NDArray[np.bool_]) -> None:
+    """Refuse no image at all, arrays of different length, and values outside [0, 1], with a ValueError."""
+    if len(confidence) == 0 or confidence.shape != correct.shape:
+        raise ValueError(f"confidence has shape {confidence.shape} and correct {correct.shape}; expected (n,), n > 0")
+    if not np.all((confidence >= 0) & (confidence <= 1 + 1e-6)):
+        raise ValueError("confidence must be in [0, 1]")
+
+
 def right_count(right: NDArray[np.bool_]) -> str:
     """The title of both plots."""
     return f"{int(right.sum())} of {len(right)} images predicted right"

@@ -9,12 +9,14 @@ from lib.plots.canvas import (
     BLUE,
     FAINT,
     GREY,
+    Picture,
     class_ticks,
     display_names,
     grid_side_in,
     new_figure,
     style,
-    to_png,
+    to_picture,
+    too_many_marks,
 )
 from lib.plots.marks import (
     STYLES,
@@ -28,6 +30,8 @@ from lib.plots.marks import (
 
 JITTER = 0.34
 """Furthest move of a mark from the centre of its cell, in cells."""
+MARK_BYTES = 620
+"""Of a mark in an SVG, where each size has its own outline."""
 
 
 def predicted_scatter(
@@ -37,7 +41,7 @@ def predicted_scatter(
     class_names: Sequence[str],
     *,
     seed: int = 0,
-) -> bytes:
+) -> Picture:
     """Predicted against actual class, one mark an image, moved a little at random to be seen apart.
 
     Right predictions are blue dots on the marked diagonal, wrong ones vermilion crosses; a larger mark is a
@@ -51,7 +55,7 @@ def predicted_scatter(
         seed: Of the random moves; the same seed gives the same bytes.
 
     Returns:
-        A PNG file.
+        PNG and SVG.
 
     Raises:
         ValueError: If lengths differ, an index is no class, or a confidence is outside [0, 1].
@@ -77,10 +81,11 @@ def predicted_scatter(
             linewidths=0.4,
             edgecolors="white",
             zorder=3,
+            rasterized=too_many_marks(len(actual), MARK_BYTES),
         )
     _class_grid(axes, display_names(class_names))
     right_wrong_legend(axes)
-    return to_png(figure)
+    return to_picture(figure)
 
 
 def _mark_diagonal(axes: Axes, count: int) -> None:

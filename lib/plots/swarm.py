@@ -16,11 +16,13 @@ from lib.plots.canvas import (
     GREY,
     MANY_CLASSES,
     VERMILION,
+    Picture,
     class_ticks,
     display_names,
     new_figure,
     style,
-    to_png,
+    to_picture,
+    too_many_marks,
 )
 from lib.plots.marks import (
     RIGHT_MARK,
@@ -38,6 +40,8 @@ SWARM_DIAMETERS_PT = (6.0, 5.0, 4.0, 3.0, 2.2, 1.7)
 """Tried from large to small until every class has room."""
 SWARM_WIDTH = 0.8
 """Share of a class's slot that seaborn's swarm may fill."""
+MARK_BYTES = 540
+"""Of a mark in an SVG: seaborn's marks each have an outline of their own."""
 
 
 def predicted_swarm(
@@ -47,7 +51,7 @@ def predicted_swarm(
     class_names: Sequence[str],
     *,
     seed: int = 0,
-) -> bytes:
+) -> Picture:
     """The probability predicted for the actual class, one mark an image, as a swarm for each actual class.
 
     A class that the model knows is a swarm at the top; one it misses has marks below, and how far below tells
@@ -63,7 +67,7 @@ def predicted_swarm(
         seed: Of the random spread.
 
     Returns:
-        A PNG file.
+        PNG and SVG.
 
     Raises:
         ValueError: If shapes differ, an index is no class, or a probability is outside [0, 1].
@@ -85,7 +89,7 @@ def predicted_swarm(
     _draw_swarms(axes, marks[~marks["actual"].isin(crowded)], diameter_pt, count)
     _draw_spread(axes, marks[marks["actual"].isin(crowded)], diameter_pt, seed)
     _prepare_swarm_axes(axes, [label.get_text() for label in axes.get_xticklabels()])
-    return to_png(figure)
+    return to_picture(figure)
 
 
 def _prepare_swarm_axes(axes: Axes, labels: Sequence[str]) -> None:
@@ -151,6 +155,7 @@ def _draw_swarms(axes: Axes, marks: pd.DataFrame, diameter_pt: float, count: int
         warn_thresh=1,
         legend=False,
         zorder=3,
+        rasterized=too_many_marks(len(marks), MARK_BYTES),
         ax=axes,
     )
     placed = [collection for collection in axes.collections[before:] if len(np.asarray(collection.get_offsets()))]
@@ -170,4 +175,14 @@ def _draw_spread(axes: Axes, marks: pd.DataFrame, diameter_pt: float, seed: int)
         rows = (marks["right"] == right).to_numpy()
         x = marks["actual"].to_numpy() + moves
         size = diameter_pt**2 * (1 if right else 2)
-        axes.scatter(x[rows], marks["height"][rows], s=size, c=colour, marker=mark, linewidths=0, alpha=0.7, zorder=3)
+        axes.scatter(
+            x[rows],
+            marks["height"][rows],
+            s=size,
+            c=colour,
+            marker=mark,
+            linewidths=0,
+            alpha=0.7,
+            zorder=3,
+            rasterized=too_many_marks(len(marks), MARK_BYTES),
+        )

@@ -1,4 +1,6 @@
-"""Plots: PNG bytes of a sane size, the same for the same input, and nothing that a label could break."""
+"""Plots: PNG and SVG bytes of a sane size, the same for the same input, and nothing that a label could break."""
+
+import xml.etree.ElementTree
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lib import plots
-from lib.plots import canvas, swarm
+from lib.plots import canvas, per_class, swarm
 from lib.plots.curves import best_epoch
 
 TWELVE = [f"{animal}_{organ}" for animal in ("human", "mouse") for organ in (
@@ -18,12 +20,15 @@ TWELVE = [f"{animal}_{organ}" for animal in ("human", "mouse") for organ in (
 HOSTILE = ["<script>alert(1)</script>", "$x^{2}$ $", "肝臓", "", "a" * 200, "new\nline"]
 
 
-def size_px(png: bytes) -> tuple[int, int]:
-    """Height and width."""
+def size_px(picture: plots.Picture) -> tuple[int, int]:
+    """Height and width of the PNG, which the SVG has too."""
+    png, svg = picture.png, xml.etree.ElementTree.fromstring(picture.svg)
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.std() > 1, "the picture is blank"
+    width, height = (float(svg.attrib[side].removesuffix("pt")) for side in ("width", "height"))
+    assert width / height == pytest.approx(image.shape[1] / image.shape[0], rel=0.01)
     return image.shape[0], image.shape[1]
 
 
@@ -44,7 +49,7 @@ def history(epochs: int = 4) -> pd.DataFrame:
     )
 
 
-def draw_all(names: list[str], images: int) -> list[bytes]:
+def draw_all(names: list[str], images: int) -> list[plots.Picture]:
     actual, predicted, probabilities = predictions(len(names), images)
     confidence = probabilities.max(axis=1)
     matrix = np.zeros((len(names), len(names)), int)
@@ -60,18 +65,19 @@ def draw_all(names: list[str], images: int) -> list[bytes]:
 
 @pytest.mark.parametrize("names", [TWELVE, HOSTILE, ["a", "b"]], ids=["twelve", "hostile", "two"])
 def test_every_plot_of_predictions_is_a_png_that_fits_a_page(names: list[str]) -> None:
-    for png in draw_all(names, 60):
-        height, width = size_px(png)
+    for picture in draw_all(names, 60):
+        height, width = size_px(picture)
         assert 200 <= height <= 2600
         assert 400 <= width <= 2600
-        assert len(png) < 500_000
+        assert len(picture.png) < 500_000
+        assert len(picture.svg) < 500_000
 
 
 def test_a_hundred_classes_stay_within_the_widest_picture() -> None:
     actual, predicted, probabilities = predictions(100, 300)
     names = [f"human_fat_subscapula_{index:03d}" for index in range(100)]
-    png = plots.predicted_swarm(actual, predicted, probabilities, names)
-    assert canvas.WIDEST_PX * 0.9 <= size_px(png)[1] <= canvas.WIDEST_PX + 60
+    picture = plots.predicted_swarm(actual, predicted, probabilities, names)
+    assert canvas.WIDEST_PX * 0.9 <= size_px(picture)[1] <= canvas.WIDEST_PX + 60
 
 
 def test_the_same_predictions_give_the_same_bytes() -> None:
@@ -122,11 +128,11 @@ def test_undefined_measures_are_drawn_not_refused() -> None:
 def captured(monkeypatch: pytest.MonkeyPatch, module: object) -> list[Figure]:
     figures: list[Figure] = []
 
-    def keep(figure: Figure) -> bytes:
+    def keep(figure: Figure) -> plots.Picture:
         figures.append(figure)
-        return canvas.to_png(figure)
+        return canvas.to_picture(figure)
 
-    monkeypatch.setattr(module, "to_png", keep)
+    monkeypatch.setattr(module, "to_picture", keep)
     return figures
 
 
@@ -159,23 +165,50 @@ def test_a_roomy_swarm_says_nothing_about_spreading(monkeypatch: pytest.MonkeyPa
     assert figures[0].axes[0].get_xlabel() == "Actual class"
 
 
-def test_reliability_states_the_calibration_error_computed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib.plots import quality
-
-    figures = captured(monkeypatch, quality)
-    plots.reliability(np.array([0.9, 0.9, 0.5, 1.0]), np.array([True, False, True, True]), bins=10)
-    # bins: 0.5 (1 image, gap 0.5), 0.9 to 1 (3 images, 2 right, confidence 2.8): (0.5 + 0.8) / 4
-    assert figures[0].axes[0].get_title(loc="left") == "Expected calibration error 0.325"
+def test_text_in_an_svg_is_text_and_neither_date_nor_program_is_in_it() -> None:
+    svg = plots.confusion_matrix(np.eye(12, dtype=int), TWELVE).svg.decode()
+    assert ">human_cerebellum<" in svg
+    assert "matplotlib.org" not in svg
+    assert "dc:date" not in svg
 
 
-@pytest.mark.parametrize(
-    ("confidence", "correct"),
-    [([], []), ([0.5], [True, False]), ([1.5], [True]), ([float("nan")], [True])],
-    ids=["empty", "lengths", "above 1", "NaN"],
-)
-def test_reliability_refuses_what_is_no_confidence(confidence: list[float], correct: list[bool]) -> None:
-    with pytest.raises(ValueError, match="confidence"):
-        plots.reliability(np.array(confidence), np.array(correct, bool))
+def test_hostile_class_names_are_no_markup_in_an_svg() -> None:
+    for picture in draw_all(HOSTILE, 30):
+        assert b"<script" not in picture.svg
+
+
+def test_five_thousand_marks_become_an_image_inside_an_svg_of_a_megabyte_at_most() -> None:
+    actual, predicted, probabilities = predictions(12, 5000)
+    pictures = [
+        plots.predicted_scatter(actual, predicted, probabilities.max(axis=1), TWELVE),
+        plots.predicted_swarm(actual, predicted, probabilities, TWELVE),
+    ]
+    for picture in pictures:
+        assert len(picture.svg) < 1_000_000
+        assert b"<image" in picture.svg
+        assert size_px(picture)
+
+
+def test_a_few_marks_stay_sharp_at_any_size() -> None:
+    actual, predicted, probabilities = predictions(3, 60)
+    assert b"<image" not in plots.predicted_scatter(actual, predicted, probabilities.max(axis=1), TWELVE[:3]).svg
+
+
+def test_intervals_are_drawn_where_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = captured(monkeypatch, per_class)
+    known = {
+        "class_name": "a",
+        "precision": 0.5,
+        "recall": 0.4,
+        "f1": 0.45,
+        "support": 9,
+        "recall_interval": [0.2, 0.7],
+    }
+    plots.per_class_bars([known, known | {"recall_interval": None, "recall": None}])
+    (drawn,) = [lines for lines in figures[0].axes[0].collections if lines.get_zorder() == 3]
+    ((start, end),) = np.array(drawn.get_segments())
+    assert (start[0], end[0]) == (0.2, 0.7)
+    assert start[1] == end[1] == pytest.approx(0.0), "the middle bar of the upper class"
 
 
 def test_an_index_that_is_no_class_is_refused() -> None:
