@@ -41,7 +41,7 @@ DECODED_SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-
+NAMES = ["position", "image_id", "path", "label"]
 
 ItemT = TypeVar("ItemT")
 Decoder = Callable[[pa.Table], pa.Table]
@@ -94,6 +94,10 @@ class ImageSource(Protocol):
 
     def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
         """Units of work that cover the positions from `start` to before `stop`, in order."""
+        ...
+
+    def names(self, unit: pa.Table) -> pa.Table:
+        """What is known of the images of a unit without decoding them: the columns `NAMES`."""
         ...
 
     @property
@@ -163,6 +167,16 @@ class ShardSource:
             files = pa.array([shard["file"]] * len(rows), pa.string())
             units.append(pa.table({"file": files, "row": rows, "position": pc.add(rows, first)}))
         return units
+
+    def names(self, unit: pa.Table) -> pa.Table:
+        """Position, `image_id`, path and label of the images of a unit, read from its shard without the images.
+
+        Raises:
+            StorageError: If the shard cannot be read.
+        """
+        file = self.folder / "images" / unit["file"][0].as_py()
+        rows = file.read_parts(partial(pq.read_table, columns=NAMES[1:])).take(unit["row"])
+        return rows.add_column(0, NAMES[0], unit["position"])
 
     @property
     def decoder(self) -> Decoder:
@@ -265,6 +279,10 @@ class TiffSource:
             positions = pa.array(range(first + begin, first + end), pa.int64())
             units.append(unit.slice(begin, end - begin).append_column("position", positions))
         return units
+
+    def names(self, unit: pa.Table) -> pa.Table:
+        """Position, `image_id`, path and label of the files of a unit; also of those that turn out to be damaged."""
+        return unit.select(NAMES)
 
     @cached_property
     def _numbered(self) -> "dict[str | None, _Numbered[pa.Table]]":

@@ -1,7 +1,8 @@
 """A network at work on decoded units, in actors that only infer."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -10,10 +11,14 @@ import pyarrow as pa
 import tensorflow as tf
 
 from lib.dataset.source import image_array
+from lib.models.probabilities import softmax
 
-FloatArrays = list[npt.NDArray[np.float32]]
+FloatArray = npt.NDArray[np.float32]
+FloatArrays = list[FloatArray]
 Change = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.int64]], Any]
 """From images, uint8 (n, size, size, 3), and their positions to changed images of the same kind."""
+QUARTER_TURNS = {"flips": (0, 2), "quarter_turns": (0, 1, 2, 3)}
+"""How the views of a `--test-time-augmentation` are turned; each is there mirrored too."""
 
 
 class Forward:
@@ -48,3 +53,52 @@ class Forward:
         if change is not None:
             images = change(images, rows["position"].to_numpy())
         return [output.numpy().astype(np.float32) for output in tf.nest.flatten(self._run(images))]
+
+
+class Classified(NamedTuple):
+    """What a model says of n images.
+
+    Attributes:
+        probabilities: Shape (n, classes), each row summing to 1: the mean of the probabilities over the views.
+        logits: Shape (n, classes), the mean over the views.
+        embeddings: Shape (n, d), of the unchanged images.
+    """
+
+    probabilities: FloatArray
+    logits: FloatArray
+    embeddings: FloatArray
+
+
+def classify(forward: Forward, decoded: pa.Table, views: Sequence[Change | None]) -> Classified:
+    """Classify images by the mean over several views of each.
+
+    Args:
+        forward: Of a network with two outputs, the logits and the embeddings.
+        decoded: Rows of `DECODED_SCHEMA` without refused images.
+        views: The unchanged image first; see `views_of`.
+    """
+    outputs = [forward(decoded, view) for view in views]
+    logits = np.stack([logits for logits, _ in outputs])
+    probabilities = np.stack([softmax(of_view) for of_view in logits])
+    return Classified(_mean(probabilities), _mean(logits), outputs[0][1])
+
+
+def views_of(augmentation: str) -> list[Change | None]:
+    """The views that a `--test-time-augmentation` takes the mean over, the unchanged image (None) first.
+
+    `flips`: the image, mirrored top to bottom, left to right, and both. `quarter_turns`: the eight symmetries of a
+    square. Either is a group, so that an image changed by one of its members has the same views, and the same mean.
+    """
+    if augmentation == "none":
+        return [None]
+    ways = [(turns, mirrored) for mirrored in (False, True) for turns in QUARTER_TURNS[augmentation]]
+    return [None, *(partial(_view, turns=turns, mirrored=mirrored) for turns, mirrored in ways[1:])]
+
+
+def _view(images: npt.NDArray[np.uint8], _: npt.NDArray[np.int64], turns: int, mirrored: bool) -> Any:
+    """Images mirrored top to bottom, then turned by so many quarters."""
+    return np.ascontiguousarray(np.rot90(images[:, ::-1] if mirrored else images, turns, axes=(1, 2)))
+
+
+def _mean(of_views: FloatArray) -> FloatArray:
+    return np.asarray(of_views.mean(axis=0, dtype=np.float64), np.float32)

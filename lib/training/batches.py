@@ -3,7 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -106,6 +107,18 @@ class Batches:
     def _places(self, step: int) -> npt.NDArray[np.int64]:
         """A number for each image of a batch that is unique in its epoch, whichever worker has it."""
         return step * self._order.batch_size + np.asarray(self._order.lanes)
+
+
+@contextmanager
+def original_error(batches: Mapping[str, Batches]) -> Iterator[None]:
+    """Raise what went wrong while reading batches, instead of what TensorFlow makes of it."""
+    try:
+        yield
+    except Exception as error:
+        for some in batches.values():
+            if some.error is not None:
+                raise some.error from error
+        raise
 
 
 def read_ahead(items: Iterator[ItemT]) -> Generator[ItemT]:

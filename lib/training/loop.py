@@ -1,83 +1,32 @@
 """What each worker does: load its examples while TensorFlow starts, fit phase by phase, and, on rank 0, save."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import pyarrow as pa
 import ray.train
 
-from lib.config import TrainConfig
-from lib.dataset.order import LaneOrder, balancing_weights
-from lib.dataset.source import ImageSource
-from lib.errors import DataError, DivergedError, TooManyBadImagesError
-from lib.models.folder import CURVES_FILE, HISTORY_FILE, NETWORK_FILE
-from lib.models.spec import ModelSpec
-from lib.plots import curves
+from lib.dataset.order import balancing_weights
+from lib.errors import DivergedError
 from lib.ray_data import prepare_context
-from lib.storage.filesystem import Location
-from lib.storage.tables import write_table
-from lib.training.board import BoardClient
-from lib.training.checkpoint import Checkpoint, CheckpointFolder
-from lib.training.examples import FITTED_SPLITS, SplitExamples, load_features, load_images, split_order
+from lib.training.checkpoint import Checkpoint, CheckpointFolder, TrainState
+from lib.training.examples import SplitExamples
 from lib.training.failures import LostPeerError, lost_peers_named
-from lib.training.features import FeatureSource
+from lib.training.loading import ExampleLoader
 from lib.training.plan import Phase, plan_phases
 from lib.training.preemption import checkpoint_wanted
+from lib.training.results import history_record, watched_loss, write_history
 from lib.training.stalls import Heartbeat
+from lib.training.task import AGREE_KEY, FIRST_PHASE_KEY, LANES_KEY, Peers, TrainTask
 
 if TYPE_CHECKING:
     import keras
 
     from lib.models.registry import Network
     from lib.training.batches import Batches
-
-HISTORY_SCHEMA = pa.schema(
-    [
-        pa.field("epoch", pa.int32(), nullable=False),  # from 1, over all phases
-        pa.field("phase", pa.string(), nullable=False),
-        pa.field("loss", pa.float64(), nullable=False),
-        pa.field("accuracy", pa.float64(), nullable=False),
-        pa.field("val_loss", pa.float64()),
-        pa.field("val_accuracy", pa.float64()),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),  # validation included
-        pa.field("images_per_s", pa.float64(), nullable=False),  # over all workers, validation not included
-        pa.field("wait_share", pa.float64(), nullable=False),  # of the time of training, on rank 0
-    ]
-)
-AGREE_KEY, COUNTS_KEY, LANES_KEY, FIRST_PHASE_KEY = 1, 2, 3, 10
-
-
-@dataclass(frozen=True)
-class TrainTask:
-    """Everything a worker needs to know.
-
-    Attributes:
-        config: The settings of the run.
-        spec: What to train.
-        source: The images.
-        features: Of the frozen base, if there is one.
-        board: Where to report.
-    """
-
-    config: TrainConfig
-    spec: ModelSpec
-    source: ImageSource
-    features: FeatureSource | None
-    board: BoardClient
-
-    @property
-    def output(self) -> Location:
-        """The model folder."""
-        return Location(self.config.output)
 
 
 def train_on_worker(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
@@ -97,9 +46,13 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
     """
     task, context = loop_config["task"], ray.train.get_context()
     prepare_context(task.config.verbose)
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    with Heartbeat(task.board, rank) as heartbeat, ThreadPoolExecutor(max_workers=1) as loader, lost_peers_named():
-        return Worker(task, rank, world_size, heartbeat, loader, checkpoint_wanted).train()
+    peers = Peers(context.get_world_rank(), context.get_world_size())
+    with (
+        Heartbeat(task.board, peers.rank) as heartbeat,
+        ThreadPoolExecutor(max_workers=1) as loader,
+        lost_peers_named(),
+    ):
+        return Worker(task, peers, heartbeat, loader, checkpoint_wanted).train()
 
 
 def train_alone(task: TrainTask) -> dict[str, Any]:
@@ -116,7 +69,7 @@ def train_alone(task: TrainTask) -> dict[str, Any]:
     """
     prepare_context(task.config.verbose)
     with Heartbeat(task.board, 0) as heartbeat, ThreadPoolExecutor(max_workers=1) as loader:
-        return Worker(task, 0, 1, heartbeat, loader).train()
+        return Worker(task, Peers(0, 1), heartbeat, loader).train()
 
 
 class Worker:
@@ -125,8 +78,7 @@ class Worker:
     def __init__(
         self,
         task: TrainTask,
-        rank: int,
-        world_size: int,
+        peers: Peers,
         heartbeat: Heartbeat,
         loader: ThreadPoolExecutor,
         is_leaving: Callable[[], bool] = lambda: False,
@@ -135,22 +87,17 @@ class Worker:
 
         Args:
             task: What to do.
-            rank: Of this worker.
-            world_size: Number of workers.
+            peers: The workers.
             heartbeat: Of this worker.
             loader: Its thread loads examples.
             is_leaving: Tells whether this worker is about to be ended; without Ray Train nobody ends it with notice.
         """
         self._is_leaving = is_leaving
-        self._task, self._rank, self._world_size = task, rank, world_size
+        self._task, self._peers = task, peers
         self._heartbeat, self._loader = heartbeat, loader
+        self._examples = ExampleLoader(task, peers, heartbeat)
         self._checkpoints = CheckpointFolder(task.output / "checkpoints")
-        self._refused: dict[tuple[str, int], dict[str, Any]] = {}
         self._rows: list[dict[str, Any]] = []
-
-    @property
-    def _writes(self) -> bool:
-        return self._rank == 0
 
     def train(self) -> dict[str, Any]:
         """Train all phases that are not done.
@@ -158,23 +105,32 @@ class Worker:
         Returns:
             What `model.json` says of the training.
         """
-        config = self._task.config
         newest = self._checkpoints.newest()
         on_features = self._task.features is not None and (newest is None or newest.state.phase == 0)
-        loading = self._loader.submit(self._load, on_features)
-        with _precision(config.precision):
+        loading = self._loader.submit(self._examples.load, on_features)
+        with _precision(self._task.config.precision):
             network = self._start(newest)
-            model = self._train_phases(network, newest, loading)
-        if self._writes:
-            self._write_results(self._as_float32(model))
-        return self._results(network)
+            examples = self._train_phases(network, newest, loading)
+        if self._peers.is_writer:
+            write_history(self._rows, self._task.output)
+        return self._close(self._in_float32(network), examples) | history_record(self._rows)
+
+    def _close(self, network: "Network", examples: dict[str, SplitExamples]) -> dict[str, Any]:
+        from lib.training.closing import Closing
+
+        return {
+            "world_size": self._peers.world_size,
+            "parameters": int(network.model.count_params()),
+            "images": self._task.source.count("train"),
+            **Closing(self._task, self._peers, self._heartbeat, network, examples).close(),
+        }
 
     def _start(self, newest: Checkpoint | None) -> "Network":
         """Import TensorFlow and build the network: the slow part of starting, so done while examples load."""
         from lib.models.registry import build_network
         from lib.training.synchronous import start_collectives
 
-        if self._world_size > 1:
+        if self._peers.world_size > 1:
             start_collectives()
             self._agree_on(newest)
         return build_network(*self._network_arguments)
@@ -186,68 +142,19 @@ class Worker:
 
     def _agree_on(self, newest: Checkpoint | None) -> None:
         """Make sure that all workers go on from the same checkpoint: one may have been written in between."""
-        place = [0.0, 0.0, 0.0] if newest is None else [newest.state.phase, newest.state.epoch, newest.state.step]
-        if not np.array_equal(self._sum([1.0, *place], AGREE_KEY), np.multiply(self._world_size, [1.0, *place])):
+        state = newest.state if newest else TrainState()
+        place = [float(newest is None), state.phase, state.epoch, state.step, float(state.finished)]
+        if not np.array_equal(self._peers.sum(place, AGREE_KEY), np.multiply(self._peers.world_size, place)):
             raise LostPeerError("the workers found different checkpoints")
-
-    def _sum(self, numbers: list[float], key: int) -> npt.NDArray[np.float32]:
-        import tensorflow as tf
-
-        from lib.training.synchronous import all_reduce_sum
-
-        return all_reduce_sum([tf.constant(numbers, tf.float32)], self._world_size, key)[0].numpy()  # type: ignore[no-any-return]
-
-    # -- examples
-
-    def _load(self, on_features: bool) -> dict[str, SplitExamples]:
-        """This worker's examples of each split that has any."""
-        task = self._task
-        orders = {split: self._order(split) for split in FITTED_SPLITS if task.source.count(split)}
-        if on_features and task.features is not None:
-            return {split: load_features(task.features, split, order, self._hear) for split, order in orders.items()}
-        return load_images(task.source, orders, task.config, self._hear)
-
-    def _order(self, split: str) -> LaneOrder:
-        config, count = self._task.config, self._task.source.count(split)
-        return split_order(count, split, config, config.seed, self._rank, self._world_size)
-
-    def _hear(self, split: str, refused: list[dict[str, Any]], checksums: dict[str, str]) -> None:
-        """Remember and pass on which images were refused, and stop when they are too many already."""
-        self._heartbeat.move(patient=True)
-        new = {(split, row["position"]): row | {"split": split} for row in refused}
-        new = {place: row for place, row in new.items() if place not in self._refused}
-        self._refused |= new
-        if new:
-            self._task.board.tell("add_refused", list(new.values()))
-        if checksums:
-            self._task.board.tell("add_checksums", checksums)
-        self._refuse_too_many(len(self._refused))
-
-    def _refuse_too_many(self, refused: float) -> None:
-        allowed, source = self._task.config.max_bad_fraction, self._task.source
-        images = sum(source.count(split) for split in FITTED_SPLITS)
-        if refused / images > allowed:
-            raise TooManyBadImagesError(
-                f"{refused:.0f} of {images} images are bad; --max-bad-fraction {allowed:g} does not "
-                "allow that (`convert` lists them with their reasons)"
-            )
-
-    def _check(self, examples: dict[str, SplitExamples]) -> None:
-        """Count images over all workers, so that all of them refuse together."""
-        names, cache = self._task.source.class_names, examples["train"].cache
-        labels = np.empty(0, np.int32) if cache is None else cache.labels
-        here = np.bincount(labels[labels >= 0], minlength=len(names))
-        *usable, refused, streaming = self._sum([*here, len(self._refused), float(cache is None)], COUNTS_KEY)
-        self._refuse_too_many(refused)
-        for name, count in zip(names, usable, strict=True):
-            if not count and not streaming:
-                raise DataError(f"class {name!r} has no usable training image left")
-
-    # -- phases
 
     def _train_phases(
         self, network: "Network", newest: Checkpoint | None, loading: Future[dict[str, SplitExamples]]
-    ) -> "keras.Model":
+    ) -> dict[str, SplitExamples]:
+        """Leave the network as it was after its best epoch.
+
+        Returns:
+            The examples of the last phase.
+        """
         from lib.training.phases import trained_network
 
         self._rows = list(newest.state.rows) if newest else []
@@ -256,19 +163,19 @@ class Worker:
             if newest and newest.state.phase > phase.number:
                 continue
             trained = trained_network(phase, network, self._task.config)
-            if newest and newest.state.phase == phase.number and newest.state.finished:
-                trained.set_weights(newest.best)
-                loading = self._loader.submit(self._load, on_features=False) if phase is not phases[-1] else loading
+            checkpoint = newest if newest and newest.state.phase == phase.number else None
+            if checkpoint and checkpoint.state.finished:
+                trained.set_weights(checkpoint.best)
+                if phase is not phases[-1]:
+                    loading = self._loader.submit(self._examples.load, on_features=False)
                 continue
             examples = loading.result()
-            self._check(examples)
+            self._examples.check(examples)
             if phase is not phases[-1]:
-                loading = self._loader.submit(self._load, on_features=False)
-            self._fit(
-                phase, network, trained, examples, newest if newest and newest.state.phase == phase.number else None
-            )
-            self._check(examples)  # once more: streamed images have been seen only now
-        return network.model
+                loading = self._loader.submit(self._examples.load, on_features=False)
+            self._fit(phase, network, trained, examples, checkpoint)
+            self._examples.check(examples)  # once more: streamed images have been seen only now
+        return loading.result()
 
     def _fit(
         self,
@@ -289,7 +196,7 @@ class Worker:
         change = Augmentation(config.augment) if config.augment and not phase.on_features else None
         model = SynchronousModel(
             trained,
-            self._world_size,
+            self._peers.world_size,
             order.part_sizes(config.gradient_parts),
             change=change,
             first_key=FIRST_PHASE_KEY * (phase.number + 1),
@@ -298,16 +205,17 @@ class Worker:
         model.compile(optimizer=phase_optimizer(phase, network, config, rate, order.steps), jit_compile=False)
         model.optimizer.build(trained.trainable_variables)
         batches = {split: self._batches(split, some, change is not None) for split, some in examples.items()}
-        history = History(phase.name, order.count, batches["train"], self._task.board if self._writes else None)
+        board = self._task.board if self._peers.is_writer else None
+        history = History(phase.name, order.count, batches["train"], board)
         history.rows = self._rows
         best = KeepBest(trained, config.patience)
         if self._rows:  # an earlier phase may have been better than any epoch of this one
             best.weights, best.best_loss = trained.get_weights(), min(map(watched_loss, self._rows))
-        progress = FitProgress(phase.number, model, history, best, self._checkpoints if self._writes else None)
+        progress = FitProgress(phase.number, model, history, best, self._checkpoints if self._peers.is_writer else None)
         if newest is not None:
             progress.restore(newest)
         callbacks = [AverageStatistics(model), history, best]
-        if self._writes:
+        if self._peers.is_writer:
             callbacks.append(Scalars(self._task.output / "tensorboard" / phase.name))
         callbacks.append(SaveCheckpoints(progress, config.checkpoint_every, self._heartbeat, self._is_leaving))
         self._run_epochs(model, phase, progress, batches, examples, callbacks)
@@ -326,13 +234,15 @@ class Worker:
         callbacks: list[Any],
     ) -> None:
         """Call `fit`: once for the rest of an interrupted epoch, and once for all the others."""
+        from lib.training.batches import original_error
+
         ends = [progress.epoch + 1, phase.epochs] if progress.step else [phase.epochs]
         for end in ends:
             if progress.epoch >= end or model.stop_training:
                 continue
             batches["train"].epoch, batches["train"].first_step = progress.epoch, progress.step
             datasets = {split: some.dataset(*examples[split].shape) for split, some in batches.items()}
-            with _original_error(batches):
+            with original_error(batches):
                 model.fit(
                     datasets["train"],
                     validation_data=datasets.get("validation"),
@@ -356,7 +266,7 @@ class Worker:
         if is_train and config.sampling == "balanced" and examples.cache is not None:
             labels = examples.cache.labels
             here = examples.order.class_counts(labels, len(counts))
-            chances = balancing_weights(self._sum(list(here.ravel()), LANES_KEY).reshape(here.shape).astype(np.float64))
+            chances = balancing_weights(self._peers.sum(here, LANES_KEY).astype(np.float64))
 
             def positions(epoch: int) -> npt.NDArray[np.int64]:
                 return examples.order.balanced_epoch(epoch, labels, chances)
@@ -364,48 +274,15 @@ class Worker:
         seed = config.seed if is_train and changed else None
         return Batches(examples.read, examples.order, weights, positions=positions, draw_seed=seed)
 
-    # -- results
-
-    def _as_float32(self, model: "keras.Model") -> "keras.Model":
+    def _in_float32(self, network: "Network") -> "Network":
         """The same network without mixed precision, which is for training."""
         if self._task.config.precision == "float32":
-            return model
+            return network
         from lib.models.registry import build_network
 
-        plain = build_network(*self._network_arguments).model
-        plain.set_weights(model.get_weights())
+        plain = build_network(*self._network_arguments)
+        plain.model.set_weights(network.model.get_weights())
         return plain
-
-    def _write_results(self, network: "keras.Model") -> None:
-        output = self._task.output
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / NETWORK_FILE
-            network.save(file)
-            (output / NETWORK_FILE).write_bytes(file.read_bytes())
-        write_table(pa.Table.from_pylist(self._rows, schema=HISTORY_SCHEMA), output / HISTORY_FILE)
-        (output / CURVES_FILE).write_bytes(curves(pd.DataFrame(self._rows)))
-
-    def _results(self, network: "Network") -> dict[str, Any]:
-        rows = self._rows
-        best = min(rows, key=watched_loss)
-        return {
-            "world_size": self._world_size,
-            "parameters": int(network.model.count_params()),
-            "metrics": {
-                "best_epoch": best["epoch"],
-                "epochs": len(rows),
-                **{name: best[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
-            },
-            "images": self._task.source.count("train"),
-            "fit_seconds": round(sum(row["seconds"] for row in rows), 3),
-            "images_per_s": round(float(np.median([row["images_per_s"] for row in rows])), 1),
-        }
-
-
-def watched_loss(row: dict[str, Any]) -> float:
-    """The loss by which epochs are judged; one that is no number is the worst."""
-    loss = row["loss"] if row["val_loss"] is None else row["val_loss"]
-    return float("inf") if np.isnan(loss) else float(loss)
 
 
 @contextmanager
@@ -419,15 +296,3 @@ def _precision(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-@contextmanager
-def _original_error(batches: "dict[str, Batches]") -> Iterator[None]:
-    """Raise what went wrong while reading batches, instead of what TensorFlow makes of it."""
-    try:
-        yield
-    except Exception as error:
-        for some in batches.values():
-            if some.error is not None:
-                raise some.error from error
-        raise

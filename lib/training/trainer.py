@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from lib.config import FitConfig, TrainConfig
@@ -24,10 +25,11 @@ from lib.training.board import BoardClient, BoardWatcher, LocalBoard, RemoteBoar
 from lib.training.examples import FITTED_SPLITS
 from lib.training.failures import user_error
 from lib.training.features import FeatureSource, compute_features
-from lib.training.loop import TrainTask, train_on_worker
+from lib.training.loop import train_on_worker
 from lib.training.plan import plan_phases
 from lib.training.scaling import ResilientTrainer, in_this_process, run_config, scaling
 from lib.training.stalls import StallWatch
+from lib.training.task import TrainTask
 from lib.training.tracking import open_tracker
 
 logger = logging.getLogger(__name__)
@@ -230,18 +232,15 @@ def _record(name: str, spec: ModelSpec, source: LabelledSource) -> dict[str, Any
 
 def _account(source: TiffSource, refused: list[dict[str, Any]]) -> Accounting:
     """What became of the listed files of a source that was streamed into training."""
-    by_place = {(row["split"], row["position"]): row for row in refused}
-    rows = []
-    for split in (*FITTED_SPLITS, "test"):
-        for unit in source.units(split, 0, source.count(split)):
-            rows += [row | _verdict(split, by_place.get((split, row["position"]))) for row in unit.to_pylist()]
-    manifest = pa.concat_tables([pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), source.listing.excluded])
-    return Accounting.of(manifest, source.listing.ids)
-
-
-def _verdict(split: str, refusal: dict[str, Any] | None) -> dict[str, Any]:
-    if split not in FITTED_SPLITS:
-        return {"verdict": "excluded", "reason": "test_split"}
-    if refusal is None:
-        return {"verdict": "accepted"}
-    return {"verdict": "quarantined", "reason": refusal["reason"], "detail": refusal["detail"]}
+    images, by_id = source.listing.images, {row["image_id"]: row for row in refused}
+    place = pc.index_in(images["image_id"], pa.array(by_id, pa.string()))  # among the refused; null for all others
+    told = {name: pa.array([row[name] for row in by_id.values()], pa.string()) for name in ("reason", "detail")}
+    is_fitted = pc.is_in(images["split"], pa.array(FITTED_SPLITS))
+    verdict = pc.if_else(pc.is_valid(place), "quarantined", "accepted")
+    columns = {name: images[name] for name in images.column_names} | {
+        "verdict": pc.if_else(is_fitted, verdict, "excluded"),
+        "reason": pc.if_else(is_fitted, told["reason"].take(place), "test_split"),
+        "detail": told["detail"].take(place),
+    }
+    manifest = pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names}, schema=MANIFEST_SCHEMA)
+    return Accounting.of(pa.concat_tables([manifest, source.listing.excluded]), source.listing.ids)

@@ -19,8 +19,10 @@ from lib.storage.output import OutputFolder
 from lib.training.board import LocalBoard
 from lib.training.checkpoint import CheckpointFolder
 from lib.training.features import FeatureSource
-from lib.training.loop import TrainTask, train_alone, watched_loss
+from lib.training.loop import train_alone
 from lib.training.plan import plan_phases
+from lib.training.results import watched_loss
+from lib.training.task import TrainTask
 from lib.training.trainer import LabelledSource, describe_model, model_folder
 from lib.training.trials import Trial
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib.dataset.source import DECODED_SCHEMA, Decoder
+from lib.dataset.source import DECODED_SCHEMA, NAMES, Decoder
 from tests.fakes.sources import striped_image
 
 CLASS_NAMES = ["liver", "lung", "skin"]
@@ -47,15 +47,21 @@ class FakeSource:
         pairs = [(low, high) for low, high in itertools.pairwise(cuts) if low >= start]
         return [pa.table({"position": range(*pair), "split": [split] * (pair[1] - pair[0])}) for pair in pairs]
 
+    def names(self, unit: pa.Table) -> pa.Table:
+        return self._rows(unit).select(NAMES)
+
     @property
     def decoder(self) -> Decoder:
         return self._decode
 
     def _decode(self, unit: pa.Table) -> pa.Table:
+        self.decoded.extend(unit["position"].to_pylist())
+        return self._rows(unit)
+
+    def _rows(self, unit: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._row(**row) for row in unit.to_pylist()], schema=DECODED_SCHEMA)
 
     def _row(self, position: int, split: str) -> dict[str, Any]:
-        self.decoded.append(position)
         number = position % len(self.class_names)
         row = {"position": position, "image_id": f"{split}-{position}", "path": str(position)}
         if split == "train" and position in self.refused:

@@ -17,7 +17,8 @@ from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
 from lib.training.board import LocalBoard
 from lib.training.features import Features
-from lib.training.loop import TrainTask, Worker
+from lib.training.loop import Worker
+from lib.training.task import Peers, TrainTask
 from tests.fakes.images import FakeSource, decode_without_ray
 
 AGREEING = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
@@ -67,6 +68,11 @@ class Trained:
         return keras.saving.load_model(self.folder / "model.keras")
 
     @property
+    def reference(self) -> pd.DataFrame:
+        """The reference that was saved."""
+        return pd.read_parquet(self.folder / "reference.parquet")
+
+    @property
     def history(self) -> pd.DataFrame:
         """The history that was saved."""
         return pd.read_parquet(self.folder / "history.parquet")
@@ -109,7 +115,7 @@ class TrainingHere:
         features: Any = None if base is None else FeaturesHere(source, base)
         task = TrainTask(config, parsed, source, features, board)
         with ThreadPoolExecutor(max_workers=1) as loader:
-            worker = Worker(task, 0, 1, steps, loader)  # type: ignore[arg-type]  # counts only
+            worker = Worker(task, Peers(0, 1), steps, loader)  # type: ignore[arg-type]  # counts only
             results = {}
             try:
                 results = worker.train()

@@ -96,10 +96,11 @@ def test_every_trial_is_on_the_leaderboard_and_the_best_of_them_is_the_model(swe
 
 def test_the_model_folder_holds_what_any_other_does(sweep: Sweep) -> None:
     best = sweep.trial(sweep.model["sweep"]["best"])
-    for name in ("model.keras", "history.parquet", "curves.png", "seen_images.parquet"):
+    for name in ("model.keras", "history.parquet", "curves.png", "seen_images.parquet", "reference.parquet"):
         assert (sweep.output / name).read_bytes() == (best / name).read_bytes()
     assert list(sweep.output.glob("tensorboard/head/train/events*"))
     assert len(pd.read_parquet(sweep.output / "history.parquet")) == sweep.model["metrics"]["epochs"]
+    assert sweep.model["calibration"]["images"] == sweep.model["reference"]["validation_images"] == 9
     assert sweep.result.summary["trials"] == TRIALS
     assert sweep.result.summary["accuracy"] == sweep.model["metrics"]["val_accuracy"]
 

@@ -13,7 +13,7 @@ from lib.models.registry import Network
 from lib.training.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
 from lib.training.plan import FINE_TUNE, Phase
 from tests.fakes.images import FakeSource
-from tests.fakes.training import AGREEING, Trained, TrainingHere
+from tests.fakes.training import AGREEING, StoppedError, Trained, TrainingHere
 
 SIZE, CLASS_COUNT = 16, 3
 EPOCHS, STEPS = 3, 6  # 22 images in batches of 4
@@ -66,6 +66,14 @@ def assert_same_training(found: Trained, expected: Trained, tolerance: float = 1
     for a, b in zip(found.model.get_weights(), expected.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=tolerance)
     assert found.results["metrics"] == pytest.approx(expected.results["metrics"], rel=tolerance)
+    for name in ("calibration", "reference"):
+        assert found.results[name] == pytest.approx(expected.results[name], rel=10 * tolerance, abs=10 * tolerance)
+    assert found.reference.drop(columns=["confidence", "embedding"]).equals(
+        expected.reference.drop(columns=["confidence", "embedding"])
+    )
+    for column in ("confidence", "embedding"):
+        a, b = (np.stack(trained.reference[column].to_numpy()) for trained in (found, expected))
+        np.testing.assert_allclose(a, b, atol=10 * tolerance)
 
 
 def sgd() -> keras.optimizers.Optimizer:
@@ -203,7 +211,9 @@ def test_a_model_trained_in_mixed_precision_is_saved_in_float32(
     model = trained.model
     assert {layer.compute_dtype for layer in model._flatten_layers()} <= {"float32", "uint8"}
     assert {weight.dtype for weight in model.get_weights()} == {np.dtype("float32")}
-    for a, b in zip(model.get_weights(), trained.network.model.get_weights(), strict=True):
+    *below, kernel, bias = trained.network.model.get_weights()
+    temperature = np.float32(trained.results["calibration"]["temperature"])
+    for a, b in zip(model.get_weights(), [*below, kernel / temperature, bias / temperature], strict=True):
         np.testing.assert_array_equal(a, b)
     assert keras.config.dtype_policy().name == "float32"
 
@@ -271,13 +281,80 @@ def test_fine_tuning_that_makes_it_worse_is_not_kept(here: TrainingHere, tmp_pat
 def test_the_head_learns_on_features_what_it_would_on_images(here: TrainingHere, tmp_path: Path) -> None:
     here.build = with_base
     trained = here.run(tmp_path, source(), spec=SAVED, epochs=3, batch_size=4)
-    images = np.stack([np.frombuffer(row["image"], np.uint8).reshape(SIZE, SIZE, 3) for row in validation_rows()])
-    losses = keras.losses.sparse_categorical_crossentropy(
-        np.arange(7) % 3, trained.model(images, training=False), from_logits=True
-    )
-    assert float(np.mean(losses)) == pytest.approx(trained.history["val_loss"].min(), rel=1e-5)
+    calibration = trained.results["calibration"]
+    assert calibration["loss_before"] == pytest.approx(trained.history["val_loss"].min(), rel=1e-5)
+    assert validation_loss(trained.model) == pytest.approx(calibration["loss_after"], rel=1e-5)
+    assert validation_loss(trained.model, calibration["temperature"]) == pytest.approx(calibration["loss_before"])
 
 
-def validation_rows() -> list[dict[str, bytes]]:
+def validation_loss(model: keras.Model, factor: float = 1.0) -> float:
+    """Of all validation images, their logits times a factor."""
+    logits = model(images_of("validation"), training=False) * factor
+    losses = keras.losses.sparse_categorical_crossentropy(np.arange(7) % 3, logits, from_logits=True)
+    return float(np.mean(losses))
+
+
+def images_of(split: str) -> np.ndarray:
     images = source()
-    return [row for unit in images.units("validation", 0, 7) for row in images.decoder(unit).to_pylist()]
+    rows = [row for unit in images.units(split, 0, images.count(split)) for row in images.decoder(unit).to_pylist()]
+    return np.stack([np.frombuffer(row["image"], np.uint8).reshape(SIZE, SIZE, 3) for row in rows if row["image"]])
+
+
+# -- the end
+
+
+@pytest.mark.parametrize(
+    ("build", "fit"),
+    [
+        pytest.param(plain, {"augment": ("flip",), "sampling": "balanced"}, id="images"),
+        pytest.param(with_base, {"spec": SAVED}, id="features"),
+        pytest.param(with_base, {"spec": SAVED, "fine_tune_epochs": 1}, id="fine-tuned"),
+        pytest.param(plain, {"precision": "mixed_bfloat16", "cache": "none"}, id="bfloat16"),
+    ],
+)
+def test_the_reference_is_what_the_saved_model_makes_of_each_training_image(
+    here: TrainingHere, tmp_path: Path, build: Callable[[int], Network], fit: dict[str, object]
+) -> None:
+    here.build = build
+    trained = here.run(tmp_path, source(), epochs=2, batch_size=4, **fit)
+    model, reference = trained.model, trained.reference
+    assert reference["image_id"].tolist() == [f"train-{position}" for position in range(22) if position != 5]
+    embeddings, logits = keras.Model(model.input, [model.layers[-1].input, model.output]).predict(images_of("train"))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.stack(reference["embedding"]), embeddings, atol=1e-5)
+    probabilities = np.asarray(keras.ops.softmax(logits))
+    np.testing.assert_allclose(reference["confidence"], probabilities.max(axis=1), atol=1e-5)
+    names = np.array(source().class_names)
+    assert reference["predicted"].tolist() == names[probabilities.argmax(axis=1)].tolist()
+    record = trained.results["reference"]
+    assert (record["images"], record["neighbours"], record["validation_images"]) == (21, 5, 7)
+    shown = (tmp_path / "tensorboard" / "projector" / "metadata.tsv").read_text().splitlines()
+    assert len(shown) == 1 + 21
+
+
+def test_a_model_without_validation_images_stays_uncalibrated(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = plain
+    trained = here.run(tmp_path, FakeSource({"train": 22}), epochs=1, batch_size=4)
+    assert (trained.results["calibration"], trained.results["reference"]) == (None, None)
+    for a, b in zip(trained.model.get_weights(), trained.network.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(trained.reference) == 22
+
+
+def test_training_that_is_lost_at_its_very_end_does_the_end_again(
+    here: TrainingHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.build = plain
+    fit = {"epochs": 1, "batch_size": 4}
+    undisturbed = here.run(tmp_path / "one", source(), **fit)
+    with monkeypatch.context() as patch:
+        patch.setattr("lib.training.closing.write_reference", lost)
+        assert here.run(tmp_path / "two", source(), **fit).results == {}
+    assert (tmp_path / "two" / "model.keras").exists()
+    again = here.run(tmp_path / "two", source(), **fit)
+    assert again.steps == 0
+    assert_same_training(again, undisturbed)
+
+
+def lost(*_: object) -> None:
+    raise StoppedError

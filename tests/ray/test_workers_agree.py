@@ -38,6 +38,15 @@ def test_several_workers_end_with_the_weights_and_the_history_of_one(
     one, several = (pd.read_parquet(folder / "history.parquet") for folder in folders)
     for column in AGREEING:
         np.testing.assert_allclose(several[column], one[column], rtol=1e-3, atol=1e-6, err_msg=column)
+    records = [json.loads((folder / "model.json").read_text()) for folder in folders]
+    for name in ("calibration", "reference"):
+        assert records[1][name] == pytest.approx(records[0][name], rel=1e-4, abs=1e-6)
+    assert records[0]["calibration"]["temperature"] != 1
+    references = [pd.read_parquet(folder / "reference.parquet") for folder in folders]
+    assert references[0]["image_id"].tolist() == references[1]["image_id"].tolist()
+    assert len(references[0]) == 26
+    embeddings = [np.stack(reference["embedding"].to_numpy()) for reference in references]
+    np.testing.assert_allclose(*embeddings, atol=1e-5)
 
 
 def test_workers_without_any_image_take_part_until_the_end(tmp_path: Path) -> None:

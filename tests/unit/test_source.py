@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.config import ConvertConfig, ImageConfig, ListingConfig
-from lib.dataset.source import DECODED_SCHEMA, ImageSource, ShardSource, TiffSource, image_array
+from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, ShardSource, TiffSource, image_array
 from lib.errors import DataError, SettingsError, StorageError
 from lib.ingest.listing import list_unlabelled
 from lib.storage.filesystem import Location
@@ -72,6 +72,14 @@ def test_a_split_has_its_images_in_whole_numbers_of_positions(source: ImageSourc
 def test_no_image_is_in_two_splits(source: ImageSource) -> None:
     ids = [image for split in SPLITS for image in decoded(source, split)["image_id"].to_pylist()]
     assert len(set(ids)) == len(ids) == 24
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_names_are_known_without_decoding(source: ImageSource, split: str) -> None:
+    start, stop = 1, source.count(split)
+    known = pa.concat_tables([source.names(unit) for unit in source.units(split, start, stop)])
+    assert known.column_names == NAMES
+    assert known.to_pylist() == decoded(source, split, start, stop).select(NAMES).to_pylist()
 
 
 def test_a_split_that_does_not_exist_is_empty(source: ImageSource) -> None:

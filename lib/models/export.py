@@ -1,0 +1,176 @@
+"""The export folder: a trained model as a file that other programs run, checked against `model.keras`."""
+
+import hashlib
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.config import ExportConfig
+from lib.errors import TissueError
+from lib.models.export_agreement import (
+    PROBABILITY_TOLERANCE,
+    Agreement,
+    check_images,
+    measure_agreement,
+    run_in_parts,
+)
+from lib.models.export_runtimes import (
+    RUNTIMES,
+    SIGNATURE,
+    FloatArray,
+    Outputs,
+    UInt8Array,
+    require_packages,
+    runtime_versions,
+)
+from lib.models.folder import load_network, read_model_record
+from lib.storage.filesystem import Location
+from lib.storage.output import OutputFolder
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger(__name__)
+
+EXPORT_FILE = "export.json"
+FILES = {"savedmodel": "saved_model", "onnx": "model.onnx", "tflite": "model.tflite"}
+"""By format: the file in the export folder; for `savedmodel` a folder."""
+
+
+def export_model(config: ExportConfig) -> dict[str, Any]:
+    """Write a model with its preprocessing in another format, unless this very export is already complete.
+
+    The file is opened with the runtime of its format and has to say the same as `model.keras` before it is put into the
+    folder. How far a quantised model is from it is measured and stated instead.
+
+    Returns:
+        The content of `export.json`.
+
+    Raises:
+        SettingsError: If a package is not installed, the model folder is not complete, or the output is another run's.
+        TissueError: If the format cannot express the model, or the exported model says something else.
+    """
+    require_packages(config.format)
+    model = read_model_record(Location(config.model_dir))
+    settings = {"model_dir": config.model_dir, "format": config.format, "quantize": config.quantize}
+    inputs = {"model_completed_at": model["completed_at"]}
+    folder = OutputFolder(Location(config.output), EXPORT_FILE, settings, inputs)
+    return folder.once(lambda: _export(config, model, folder))
+
+
+def _export(config: ExportConfig, model: dict[str, Any], folder: OutputFolder) -> dict[str, Any]:
+    started = time.monotonic()
+    network = load_network(Location(config.model_dir))
+    images = check_images(model["image_size"])
+    precision = _compute_in_float32(network, images)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / FILES[config.format]
+        outputs = _write_and_run(config, network, file, images)
+        agreement = measure_agreement(_logits(network, images), outputs)
+        _judge(config, agreement)
+        folder.location.upload_folder(Path(scratch))
+        files = _files(Path(scratch))
+    return folder.complete(
+        {
+            "name": model["name"],
+            "spec": model["spec"],
+            "model_dir": config.model_dir,
+            "format": config.format,
+            "quantize": config.quantize,
+            "class_names": model["class_names"],
+            "image_size": model["image_size"],
+            "image_policy": model["image_policy"],
+            **_interface(config.format, model),
+            "file": FILES[config.format],
+            "files": files,
+            "size_bytes": sum(entry["size_bytes"] for entry in files),
+            "agreement": agreement.record(),
+            "precision": precision,
+            "runtime": runtime_versions(config.format),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+    )
+
+
+def _interface(file_format: str, model: dict[str, Any]) -> dict[str, Any]:
+    """What goes in and comes out, by the names that the file knows them by."""
+    size, classes = model["image_size"], len(model["class_names"])
+    output = {"dtype": "float32", "shape": ["n", classes]}
+    return {
+        "signature": None if file_format == "onnx" else SIGNATURE,
+        "input": {
+            "name": "images",
+            "dtype": "uint8",
+            "shape": ["n", size, size, 3],
+            "content": "RGB, 0 to 255; the preprocessing is inside the model",
+        },
+        "outputs": [
+            {"name": "probabilities", **output, "content": "softmax of the logits, in the order of class_names"},
+            {"name": "logits", **output, "content": "in the order of class_names"},
+        ],
+    }
+
+
+def _compute_in_float32(network: "keras.Model", images: UInt8Array) -> dict[str, Any] | None:
+    """Switch a network of mixed precision to float32, and say what that changes; None if it computes in float32."""
+    from lib.models.export_formats import compute_in_float32, mixed_policy
+
+    policy = mixed_policy(network)
+    if policy is None:
+        return None
+    before = _logits(network, images)
+    compute_in_float32(network)
+    change = measure_agreement(before, Outputs.of_logits(_logits(network, images)))
+    logger.info("it was trained in %s and is exported in float32: %s", policy, change)
+    return {"trained": policy, "exported": "float32", "change": change.record()}
+
+
+def _write_and_run(config: ExportConfig, network: "keras.Model", file: Path, images: UInt8Array) -> Outputs:
+    """What the exported model says of the images, once it is written."""
+    from lib.models.export_formats import serving_function, write_exported
+
+    try:
+        write_exported(serving_function(network), file, config.format, config.quantize)
+        return run_in_parts(RUNTIMES[config.format](file), images)
+    except Exception as error:  # converters and runtimes raise what they like about an operation they do not know
+        reason = " ".join(str(error).split()) or type(error).__name__
+        advice = "" if config.format == "savedmodel" else "; --format savedmodel can express every model"
+        raise TissueError(
+            f"{config.model_dir} cannot be exported as {config.format}{advice}: {reason[:300]}"
+        ) from error
+
+
+def _logits(network: "keras.Model", images: UInt8Array) -> FloatArray:
+    from lib.models.export_formats import network_logits
+
+    def run(part: UInt8Array) -> Outputs:
+        return Outputs.of_logits(network_logits(network, part))
+
+    return run_in_parts(run, images).logits
+
+
+def _judge(config: ExportConfig, agreement: Agreement) -> None:
+    """Refuse a file that is not the model; one that was quantised may differ, but not be nonsense."""
+    logger.info("%s compared with model.keras: %s", FILES[config.format], agreement)
+    if not agreement.finite:
+        raise TissueError(f"the exported {config.format} model gives probabilities that are not numbers")
+    if config.quantize == "none" and not agreement.is_the_same:
+        raise TissueError(
+            f"the exported {config.format} model is not the same as model.keras: {agreement}; "
+            f"expected at most {PROBABILITY_TOLERANCE:g} and the same first class"
+        )
+
+
+def _files(folder: Path) -> list[dict[str, Any]]:
+    """Every file below a folder, with its size and SHA-256."""
+    return [
+        {
+            "path": path.relative_to(folder).as_posix(),
+            "size_bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]

@@ -1,0 +1,157 @@
+"""Embeddings of training images, with which those of later images are compared: is an image unlike all of them?
+
+The embedding of an image is the input of the last layer of its network, scaled to unit length. An image is unfamiliar
+if its k-th nearest reference image is farther away than those of nearly all validation images are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib.storage.filesystem import Location
+from lib.storage.tables import read_table, write_table
+
+FloatArray = npt.NDArray[np.float32]
+
+REFERENCE_FILE = "reference.parquet"
+REFERENCE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # unit length; as many for every image
+    ]
+)
+MOST_IMAGES = 10_000
+NEIGHBOURS = 5
+QUANTILE = 0.99
+BLOCK = 1 << 22
+"""Similarities that are held at one time: 16 MiB."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference images of a model.
+
+    Attributes:
+        embeddings: float32 (n, d), n at least 1, each row of unit length.
+        labels: The class of each.
+        threshold: The distance beyond which an image is unfamiliar.
+        neighbours: k; all n where there are fewer.
+    """
+
+    embeddings: FloatArray
+    labels: list[str]
+    threshold: float
+    neighbours: int
+
+    def distances(self, embeddings: FloatArray) -> FloatArray:
+        """Cosine distance of images to their k-th nearest reference image (see `neighbour_distances`)."""
+        return neighbour_distances(embeddings, self.embeddings, self.neighbours)
+
+    def unfamiliar(self, distances: FloatArray) -> npt.NDArray[np.bool_]:
+        """Which distances, float32 (m,), are above the threshold: bool (m,)."""
+        return np.asarray(distances > self.threshold)
+
+    @classmethod
+    def read(cls, model_folder: Location, record: Mapping[str, Any]) -> "Reference | None":
+        """The reference of a model.
+
+        Args:
+            model_folder: Where it is.
+            record: The content of its `model.json`.
+
+        Returns:
+            None where the model has none, since there were no validation images.
+
+        Raises:
+            StorageError: If it cannot be read.
+        """
+        stated = record.get("reference")
+        if stated is None:
+            return None
+        rows = read_table(model_folder / REFERENCE_FILE, ["label", "embedding"])
+        embeddings = pc.list_flatten(rows["embedding"]).to_numpy().reshape(rows.num_rows, -1)
+        return cls(embeddings, rows["label"].to_pylist(), float(stated["threshold"]), int(stated["neighbours"]))
+
+
+def unit_length(embeddings: FloatArray) -> FloatArray:
+    """Rows of shape (n, d) scaled to length 1; one that is all zeros stays so, at distance 1 from every other."""
+    exact = embeddings.astype(np.float64)  # squares of large features would be infinite in float32
+    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+    np.divide(exact, lengths, out=exact, where=lengths > 0)
+    return exact.astype(np.float32)
+
+
+def neighbour_distances(embeddings: FloatArray, reference: FloatArray, neighbours: int) -> FloatArray:
+    """How far each image is from its k-th nearest reference image.
+
+    Args:
+        embeddings: Of the images, float32 (m, d), of any length.
+        reference: float32 (n, d), n at least 1, each row of unit length.
+        neighbours: k, at least 1; where there are fewer reference images, the farthest of them counts.
+
+    Returns:
+        Cosine distances, 1 - cosine, in [0, 2], float32 (m,).
+
+    Source:
+        Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022.
+    """
+    place = max(len(reference) - neighbours, 0)  # of the k-th largest similarity, in ascending order
+    rows = max(BLOCK // len(reference), 1)
+    found = np.empty(len(embeddings), np.float32)
+    for start in range(0, len(embeddings), rows):
+        similarities = unit_length(embeddings[start : start + rows]) @ reference.T
+        similarities.partition(place, axis=1)
+        found[start : start + rows] = 1 - similarities[:, place]
+    return np.asarray(np.clip(found, 0, 2))
+
+
+def reference_record(images: int, distances: FloatArray) -> dict[str, Any] | None:
+    """What `model.json` says of a reference.
+
+    Args:
+        images: Reference images.
+        distances: Of the validation images, shape (m,).
+
+    Returns:
+        None where there are no reference or no validation images. Of few validation images, the threshold is near the
+        largest distance of any.
+    """
+    if not images or not len(distances):
+        return None
+    return {
+        "images": images,
+        "neighbours": min(NEIGHBOURS, images),
+        "threshold": float(np.quantile(distances.astype(np.float64), QUANTILE)),
+        "quantile": QUANTILE,
+        "validation_images": len(distances),
+    }
+
+
+def write_reference(
+    images: pa.Table, class_names: Sequence[str], probabilities: FloatArray, embeddings: FloatArray, folder: Location
+) -> None:
+    """Write the reference images of a model.
+
+    Args:
+        images: Their `image_id`, `path` and `label`.
+        class_names: The classes in order.
+        probabilities: float32 (n, classes).
+        embeddings: float32 (n, d), each row of unit length.
+        folder: The model folder.
+    """
+    ends = np.arange(len(embeddings) + 1, dtype=np.int32) * embeddings.shape[1]
+    columns = {name: images[name] for name in ("image_id", "path", "label")} | {
+        "predicted": pa.array(class_names, pa.string()).take(pa.array(probabilities.argmax(axis=1))),
+        "confidence": pa.array(probabilities.max(axis=1)),
+        "embedding": pa.ListArray.from_arrays(pa.array(ends), pa.array(embeddings.ravel())),
+    }
+    write_table(pa.table(columns, schema=REFERENCE_SCHEMA), folder / REFERENCE_FILE)

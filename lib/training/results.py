@@ -1,0 +1,60 @@
+"""What a training leaves behind of its epochs: the history, the curves, and what `model.json` says of them."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lib.models.folder import CURVES_FILE, CURVES_SVG_FILE, HISTORY_FILE
+from lib.plots import curves
+from lib.storage.filesystem import Location
+from lib.storage.tables import write_table
+
+HISTORY_SCHEMA = pa.schema(
+    [
+        pa.field("epoch", pa.int32(), nullable=False),  # from 1, over all phases
+        pa.field("phase", pa.string(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),
+        pa.field("accuracy", pa.float64(), nullable=False),
+        pa.field("val_loss", pa.float64()),
+        pa.field("val_accuracy", pa.float64()),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),  # validation included
+        pa.field("images_per_s", pa.float64(), nullable=False),  # over all workers, validation not included
+        pa.field("wait_share", pa.float64(), nullable=False),  # of the time of training, on rank 0
+    ]
+)
+
+
+def write_history(rows: list[dict[str, Any]], folder: Location) -> None:
+    """Write the history and its curves into a model folder.
+
+    Args:
+        rows: One an epoch, as `HISTORY_SCHEMA` has them.
+        folder: The model folder.
+    """
+    history = pa.Table.from_pylist(rows, schema=HISTORY_SCHEMA)
+    write_table(history, folder / HISTORY_FILE)
+    picture = curves(history.to_pandas())
+    (folder / CURVES_FILE).write_bytes(picture.png)
+    (folder / CURVES_SVG_FILE).write_bytes(picture.svg)
+
+
+def history_record(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `model.json` says of the epochs: the numbers of the best one, and how fast they went."""
+    best = min(rows, key=watched_loss)
+    return {
+        "metrics": {
+            "best_epoch": best["epoch"],
+            "epochs": len(rows),
+            **{name: best[name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
+        },
+        "fit_seconds": round(sum(row["seconds"] for row in rows), 3),
+        "images_per_s": round(float(np.median([row["images_per_s"] for row in rows])), 1),
+    }
+
+
+def watched_loss(row: dict[str, Any]) -> float:
+    """The loss by which epochs are judged; one that is no number is the worst."""
+    loss = row["loss"] if row["val_loss"] is None else row["val_loss"]
+    return float("inf") if np.isnan(loss) else float(loss)
