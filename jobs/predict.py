@@ -10,12 +10,12 @@ import sys
 from lib.config import PredictConfig
 from lib.evaluation.predict import predict_images
 from lib.runs import run_job
-from lib.summaries import Summary, accounting_summary
+from lib.summaries import Summary, prediction_summary
 
 
 def main(config: PredictConfig) -> Summary:
     """Predict every TIFF below the source folder and account for each of them."""
-    return accounting_summary(predict_images(config), config.output)
+    return prediction_summary(predict_images(config), config.output)
 
 
 if __name__ == "__main__":

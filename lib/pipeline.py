@@ -64,6 +64,7 @@ def _stages(plan: Iterable[str]) -> dict[str, str]:
     return {
         "dataset": "convert",
         **{f"{folder}/{name}": job for name in plan for folder, job in jobs.items()},
+        "checks": "checks",
         "report": "report",
     }
 
@@ -89,8 +90,9 @@ def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> d
     features = config.features or (output / "features").uri
     train = config.part(TrainConfig, model=spec.text, dataset=dataset, source=None, output=model, features=features)
     train_model(train)
+    checks, evaluation = config.checks or (output / "checks").uri, (output / "evaluations" / name).uri
     return evaluate_model(
-        config.part(EvaluateConfig, model_dir=model, dataset=dataset, output=(output / "evaluations" / name).uri)
+        config.part(EvaluateConfig, model_dir=model, dataset=dataset, checks=checks, output=evaluation)
     )
 
 

@@ -14,7 +14,7 @@ def sample_summary(record: Record, output: str) -> Summary:
 
 
 def accounting_summary(record: Record, output: str) -> Summary:
-    """From `dataset.json` or `predictions.json`: what became of every listed file, and the most frequent reasons."""
+    """From `dataset.json`: what became of every listed file, and the most frequent reasons."""
     accepted = record["counts"]["accepted"]
     reasons = dict(list(record["reasons"].items())[:SHOWN_REASONS])
     return {
@@ -24,6 +24,15 @@ def accounting_summary(record: Record, output: str) -> Summary:
         **_speed(accepted, record["seconds"]),
         "output": output,
     }
+
+
+def prediction_summary(record: Record, output: str) -> Summary:
+    """From `predictions.json`: the same, and how many predictions are not to be relied on.
+
+    `unfamiliar` is null where the model has no reference to tell by.
+    """
+    doubtful = {name: record[name] for name in ("unfamiliar", "abstained")}
+    return accounting_summary(record, output) | doubtful
 
 
 def training_summary(record: Record, output: str) -> Summary:

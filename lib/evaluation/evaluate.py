@@ -1,23 +1,29 @@
-"""The evaluation folder: predictions of one split, metrics and plots."""
+"""The evaluation folder: predictions of one split, metrics, plots, maps, the Projector, and what to doubt."""
 
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from lib.config import EvaluateConfig
 from lib.dataset.source import ShardSource
 from lib.errors import DataError, SettingsError
+from lib.evaluation.checks import run_checks
+from lib.evaluation.descriptors import DESCRIPTORS
+from lib.evaluation.embedded import resembling_training_images, show_embeddings
+from lib.evaluation.findings import read_findings
+from lib.evaluation.label_errors import label_error_candidates
 from lib.evaluation.metrics import classification_metrics
+from lib.evaluation.outcome import Outcome
+from lib.evaluation.pictures import draw_plots
 from lib.evaluation.predictions import predict_units, read_predictions
 from lib.models.folder import read_model_record, read_seen_images
-from lib.plots import confusion_matrix, per_class_bars, predicted_scatter, predicted_swarm, reliability
+from lib.ray_data import start_ray
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
+from lib.storage.tables import read_table, write_table
 
 EVALUATION_FILE, METRICS_FILE = "evaluation.json", "metrics.json"
+LABEL_ERRORS_FILE, RESEMBLING_FILE = "label_errors.parquet", "near_duplicates.parquet"
+SETTINGS = ("model_dir", "dataset", "split", "test_time_augmentation", "logits", "bootstrap_resamples", "maps")
+"""What the content of the folder depends on."""
 
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
@@ -31,7 +37,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         DataError: If the split has no image.
     """
     model, dataset = check_evaluation(config)
-    settings = {"model_dir": config.model_dir, "dataset": config.dataset, "split": config.split}
+    settings = config.model_dump(mode="json", include=set(SETTINGS))
     inputs = {"model_completed_at": model["completed_at"], "dataset_hash": dataset.content_hash}
     folder = OutputFolder(Location(config.output), EVALUATION_FILE, settings, inputs)
     return folder.once(lambda: _evaluate(config, model, dataset, folder))
@@ -46,10 +52,13 @@ def _evaluate(
         raise DataError(
             f"{predictions.num_rows} predictions for {dataset.count(config.split)} images in {config.output}"
         )
-    outcome = Outcome.of(predictions, model["class_names"])
-    metrics = classification_metrics(outcome.actual, outcome.probabilities, model["class_names"])
+    outcome = Outcome.of(predictions, model, dataset, config.split)
+    metrics = _measure(outcome, config)
     (folder.location / METRICS_FILE).write_json(metrics)
-    _draw(outcome, metrics, model["class_names"], folder.location / "plots")
+    start_ray(config)
+    maps = show_embeddings(outcome, dataset, config)
+    draw_plots(outcome, metrics, maps, folder.location)
+    findings = read_findings(folder.location)
     return folder.complete(
         {
             "name": model["name"],
@@ -61,10 +70,43 @@ def _evaluate(
             "class_names": model["class_names"],
             "images": metrics["images"],
             "metrics": metrics,
+            "unfamiliar": findings.unfamiliar,
+            "maps": list(config.maps),
+            "projector": {"points": maps.num_rows, "verified": True},
+            **_doubts(config, outcome, model, dataset),
             "seconds": round(work.seconds, 3),
             "images_per_s": round(work.images / work.seconds, 1),
         }
     )
+
+
+def _measure(outcome: Outcome, config: EvaluateConfig) -> dict[str, Any]:
+    return classification_metrics(
+        outcome.actual,
+        outcome.probabilities,
+        outcome.class_names,
+        groups=outcome.groups_in_order,
+        temperature=outcome.temperature,
+        resamples=config.bootstrap_resamples,
+    )
+
+
+def _doubts(config: EvaluateConfig, outcome: Outcome, model: dict[str, Any], dataset: ShardSource) -> dict[str, Any]:
+    """Write what speaks against the data, and say how much of it there is and where."""
+    output = Location(config.output)
+    checks = Location(config.checks) if config.checks else output / "checks"
+    run_checks(dataset, config.split, checks, config)
+    candidates = label_error_candidates(outcome.predictions, outcome.class_names)
+    if config.split == "train":  # the model has learned these labels, wrong ones too
+        candidates = candidates.slice(0, 0)
+    write_table(candidates, output / LABEL_ERRORS_FILE)
+    counts = {"label_errors": candidates.num_rows}
+    if model.get("reference") and model["dataset_hash"] == dataset.content_hash and config.split != "train":
+        descriptors = read_table(checks / DESCRIPTORS)
+        resembling = resembling_training_images(output, Location(config.model_dir), descriptors)
+        write_table(resembling, output / RESEMBLING_FILE)
+        counts["resembling"] = resembling.num_rows
+    return {"checks": checks.uri, **counts}
 
 
 def check_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], ShardSource]:
@@ -102,37 +144,3 @@ def _refuse_seen_images(model: dict[str, Any], dataset: ShardSource, config: Eva
             f"{known} of {dataset.count(config.split)} images of split {config.split!r} of {config.dataset} were "
             f"trained or validated on by {config.model_dir}; a score on them would be worthless"
         )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Predictions beside the truth, as arrays.
-
-    Attributes:
-        actual: The true class as its place in the class names, shape (n,).
-        probabilities: Shape (n, classes).
-    """
-
-    actual: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float32]
-
-    @classmethod
-    def of(cls, predictions: pa.Table, class_names: list[str]) -> "Outcome":
-        """The outcome in rows of `PREDICTION_SCHEMA`."""
-        numbers = {name: number for number, name in enumerate(class_names)}
-        actual = [numbers[label] for label in predictions["label"].to_pylist()]
-        return cls(np.array(actual), np.array(predictions["probabilities"].to_pylist(), np.float32))
-
-
-def _draw(outcome: Outcome, metrics: dict[str, Any], class_names: list[str], plots: Location) -> None:
-    actual, probabilities = outcome.actual, outcome.probabilities
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    pictures = {
-        "confusion_matrix": confusion_matrix(np.array(metrics["confusion_matrix"]), class_names),
-        "scatter": predicted_scatter(actual, predicted, confidence, class_names),
-        "swarm": predicted_swarm(actual, predicted, probabilities, class_names),
-        "reliability": reliability(confidence, actual == predicted),
-        "per_class": per_class_bars(metrics["per_class"]),
-    }
-    for name, picture in pictures.items():
-        (plots / f"{name}.png").write_bytes(picture)

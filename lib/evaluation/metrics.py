@@ -1,71 +1,173 @@
 """How good predictions are."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
-from lib.models.probabilities import FloatArray, IntArray, cross_entropy
+from lib.evaluation.abstention import abstention_table
+from lib.evaluation.bootstrap import ResampledMeasures, Units, in_top, percentile_interval, resample_measures
+from lib.models.probabilities import (
+    SMALLEST_PROBABILITY,
+    FloatArray,
+    IntArray,
+    brier_score,
+    calibration_error,
+    cross_entropy,
+    softmax,
+)
+
+PER_CLASS = ("precision", "recall", "f1")
+OVERALL = ("accuracy", "balanced_accuracy", "top_3_accuracy", "loss", "brier", "ece", "macro_f1")
+AREAS: dict[str, Callable[..., float]] = {"roc_auc": roc_auc_score, "pr_auc": average_precision_score}
 
 
-def classification_metrics(actual: IntArray, probabilities: FloatArray, class_names: list[str]) -> dict[str, Any]:
-    """The content of `metrics.json`.
+def classification_metrics(  # noqa: PLR0913 - what is measured, and how intervals are drawn
+    actual: IntArray,
+    probabilities: FloatArray,
+    class_names: Sequence[str],
+    *,
+    groups: Sequence[str | None] | None = None,
+    temperature: float | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The content of `metrics.json`: numbers, and None where a number is undefined; never NaN.
 
     Args:
         actual: The true class of each image as its place in `class_names`, shape (n,), n at least 1.
-        probabilities: Shape (n, classes), each row summing to 1.
+        probabilities: Of the calibrated model, shape (n, classes), each row summing to 1.
         class_names: Every class, also those without a test image.
+        groups: The group (slide, patient) of each image, None where it has none.
+        temperature: What the logits were divided by for calibration; None if the model is not calibrated.
+        resamples: How many resamples the intervals come from.
+        seed: The same seed gives the same intervals.
 
     Returns:
-        `images`; `accuracy` in [0, 1]; `loss`, the mean cross-entropy in nats; `per_class` with precision, recall and
-        F1 in [0, 1] and the support (a class without test images has None for recall and F1, and for precision if it
-        was never predicted); `macro` and `weighted` means over the classes with test images; and `confusion_matrix`,
-        counts with actual classes in rows.
+        `images`; `accuracy`, `balanced_accuracy` (mean recall over the classes with test images) and `top_3_accuracy`
+        in [0, 1]; `loss`, the mean cross-entropy in nats; `brier` in [0, 2]; `ece` in [0, 1]; `roc_auc` and `pr_auc`
+        (average precision), the means over the classes where they are defined, None if there is none.
+        `per_class` with precision, recall and F1 in [0, 1], the support (a class without test images has None for
+        recall and F1, and for precision if it was never predicted), both areas (of the class against all others; None
+        where either has no image) and `precision_interval`, `recall_interval` and `f1_interval`.
+        `macro` and `weighted` means over the classes with test images; `confusion_matrix`, counts with actual classes
+        in rows; `intervals` of the overall measures, and `bootstrap`, how they were drawn; `calibration`, loss, Brier
+        score and ECE before and after, None without a temperature; and `abstention`, the rows of `abstention_table`.
+        Intervals are [low, high] of 95 %; None where the images, or those of the class, are all of one unit (group or
+        image), and where there is none.
 
     Raises:
-        ValueError: If there is no image.
+        ValueError: If there is no image, arrays or groups do not fit each other, or a probability is not a number.
 
     Source:
         scikit-learn's `precision_recall_fscore_support` with `zero_division=0`: a class that was never predicted has
-        precision 0.
+        precision 0. `roc_auc_score` and `average_precision_score` of each class against all others.
     """
-    if not len(actual):
-        raise ValueError("no image to measure")
-    predicted = probabilities.argmax(axis=1)
-    labels = np.arange(len(class_names))
-    columns = precision_recall_fscore_support(actual, predicted, labels=labels, zero_division=0)
-    rows = [
-        _class_row(name, predicted == number, *(float(c[number]) for c in columns))
-        for number, name in enumerate(class_names)
-    ]
+    _check(actual, probabilities, class_names)
+    units = Units.of(len(actual), groups)
+    resampled = resample_measures(actual, probabilities, units, resamples, seed)
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    rows = _class_rows(actual, probabilities, class_names)
+    for number, row in enumerate(rows):
+        row.update(_class_intervals(resampled, number, units.among(actual == number)))
     present = [row for row in rows if row["support"]]
-    support = [row["support"] for row in present]
+    macro = _means(present, None)
     return {
         "images": len(actual),
         "accuracy": float(np.mean(predicted == actual)),
-        "loss": cross_entropy(actual, probabilities),
+        "balanced_accuracy": macro["recall"],
+        "top_3_accuracy": float(in_top(actual, probabilities).mean()),
+        **_calibration_measures(actual, probabilities),
+        **{area: _mean_of_defined([row[area] for row in rows]) for area in AREAS},
         "per_class": rows,
-        "macro": _means(present, None),
-        "weighted": _means(present, support),
-        "confusion_matrix": confusion_matrix(actual, predicted, labels=labels).tolist(),
+        "macro": macro,
+        "weighted": _means(present, [row["support"] for row in present]),
+        "confusion_matrix": confusion_matrix(actual, predicted, labels=np.arange(len(class_names))).tolist(),
+        "intervals": {name: _interval(getattr(resampled, name), units.count) for name in OVERALL},
+        "bootstrap": {"resamples": resamples, "unit": units.kind, "units": units.count, "seed": seed},
+        "calibration": _calibration(actual, probabilities, temperature),
+        "abstention": abstention_table(confidence, predicted == actual),
     }
 
 
-def _class_row(
-    name: str, chosen: npt.NDArray[np.bool_], precision: float, recall: float, f1: float, support: float
-) -> dict[str, Any]:
-    return {
-        "class_name": name,
-        "precision": precision if support or chosen.any() else None,
-        "recall": recall if support else None,
-        "f1": f1 if support else None,
-        "support": int(support),
-    }
+def uncalibrated(probabilities: FloatArray, temperature: float) -> npt.NDArray[np.float32]:
+    """The probabilities before the logits were divided by the temperature: softmax(temperature * log p).
+
+    Args:
+        probabilities: Of the calibrated model, shape (n, classes).
+        temperature: Above 0.
+
+    Returns:
+        Shape (n, classes).
+    """
+    logarithms = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))
+    return softmax(temperature * logarithms)
+
+
+def _check(actual: IntArray, probabilities: FloatArray, class_names: Sequence[str]) -> None:
+    if not len(actual):
+        raise ValueError("no image to measure")
+    expected = (len(actual), len(class_names))
+    if probabilities.shape != expected:
+        raise ValueError(f"probabilities of shape {probabilities.shape}; expected (images, classes), {expected}")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("a probability is not a number")
+
+
+def _class_rows(actual: IntArray, probabilities: FloatArray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    predicted, labels = probabilities.argmax(axis=1), np.arange(len(class_names))
+    columns = precision_recall_fscore_support(actual, predicted, labels=labels, zero_division=0)
+    rows = []
+    for number, name in enumerate(class_names):
+        of_class, (precision, recall, f1, support) = actual == number, (float(column[number]) for column in columns)
+        row: dict[str, Any] = {
+            "class_name": name,
+            "precision": precision if support or (predicted == number).any() else None,
+            "recall": recall if support else None,
+            "f1": f1 if support else None,
+            "support": int(support),
+        }
+        defined = 0 < support < len(actual)
+        for area, score in AREAS.items():
+            row[area] = float(score(of_class, probabilities[:, number])) if defined else None
+        rows.append(row)
+    return rows
+
+
+def _class_intervals(resampled: ResampledMeasures, number: int, units: int) -> dict[str, list[float] | None]:
+    return {f"{measure}_interval": _interval(getattr(resampled, measure)[:, number], units) for measure in PER_CLASS}
+
+
+def _interval(values: FloatArray, units: int) -> list[float] | None:
+    interval = percentile_interval(values, units)
+    return list(interval) if interval else None
 
 
 def _means(rows: list[dict[str, Any]], weights: list[int] | None) -> dict[str, float]:
+    return {measure: float(np.average([row[measure] for row in rows], weights=weights)) for measure in PER_CLASS}
+
+
+def _mean_of_defined(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _calibration(actual: IntArray, probabilities: FloatArray, temperature: float | None) -> dict[str, Any] | None:
+    if temperature is None:
+        return None
     return {
-        measure: float(np.average([row[measure] for row in rows], weights=weights))
-        for measure in ("precision", "recall", "f1")
+        "temperature": float(temperature),
+        "before": _calibration_measures(actual, uncalibrated(probabilities, temperature)),
+        "after": _calibration_measures(actual, probabilities),
+    }
+
+
+def _calibration_measures(actual: IntArray, probabilities: FloatArray) -> dict[str, float]:
+    correct = probabilities.argmax(axis=1) == actual
+    return {
+        "loss": cross_entropy(actual, probabilities),
+        "brier": brier_score(actual, probabilities),
+        "ece": calibration_error(probabilities.max(axis=1), correct),
     }

@@ -1,12 +1,15 @@
 """The predictions folder: what a model says of TIFFs that have no label."""
 
+import logging
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lib.config import ImageConfig, PredictConfig
 from lib.dataset.source import TiffSource
-from lib.evaluation.predictions import predict_units, read_verdicts
+from lib.evaluation.findings import read_findings
+from lib.evaluation.predictions import predict_units
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.models.folder import read_model_record
@@ -14,7 +17,10 @@ from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 
+logger = logging.getLogger(__name__)
+
 PREDICTIONS_FILE = "predictions.json"
+MANY_UNFAMILIAR = 0.1
 
 
 def predict_images(config: PredictConfig) -> dict[str, Any]:
@@ -32,6 +38,9 @@ def predict_images(config: PredictConfig) -> dict[str, Any]:
         "model_dir": config.model_dir,
         "source": config.source,
         "images_per_shard": config.images_per_shard,
+        "test_time_augmentation": config.test_time_augmentation,
+        "logits": config.logits,
+        "min_confidence": config.min_confidence,
     }
     inputs = {"model_completed_at": model["completed_at"], "source_listing": listing.content_hash}
     folder = OutputFolder(Location(config.output), PREDICTIONS_FILE, settings, inputs)
@@ -39,10 +48,15 @@ def predict_images(config: PredictConfig) -> dict[str, Any]:
 
 
 def _predict(config: PredictConfig, model: dict[str, Any], listing: Listing, folder: OutputFolder) -> dict[str, Any]:
-    work = predict_units(_source(model, listing, config), None, config)
-    accounting = Accounting.of(manifest := _manifest(listing, folder.location), listing.ids)
+    source = source_for(model, Location(config.source), listing, config.images_per_shard)
+    work = predict_units(source, None, config, config.min_confidence)
+    findings = read_findings(folder.location)
+    manifest = manifest_of(listing, findings.verdicts)
+    accounting = Accounting.of(manifest, listing.ids)
     write_table(manifest, folder.location / "manifest.parquet")
     accounting.refuse_too_many_bad(config.max_bad_fraction)
+    images = accounting.counts["accepted"]
+    warn_of_unfamiliar(findings.unfamiliar, images, config)
     return folder.complete(
         {
             "name": model["name"],
@@ -51,25 +65,51 @@ def _predict(config: PredictConfig, model: dict[str, Any], listing: Listing, fol
             "source": config.source,
             "counts": accounting.counts,
             "reasons": accounting.reasons,
-            "images": accounting.counts["accepted"],
+            "images": images,
+            "unfamiliar": findings.unfamiliar,
+            "abstained": findings.abstained,
             "seconds": round(work.seconds, 3),
             "images_per_s": round(work.images / work.seconds, 1),
         }
     )
 
 
-def _source(model: dict[str, Any], listing: Listing, config: PredictConfig) -> TiffSource:
+def source_for(model: dict[str, Any], folder: Location, listing: Listing, images_per_unit: int | None) -> TiffSource:
+    """Listed TIFFs decoded as the training images of a model were, to the byte.
+
+    Args:
+        model: The content of `model.json`.
+        folder: What the listed paths are relative to.
+        listing: The files.
+        images_per_unit: See `lib.config.UnitConfig.images_per_shard`.
+    """
     images = ImageConfig.model_validate(model["image_policy"])
     encoding = model["image_encoding"]
-    quality = encoding["quality"] if encoding else None
-    return TiffSource(Location(config.source), listing, images, config.images_per_shard, quality)
+    return TiffSource(folder, listing, images, images_per_unit, encoding["quality"] if encoding else None)
 
 
-def _manifest(listing: Listing, output: Location) -> pa.Table:
-    verdicts = read_verdicts(output)
-    rows = []
-    for row in listing.images.to_pylist():
-        found = verdicts.get(row["image_id"])
-        if found is not None:
-            rows.append(row | found | {"verdict": "quarantined" if found["reason"] else "accepted"})
-    return pa.concat_tables([pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), listing.excluded])
+def manifest_of(listing: Listing, verdicts: pa.Table) -> pa.Table:
+    """Rows of `MANIFEST_SCHEMA`: the listed images that have a verdict, in their order, then the excluded files.
+
+    Args:
+        listing: The files.
+        verdicts: On images, in any order (`VERDICT_SCHEMA`).
+    """
+    places = pc.index_in(listing.images["image_id"], verdicts["image_id"].combine_chunks())
+    has_verdict = pc.is_valid(places)
+    images, found = listing.images.filter(has_verdict), verdicts.take(places.filter(has_verdict))
+    columns = {name: images[name] for name in images.column_names}
+    columns |= {name: found[name] for name in ("checksum", "reason", "detail")}
+    columns["verdict"] = pc.if_else(pc.is_valid(found["reason"]), "quarantined", "accepted")
+    accounted = pa.table([columns[name] for name in MANIFEST_SCHEMA.names], schema=MANIFEST_SCHEMA)
+    return pa.concat_tables([accounted, listing.excluded])
+
+
+def warn_of_unfamiliar(unfamiliar: int | None, images: int, config: PredictConfig) -> None:
+    """Say so where more than `MANY_UNFAMILIAR` of the images are unlike those that the model was trained on."""
+    if unfamiliar and unfamiliar > MANY_UNFAMILIAR * images:
+        logger.warning(
+            "%d of %d images of %s are unlike those that %s was trained on; do not rely on its predictions for them "
+            "(column unfamiliar)",
+            *(unfamiliar, images, config.source, config.model_dir),
+        )

@@ -1,8 +1,9 @@
 """The Ray Data graph from images to Parquet predictions: decoding tasks, then a pool of actors that hold the model."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,18 @@ import pyarrow.compute as pc
 from lib.config import PredictionConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.source import ImageSource
+from lib.evaluation.findings import PREDICTIONS, with_footer
+from lib.evaluation.heatmaps import GRAD_CAM, grad_cam_table, most_confident_errors
 from lib.models.folder import load_network, read_model_record
-from lib.models.probabilities import softmax
+from lib.models.reference import Reference
 from lib.progress import Progress
 from lib.ray_data import start_ray
 from lib.storage.filesystem import Location
-from lib.storage.tables import footer, read_table, write_table
+from lib.storage.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from lib.models.forward import Classified
+    from lib.models.grad_cam import GradCam
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -28,16 +35,22 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("correct", pa.bool_()),
         pa.field("confidence", pa.float32(), nullable=False),
         pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in class_names order, sum 1
+        pa.field("feature_distance", pa.float32()),  # see `Reference`; null if the model has none
+        pa.field("unfamiliar", pa.bool_()),
     ]
 )
+LOGIT_SCHEMA = PREDICTION_SCHEMA.append(pa.field("logits", pa.list_(pa.float32()), nullable=False))
+"""With `--logits`: in class_names order, the mean over the views."""
+_ABSTAINED = pa.field("abstained", pa.bool_(), nullable=False)
+ABSTAINING_SCHEMA, ABSTAINING_LOGIT_SCHEMA = PREDICTION_SCHEMA.append(_ABSTAINED), LOGIT_SCHEMA.append(_ABSTAINED)
+"""Of the job `predict`: whether the confidence is below `--min-confidence`."""
 EMBEDDING_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # the input of the last layer
     ]
 )
-VERDICTS_KEY = b"verdicts"
-PREDICTIONS, EMBEDDINGS = "predictions", "embeddings"
+EMBEDDINGS = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,16 @@ class PredictedUnits:
     images: int
 
 
-def predict_units(source: ImageSource, split: str | None, config: PredictionConfig) -> PredictedUnits:
+def predict_units(
+    source: ImageSource, split: str | None, config: PredictionConfig, min_confidence: float | None = None
+) -> PredictedUnits:
     """Predict a split, except for the units whose predictions are already there; one Parquet file a unit.
+
+    Args:
+        source: The images.
+        split: Which of them; None for images without labels.
+        config: The model, how it is applied, and where to write.
+        min_confidence: Set to write a column `abstained`: whether the confidence is below it.
 
     Raises:
         StorageError: If images cannot be read or predictions not written.
@@ -63,11 +84,11 @@ def predict_units(source: ImageSource, split: str | None, config: PredictionConf
     start_ray(config)
     units = without_parts(source.units(split, 0, count), output / PREDICTIONS)
     skipped = count - sum(unit.num_rows for unit in units)
+    arguments = {"config": config, "min_confidence": min_confidence}
     with Progress("predict", count) as progress:
         progress.advance(skipped)
         if units:
-            pool = run_pool(units, source.decoder, Predictor, {"config": config}, config.num_actors, config.use_gpu)
-            for images in pool:
+            for images in run_pool(units, source.decoder, Predictor, arguments, config.num_actors, config.use_gpu):
                 progress.advance(images)
         return PredictedUnits(progress.seconds, count - skipped)
 
@@ -75,54 +96,108 @@ def predict_units(source: ImageSource, split: str | None, config: PredictionConf
 class Predictor:
     """Holds a model, and writes the predictions of one decoded unit after the other."""
 
-    def __init__(self, config: PredictionConfig) -> None:
-        """Load the model, with the layer before its last as a second output."""
+    def __init__(self, config: PredictionConfig, min_confidence: float | None = None) -> None:
+        """Load the model, with the layer before its last as a second output, and its reference if it has one."""
         import keras
 
-        from lib.models.forward import Forward
+        from lib.models.forward import Forward, views_of
 
         folder = Location(config.model_dir)
-        record, network = read_model_record(folder), load_network(folder)
+        record, self._network = read_model_record(folder), load_network(folder)
         self._class_names, self._output = record["class_names"], Location(config.output)
-        with_embedding = keras.Model(network.input, [network.output, network.layers[-1].input])
-        self._forward = Forward(with_embedding, config.predict_batch_size)
+        self._reference = Reference.read(folder, record)
+        self._columns = ExtraColumns(config.logits, min_confidence)
+        network = keras.Model(self._network.input, [self._network.output, self._network.layers[-1].input])
+        self._forward = Forward(network, config.predict_batch_size)
+        self._views = views_of(config.test_time_augmentation)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        """Predict a unit (`DECODED_SCHEMA`) and write `predictions/` and `embeddings/` of it."""
+        """Predict a unit (`DECODED_SCHEMA`) and write `predictions/`, `embeddings/` and `grad_cam/` of it."""
+        from lib.models.forward import classify
+
         name = part_name(first_position(decoded))
         images = decoded.filter(pc.is_valid(decoded["image"]))
-        logits, embeddings = self._forward(images)
-        write_table(_embedding_table(images, embeddings), self._output / EMBEDDINGS / name)
-        # Written second: a unit is done when its predictions exist.
-        verdicts = decoded.select(["image_id", "checksum", "reason", "detail"]).to_pylist()
-        predictions = prediction_table(images, softmax(logits), self._class_names)
-        predictions = predictions.replace_schema_metadata({VERDICTS_KEY: json.dumps(verdicts).encode()})
-        write_table(predictions, self._output / PREDICTIONS / name)
+        classified = classify(self._forward, images, self._views)
+        predictions = prediction_table(images, classified, self._class_names, self._reference, self._columns)
+        write_table(_embedding_table(images, classified.embeddings), self._output / EMBEDDINGS / name)
+        self._write_grad_cam(images, predictions, name)
+        # Written last: a unit is done when its predictions exist.
+        write_table(with_footer(predictions, decoded), self._output / PREDICTIONS / name)
         return done(decoded.num_rows)
 
+    def _write_grad_cam(self, images: pa.Table, predictions: pa.Table, name: str) -> None:
+        wrong = most_confident_errors(predictions)
+        if len(wrong) and self._grad_cam is not None:
+            table = grad_cam_table(predictions.take(wrong), images.take(wrong), self._class_names, self._grad_cam)
+            write_table(table, self._output / GRAD_CAM / name)
 
-def prediction_table(images: pa.Table, probabilities: npt.NDArray[np.float32], class_names: list[str]) -> pa.Table:
-    """Rows of `PREDICTION_SCHEMA`.
+    @cached_property
+    def _grad_cam(self) -> "GradCam | None":
+        from lib.models.grad_cam import GradCam
+
+        return GradCam.of(self._network)
+
+
+@dataclass(frozen=True)
+class ExtraColumns:
+    """What predictions have beside the columns of `PREDICTION_SCHEMA`.
+
+    Attributes:
+        logits: Whether they have the logits.
+        min_confidence: Confidence below which the model abstains; None for predictions that do not say so.
+    """
+
+    logits: bool = False
+    min_confidence: float | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema with these columns."""
+        if self.min_confidence is None:
+            return LOGIT_SCHEMA if self.logits else PREDICTION_SCHEMA
+        return ABSTAINING_LOGIT_SCHEMA if self.logits else ABSTAINING_SCHEMA
+
+
+def prediction_table(
+    images: pa.Table,
+    classified: "Classified",
+    class_names: Sequence[str],
+    reference: Reference | None,
+    columns: ExtraColumns,
+) -> pa.Table:
+    """Rows of the schema of `columns`.
 
     Args:
         images: The identity and label of each image; the label may be null.
-        probabilities: Shape (n, classes), each row summing to 1.
+        classified: What the model says of each.
         class_names: The classes in order.
+        reference: Embeddings of training images; None leaves `feature_distance` and `unfamiliar` null.
+        columns: Which further columns there are.
     """
-    best = probabilities.argmax(axis=1)
+    best = classified.probabilities.argmax(axis=1)
     predicted = pa.array([class_names[number] for number in best], pa.string())
-    return pa.table(
-        {
-            "image_id": images["image_id"],
-            "path": images["path"],
-            "label": images["label"],
-            "predicted": predicted,
-            "correct": pc.equal(images["label"], predicted),
-            "confidence": probabilities[np.arange(len(best)), best],
-            "probabilities": list(probabilities),
-        },
-        schema=PREDICTION_SCHEMA,
-    )
+    confidence = classified.probabilities[np.arange(len(best)), best]
+    values = {
+        "image_id": images["image_id"],
+        "path": images["path"],
+        "label": images["label"],
+        "predicted": predicted,
+        "correct": pc.equal(images["label"], predicted),
+        "confidence": confidence,
+        "probabilities": list(classified.probabilities),
+        **_familiarity(classified.embeddings, reference),
+        "logits": list(classified.logits),
+        "abstained": confidence < (columns.min_confidence or 0.0),
+    }
+    return pa.table({name: values[name] for name in columns.schema.names}, schema=columns.schema)
+
+
+def _familiarity(embeddings: npt.NDArray[np.float32], reference: Reference | None) -> dict[str, pa.Array]:
+    if reference is None:
+        nulls = pa.nulls(len(embeddings))
+        return {"feature_distance": nulls.cast(pa.float32()), "unfamiliar": nulls.cast(pa.bool_())}
+    distances = reference.distances(embeddings)
+    return {"feature_distance": pa.array(distances), "unfamiliar": pa.array(reference.unfamiliar(distances))}
 
 
 def _embedding_table(images: pa.Table, embeddings: npt.NDArray[np.float32]) -> pa.Table:
@@ -132,10 +207,3 @@ def _embedding_table(images: pa.Table, embeddings: npt.NDArray[np.float32]) -> p
 def read_predictions(output: Location) -> pa.Table:
     """All predictions below a folder, in the order of the data set."""
     return read_table(output / PREDICTIONS)
-
-
-def read_verdicts(output: Location) -> dict[str, dict[str, Any]]:
-    """By `image_id`: checksum, reason and detail of every image that went through `predict_units`."""
-    names = [file.path for file in (output / PREDICTIONS).list_files()]
-    rows = (row for name in names for row in json.loads(footer(output / PREDICTIONS / name)[VERDICTS_KEY]))
-    return {row["image_id"]: row for row in rows}

@@ -53,6 +53,16 @@ PREDICTION_COLUMNS = {
     "correct": pa.bool_(),
     "confidence": pa.float32(),
     "probabilities": pa.list_(pa.float32()),
+    "feature_distance": pa.float32(),
+    "unfamiliar": pa.bool_(),
+}
+GRAD_CAM_COLUMNS = {
+    "image_id": pa.string(),
+    "label": pa.string(),
+    "predicted": pa.string(),
+    "confidence": pa.float32(),
+    "image": pa.binary(),
+    "heatmap": pa.binary(),
 }
 EMBEDDING_COLUMNS = {"image_id": pa.string(), "embedding": pa.list_(pa.float32())}
 HISTORY_COLUMNS = {
@@ -92,7 +102,7 @@ def unlabelled(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place / file.name)
     flags = ("--model-dir", chain.output / "models" / "cnn", "--source", folder / "slides", "--output", folder / "out")
-    return folder / "out", run_job("predict", *flags, "--max-bad-fraction", 0.2)
+    return folder / "out", run_job("predict", *flags, "--max-bad-fraction", 0.2, "--min-confidence", 0.9)
 
 
 def test_the_summary_counts_every_file_and_names_the_best_accuracy(chain: Chain) -> None:
@@ -247,6 +257,19 @@ def test_predictions_open_as_one_table_with_one_row_an_image(chain: Chain, name:
     assert len({len(embedding) for embedding in embeddings["embedding"]}) == 1
 
 
+@pytest.mark.parametrize("name", FOLDER_NAMES)
+def test_the_most_confident_errors_have_a_heatmap(chain: Chain, name: str) -> None:
+    folder = chain.output / "evaluations" / name
+    for part in (folder / "predictions").glob("*.parquet"):
+        predictions = pd.read_parquet(part)
+        errors = predictions[~predictions["correct"].astype(bool)].sort_values("confidence", ascending=False)
+        file = folder / "grad_cam" / part.name
+        assert file.exists() == bool(len(errors))
+        if len(errors):
+            assert columns(file) == GRAD_CAM_COLUMNS
+            assert set(pd.read_parquet(file)["confidence"]) == set(errors["confidence"][:3])
+
+
 def test_a_class_without_test_image_has_no_recall_and_does_not_shift_the_others(chain: Chain) -> None:
     metrics = read_json(chain.output / "evaluations" / "cnn" / "metrics.json")
     by_class = {row["class_name"]: row for row in metrics["per_class"]}
@@ -304,11 +327,19 @@ def test_images_without_labels_are_predicted_as_the_evaluation_did(
         np.testing.assert_allclose(found[name], probabilities, atol=1e-5)
 
 
-def test_predictions_without_labels_have_the_same_columns_and_no_verdict(unlabelled: tuple[Path, JobResult]) -> None:
-    folder, _ = unlabelled
+def test_predictions_without_labels_have_no_verdict_but_say_what_is_doubtful(
+    unlabelled: tuple[Path, JobResult],
+) -> None:
+    folder, result = unlabelled
     for file in (folder / "predictions").glob("*.parquet"):
-        assert columns(file) == PREDICTION_COLUMNS
+        assert columns(file) == PREDICTION_COLUMNS | {"abstained": pa.bool_()}
     predictions = pd.read_parquet(folder / "predictions")
+    assert list(predictions["abstained"]) == list(predictions["confidence"] < 0.9)
+    for counted in (result.summary, read_json(folder / "predictions.json")):
+        assert {name: counted[name] for name in ("unfamiliar", "abstained")} == {
+            name: predictions[name].sum() for name in ("unfamiliar", "abstained")
+        }
+    assert not (folder / "grad_cam").exists()
     assert predictions["label"].isna().all()
     assert predictions["correct"].isna().all()
     manifest = pd.read_parquet(folder / "manifest.parquet")

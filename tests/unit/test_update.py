@@ -25,13 +25,13 @@ def folder(tmp_path: Path) -> Path:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that are decoded from now on."""
     paths: list[str] = []
-    decode = unit_module._decode
+    decode = unit_module._result
 
     def noted(row: dict[str, Any], *rest: Any) -> Any:
         paths.append(row["path"])
         return decode(row, *rest)
 
-    monkeypatch.setattr(unit_module, "_decode", noted)
+    monkeypatch.setattr(unit_module, "_result", noted)
     return paths
 
 

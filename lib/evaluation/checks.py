@@ -1,0 +1,60 @@
+"""The checks folder: what any model's score on a data set has to be read beside, whichever model it is.
+
+Near duplicates across splits, and what a colour histogram alone achieves. All evaluations of a split share one folder.
+"""
+
+from typing import Any
+
+from lib.config import JobConfig
+from lib.dataset.source import ShardSource
+from lib.evaluation.baseline import Baseline
+from lib.evaluation.descriptors import describe_images
+from lib.evaluation.near_duplicates import NearDuplicates
+from lib.storage.filesystem import Location
+from lib.storage.output import OutputFolder
+from lib.storage.tables import write_table
+
+CHECKS_FILE = "checks.json"
+NEAR_DUPLICATES_FILE, BASELINE_FILE = "near_duplicates.parquet", "baseline.parquet"
+
+
+def run_checks(dataset: ShardSource, split: str, output: Location, config: JobConfig) -> dict[str, Any]:
+    """Check a data set, unless its checks are in the folder already.
+
+    Args:
+        dataset: All of its splits are searched for near duplicates.
+        split: What the baseline predicts.
+        output: The checks folder.
+        config: How Ray is started.
+
+    Returns:
+        The content of `checks.json`: `images` described; `near_duplicates`, the number of pairs;
+        `near_duplicate_images`, those of them on the side of test, or of validation against train;
+        `most_different_bits`, up to which pairs were searched for; and `baseline` (see
+        `lib.evaluation.baseline.Baseline`), None where there is none.
+
+    Raises:
+        SettingsError: If the folder holds the checks of another data set or split, or another run is writing there.
+        StorageError: If images cannot be read or results not written.
+    """
+    folder = OutputFolder(output, CHECKS_FILE, {"split": split}, {"dataset_hash": dataset.content_hash})
+    return folder.once(lambda: _check(dataset, split, folder, config))
+
+
+def _check(dataset: ShardSource, split: str, folder: OutputFolder, config: JobConfig) -> dict[str, Any]:
+    descriptors = describe_images(dataset, folder.location, config)
+    duplicates = NearDuplicates.among(descriptors)
+    write_table(duplicates.pairs, folder.location / NEAR_DUPLICATES_FILE)
+    baseline = Baseline.of(descriptors, split, dataset.class_names)
+    write_table(baseline.rows, folder.location / BASELINE_FILE)
+    return folder.complete(
+        {
+            "dataset": dataset.folder.uri,
+            "split": split,
+            "images": descriptors.num_rows,
+            "near_duplicates": duplicates.pairs.num_rows,
+            "near_duplicate_images": len(duplicates.pairs["image_id"].unique()),
+            "most_different_bits": duplicates.most_different_bits,
+            "baseline": baseline.record,
+        }
+    )

@@ -1,0 +1,94 @@
+"""Which of two models is better, judged by the images that both of them predicted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp, lgamma, log
+
+import numpy as np
+
+from lib.errors import DataError
+from lib.evaluation.bootstrap import Interval, Units, percentile_interval, resampled_weights
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images.
+
+    Attributes:
+        images: How many images both predicted.
+        only_first: Images that only the first model has right.
+        only_second: Images that only the second model has right.
+        p_value: Of the exact McNemar test, in [0, 1]. It takes images for independent; those of one slide are not, so
+            where there are groups, the interval is the more careful of the two.
+        difference: Accuracy of the first less that of the second, in [-1, 1].
+        interval: 95 % bootstrap interval of the difference; None where there is only one group, or one image.
+    """
+
+    images: int
+    only_first: int
+    only_second: int
+    p_value: float
+    difference: float
+    interval: Interval | None
+
+
+def compare(
+    first: Mapping[str, bool],
+    second: Mapping[str, bool],
+    groups: Mapping[str, str | None] | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models, image by image.
+
+    Args:
+        first: Whether the first model is right, by image id.
+        second: The same of the second model.
+        groups: The group (slide, patient) of each image; resampled as a whole if every image has one.
+        resamples: How many resamples the interval comes from.
+        seed: The same seed gives the same interval, in whatever order the images come.
+
+    Raises:
+        DataError: If there is no image, or one that only one of the models predicted.
+    """
+    ids = sorted(first.keys() | second.keys())
+    if not ids:
+        raise DataError("two models without a prediction cannot be compared")
+    if unpaired := sorted(first.keys() ^ second.keys()):
+        raise DataError(
+            f"{len(unpaired)} of {len(ids)} images were predicted by only one of two models, for example image "
+            f"{unpaired[0]}; models can be compared only on the same images"
+        )
+    gain = np.array([int(first[image]) - int(second[image]) for image in ids])
+    only_first, only_second = int((gain > 0).sum()), int((gain < 0).sum())
+    units = Units.of(len(ids), None if groups is None else [groups.get(image) for image in ids])
+    differences = [weights @ gain / weights.sum() for weights in resampled_weights(units, resamples, seed)]
+    return Comparison(
+        images=len(ids),
+        only_first=only_first,
+        only_second=only_second,
+        p_value=exact_mcnemar(only_first, only_second),
+        difference=(only_first - only_second) / len(ids),
+        interval=percentile_interval(np.array(differences), units.count),
+    )
+
+
+def exact_mcnemar(first_only: int, second_only: int) -> float:
+    """Two-sided probability of so unequal a split of the disagreements if neither model is better.
+
+        p = min(1, 2 * sum over k <= min(b, c) of binomial(b + c, k) / 2^(b + c))
+
+    Args:
+        first_only: Images only the first model has right, at least 0.
+        second_only: Images only the second model has right, at least 0.
+
+    Returns:
+        A probability in [0, 1]; 1 without disagreement.
+
+    Source:
+        McNemar, Psychometrika 12, 1947; the exact binomial form.
+    """
+    n, fewer = first_only + second_only, min(first_only, second_only)
+    logarithms = (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) for k in range(fewer + 1))
+    return min(1.0, 2 * sum(exp(logarithm - n * log(2)) for logarithm in logarithms))

@@ -1,0 +1,96 @@
+"""All plots of an evaluation, as PNG and as SVG."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from lib.evaluation.abstention import risk_coverage_curve
+from lib.evaluation.heatmaps import read_grad_cam
+from lib.evaluation.maps import KINDS
+from lib.evaluation.metrics import uncalibrated
+from lib.evaluation.outcome import Outcome
+from lib.ingest.image import decode_jpeg
+from lib.plots import (
+    Picture,
+    abstention_curve,
+    confidence_histogram,
+    confusion_matrix,
+    embedding_map,
+    grad_cam_sheet,
+    per_class_bars,
+    pr_curves,
+    predicted_scatter,
+    predicted_swarm,
+    reliability,
+    roc_curves,
+)
+from lib.storage.filesystem import Location
+
+MOST_HEATMAPS = 12
+MAP_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
+
+
+def draw_plots(outcome: Outcome, metrics: dict[str, Any], maps: pa.Table, folder: Location) -> None:
+    """Write `plots/NAME.png` and `plots/NAME.svg` into an evaluation folder.
+
+    Args:
+        outcome: What is drawn.
+        metrics: Of it (`metrics.json`).
+        maps: Rows of `MAP_SCHEMA`, of some of its images.
+        folder: The evaluation folder, which has the heatmaps if there are any.
+    """
+    pictures = _plots(outcome, metrics) | _maps(outcome, maps)
+    if (sheet := _grad_cam(folder)) is not None:
+        pictures["grad_cam"] = sheet
+    files = {f"{name}.png": picture.png for name, picture in pictures.items()}
+    files |= {f"{name}.svg": picture.svg for name, picture in pictures.items()}
+    (folder / "plots").write_many(files)
+
+
+def _plots(outcome: Outcome, metrics: dict[str, Any]) -> dict[str, Picture]:
+    actual, probabilities, names = outcome.actual, outcome.probabilities, outcome.class_names
+    confidence, correct = outcome.confidence, outcome.correct
+    before = None
+    if outcome.temperature is not None:
+        before = (uncalibrated(probabilities, outcome.temperature).max(axis=1), correct)
+    return {
+        "confusion_matrix": confusion_matrix(np.array(metrics["confusion_matrix"]), names),
+        "scatter": predicted_scatter(actual, outcome.predicted, confidence, names),
+        "swarm": predicted_swarm(actual, outcome.predicted, probabilities, names),
+        "per_class": per_class_bars(metrics["per_class"]),
+        "roc": roc_curves(actual, probabilities, names),
+        "pr": pr_curves(actual, probabilities, names),
+        "reliability": reliability(before, (confidence, correct)),
+        "confidence": confidence_histogram(confidence, correct),
+        "abstention": abstention_curve(*risk_coverage_curve(confidence, correct), metrics["abstention"]),
+    }
+
+
+def _maps(outcome: Outcome, maps: pa.Table) -> dict[str, Picture]:
+    places = {image_id: place for place, image_id in enumerate(outcome.predictions["image_id"].to_pylist())}
+    rows = np.array([places[image_id] for image_id in maps["image_id"].to_pylist()], np.int64)
+    actual, correct = outcome.actual[rows], outcome.correct[rows]
+    pictures = {}
+    for kind in KINDS:
+        points = np.stack([maps[f"{kind}_{axis}"].to_numpy() for axis in "xy"], axis=1)
+        if np.isfinite(points).all():
+            pictures[f"map_{kind}"] = embedding_map(points, actual, correct, outcome.class_names, MAP_TITLES[kind])
+    return pictures
+
+
+def _grad_cam(folder: Location) -> Picture | None:
+    rows = read_grad_cam(folder).slice(0, MOST_HEATMAPS).to_pylist()
+    if not rows:
+        return None
+    return grad_cam_sheet(
+        [
+            (decode_jpeg(row["image"]), _gray(row["heatmap"]), row["label"], row["predicted"], row["confidence"])
+            for row in rows
+        ]
+    )
+
+
+def _gray(png: bytes) -> "np.ndarray[Any, Any]":
+    return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE), np.float32) / 255
