@@ -71,6 +71,8 @@ class JobConfig(Settings):
 
     verbose: bool = False
     """Show the messages of Ray and TensorFlow too."""
+    log_format: Literal["text", "json"] = "text"
+    """How lines on stderr are written: for people, or one JSON object a line, as Google Cloud Logging reads them."""
 
 
 class TiffPolicy(Settings):
@@ -153,6 +155,36 @@ def parse_ranges(text: str) -> dict[str, tuple[float, float]]:
     return ranges
 
 
+class DecodeConfig(Settings):
+    """What Ray reserves for tasks that decode images. It decides which machines an autoscaling cluster starts."""
+
+    cpus_per_convert_task: float = Field(default=1.0, gt=0)
+    """CPUs for each task that decodes images: less than 1 where they mostly wait for the storage."""
+    convert_memory_gib: float | None = Field(default=None, gt=0)
+    """Memory in GiB for each task that decodes images, for large ones; by default it is not looked at."""
+    keep_gpus_free: bool = False
+    """Convert only on machines without a GPU, which the cluster must have. Otherwise a cluster starts machines with a
+    GPU for converting too, once all others are busy."""
+
+
+class AcceleratorConfig(DecodeConfig):
+    """What Ray reserves for what holds a network: training workers, and actors that predict or compute features."""
+
+    use_gpu: bool = False
+    """Give each training worker and each copy of a model that predicts a GPU."""
+    gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
+    """With --use-gpu, the share of a GPU that each of them gets; a network uses one GPU at most."""
+    accelerator_type: str | None = None
+    """With --use-gpu, the kind of GPU they need, as Ray's label `ray.io/accelerator-type` names it (`L4`, `A100`); by
+    default any."""
+
+    @model_validator(mode="after")
+    def _type_of_gpu(self) -> Self:
+        if self.accelerator_type is not None and not self.use_gpu:
+            raise ValueError("--accelerator-type needs --use-gpu")
+        return self
+
+
 class ImageConfig(TiffPolicy):
     """From any TIFF to a small encoded image."""
 
@@ -211,7 +243,7 @@ class SampleConfig(JobConfig):
     """Seed of the generator; the same seed gives the same bytes."""
 
 
-class ConvertConfig(ImageConfig, ListingConfig, JobConfig):
+class ConvertConfig(DecodeConfig, ImageConfig, ListingConfig, JobConfig):
     """Convert a folder of TIFFs to a dataset folder of Parquet shards."""
 
     source: StorageUri
@@ -231,7 +263,7 @@ class ConvertConfig(ImageConfig, ListingConfig, JobConfig):
         return self
 
 
-class FitConfig(Settings):
+class FitConfig(AcceleratorConfig):
     """How a model is fitted."""
 
     epochs: int = Field(default=10, ge=1)
@@ -286,8 +318,6 @@ class FitConfig(Settings):
     """Steps between checkpoints within an epoch; there is one after every epoch in any case."""
     stall_timeout: float = Field(default=600.0, gt=0)
     """Seconds without a step after which the worker that holds up the others is named, ended and replaced."""
-    use_gpu: bool = False
-    """Give each training worker and each prediction actor a GPU."""
 
     @field_validator("num_workers")
     @classmethod
@@ -394,15 +424,13 @@ class ForwardConfig(ActorConfig):
     """Also write the `logits` of each image, the mean over its views."""
 
 
-class PredictionConfig(ForwardConfig, JobConfig):
+class PredictionConfig(AcceleratorConfig, ForwardConfig, JobConfig):
     """Predict images with a model."""
 
     model_dir: StorageUri
     """Model folder made by `train`."""
     output: StorageUri
     """Folder to write."""
-    use_gpu: bool = False
-    """Give each copy of the model a GPU."""
 
 
 class MeasureConfig(Settings):

@@ -18,9 +18,25 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else one process takes all memory of a shared GPU
     if ray_is_ours():
         # Ray's own switch for laptops with a firewall: its services then listen on loopback only.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if ray_is_ours() and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
+
+
+JOB_VARIABLE, LOG_FORMAT_VARIABLE = "TISSUE_JOB", "TISSUE_LOG_FORMAT"
+"""How workers know the job that they work for. A Ray of ours hands them its own environment; `lib.ray_data` gives them
+to a cluster's."""
+
+
+def name_job(job: str, log_format: str) -> None:
+    """Say which job this process is, and how it and its workers write their logs."""
+    os.environ |= {JOB_VARIABLE: job, LOG_FORMAT_VARIABLE: log_format}
+
+
+def job_variables() -> dict[str, str]:
+    """What `name_job` has set; empty in a process that is no job."""
+    return {name: os.environ[name] for name in (JOB_VARIABLE, LOG_FORMAT_VARIABLE) if name in os.environ}

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from lib.logs import NUMBERS, enter_stage
+
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 10.0
@@ -31,6 +33,7 @@ class Progress:
         """
         self.stage, self.total, self.unit = stage, total, unit
         self.done = 0
+        self._outer: str | None = None
         self._started = self._logged = time.monotonic()
         self._live = self._task = None
         if sys.stderr.isatty():
@@ -71,6 +74,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         """Show the live line, if there is a terminal."""
+        self._outer = enter_stage(self.stage)
         if self._live is not None:
             self._live.start()
         return self
@@ -83,10 +87,18 @@ class Progress:
             self._live.stop()
         elif error is None:
             self._log()
+        enter_stage(self._outer)
 
     def _log(self) -> None:
         self._logged = time.monotonic()
-        ending = f"in {self.seconds:.1f} s" if self.done >= self.total else "just begun"
-        if 0 < self.done < self.total:
-            ending = f"{(self.total - self.done) / self.rate:.0f} s left"
-        logger.info("%s: %d of %d %s, %.0f/s, %s", self.stage, self.done, self.total, self.unit, self.rate, ending)
+        numbers = {self.unit: self.done, "total": self.total, "rate": round(self.rate, 2)}
+        ending = "just begun"
+        if self.done >= self.total:
+            numbers["seconds_left"], ending = 0.0, f"in {self.seconds:.1f} s"
+        elif self.done > 0:
+            left_s = (self.total - self.done) / self.rate
+            numbers["seconds_left"] = round(left_s, 1)
+            ending = f"{left_s:.0f} s left"
+        line = "%s: %d of %d %s, %.0f/s, %s"
+        arguments = (self.stage, self.done, self.total, self.unit, self.rate, ending)
+        logger.info(line, *arguments, extra={NUMBERS: numbers})

@@ -8,14 +8,13 @@ Ray is imported when it is needed: it takes two seconds, and settings are refuse
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lib.config import JobConfig
-from lib.environment import ray_is_ours
+from lib.config import AcceleratorConfig, DecodeConfig, JobConfig
+from lib.environment import job_variables, ray_is_ours
 
 if TYPE_CHECKING:
     import ray.data
@@ -27,6 +26,7 @@ MAX_LOSSES = 5
 crashes its decoder never ends."""
 
 
+ACCELERATOR_LABEL = "ray.io/accelerator-type"
 FINISHED_TASKS_POLL_S = 0.02
 """How long Ray Data waits between two looks for finished tasks, while a CPU may have nothing to do. With Ray's own
 0.1 s, which has no option, each CPU idled for 0.16 s after each task: 30 % of the time where a task takes 0.4 s."""
@@ -48,6 +48,8 @@ def start_ray(config: JobConfig) -> None:
     if ray_is_ours():
         # Two logical CPUs at least: an actor that holds a model and a task that decodes for it.
         options |= {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, 2)}
+    elif variables := job_variables():  # the workers of a Ray of ours have this process's environment
+        options["runtime_env"] = {"env_vars": variables}
     ray.init(**options)
     prepare_context(config.verbose)
 
@@ -77,21 +79,52 @@ def prepare_context(verbose: bool = False) -> None:
     context.raise_original_map_exception = True
 
 
+def decoding(config: DecodeConfig) -> dict[str, float]:
+    """Options of tasks that decode: what Ray reserves for each."""
+    memory = {} if config.convert_memory_gib is None else {"memory": int(config.convert_memory_gib * 2**30)}
+    return {"num_cpus": config.cpus_per_convert_task, **memory}
+
+
+def accelerator_label(config: AcceleratorConfig) -> dict[str, dict[str, str]]:
+    """The option that keeps work on nodes with the wanted kind of GPU; none where any will do.
+
+    A label, since Ray's own option `accelerator_type` asks for a resource that only nodes have which are up: an
+    autoscaler would start none from zero.
+    """
+    return {} if config.accelerator_type is None else {"label_selector": {ACCELERATOR_LABEL: config.accelerator_type}}
+
+
+def off_gpus(dataset: "ray.data.Dataset") -> "ray.data.Dataset":
+    """The same, on machines without an accelerator alone: its tasks, and what they have an autoscaler start.
+
+    Ray's autoscaler prefers such machines, but starts others too once it has as many of them as it may.
+    """
+    from ray.util.accelerators import accelerators
+
+    kinds = {value for name, value in vars(accelerators).items() if name.isupper() and isinstance(value, str)}
+    dataset.context.execution_options.label_selector = {ACCELERATOR_LABEL: f"!in({','.join(sorted(kinds))})"}
+    return dataset
+
+
 def units_dataset(units: list[pa.Table]) -> "ray.data.Dataset":
-    """A dataset whose blocks are the units, in their order."""
+    """A dataset whose blocks are the units, in their order.
+
+    Not `from_arrow`, which runs a task of one CPU a unit to look at its schema, on any machine that it has started.
+    """
     import ray.data
 
-    return ray.data.from_arrow(units)
+    return ray.data.from_blocks(units)
 
 
 def map_units(dataset: "ray.data.Dataset", transform: Transform | type, **options: Any) -> "ray.data.Dataset":
     """Apply a function or an actor class to whole units."""
     if not isinstance(transform, type):
         options = {"max_retries": MAX_LOSSES} | options
-    with warnings.catch_warnings():
-        # Ray 2.60 warns of remote arguments, but has no other way yet to say how often a task is retried.
-        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        return dataset.map_batches(transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **options)
+    # Not `map_batches`, which is the same but for two objections of Ray 2.60: to batches that are whole blocks where
+    # there is a GPU, and to remote arguments, though it has no other way yet to say how often a task is retried.
+    return dataset.map_batches_internal(
+        transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **options
+    )
 
 
 def is_repeated_task() -> bool:

@@ -10,8 +10,10 @@ from typing import TypeVar
 
 from lib.command_line import parse_settings, report_error
 from lib.config import JobConfig
+from lib.environment import name_job
 from lib.errors import expected_cause, in_one_line
-from lib.native_messages import filter_native_messages
+from lib.logs import context_fields, report_failure, wants_json, write_json_to
+from lib.native_messages import filter_native_messages, native_messages_as_json
 from lib.ray_data import stop_ray
 from lib.summaries import Summary
 
@@ -30,12 +32,14 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
         The exit code: 0 done; 1 failed; 2 wrong settings; 3 too many bad images.
     """
     job = Path(sys.argv[0]).stem
+    name_job(job, "json" if _asks_for_json(sys.argv[1:]) else "text")  # settings that are wrong are to be told of too
     try:
         config = parse_settings(config_type, sys.argv[1:], f"python -m jobs.{job}")
+        name_job(job, config.log_format)
         _set_up_messages(config.verbose)
         summary = main(config)
     except KeyboardInterrupt:
-        report_error("interrupted; the same command goes on where this run stopped")
+        _report("interrupted; the same command goes on where this run stopped")
         return 1
     except Exception as error:  # noqa: BLE001 - the one place where a failure of any kind becomes an exit code
         return _fail(error)
@@ -48,26 +52,37 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
 
 
 def _fail(error: Exception) -> int:
-    report_error(in_one_line(error))
     expected = expected_cause(error)
-    if expected is not None:
-        return expected.exit_code
-    traceback.print_exception(error)
-    return 1
+    _report(in_one_line(error), error if expected is None else None)
+    return 1 if expected is None else expected.exit_code
+
+
+def _report(message: str, bug: Exception | None = None) -> None:
+    if wants_json():
+        report_failure(message, bug)
+        return
+    report_error(message)
+    if bug is not None:
+        traceback.print_exception(bug)
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    """Whether the command line does, as far as one can tell before it is checked."""
+    return "--log-format json" in " ".join(arguments).replace("_", "-").replace("=", " ")
 
 
 def _set_up_messages(verbose: bool) -> None:
-    """Our own plain lines on stderr; those of Ray and TensorFlow only if asked for."""
-    if not verbose:
-        filter_native_messages()
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.ERROR,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
+    """Our own lines on stderr; those of Ray and TensorFlow only if asked for."""
+    level = logging.INFO if verbose else logging.ERROR
+    if wants_json():
+        write_json_to(native_messages_as_json(context_fields(), verbose), level)
+    else:
+        if not verbose:
+            filter_native_messages()
+        logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("lib").setLevel(logging.INFO)
     if not verbose:
         for name in ("ray", "ray.data", "ray.train", "absl"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
+        for name in ("gcsfs", "tf2onnx"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # they log what they raise

@@ -1,30 +1,48 @@
 """The Ray Data graphs that decode images: for a worker that trains, and for a pool of actors that hold a network."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from lib.config import AcceleratorConfig, DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, Decoder, ImageSource
-from lib.ray_data import map_units, stream_tables, units_dataset
+from lib.ray_data import accelerator_label, decoding, map_units, stream_tables, units_dataset
 from lib.storage.filesystem import Location
 
-DONE_SCHEMA = pa.schema([pa.field("images", pa.int64(), nullable=False)])
+DONE_SCHEMA = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("images", "quarantined")])
 
 
-def decoded_dataset(source: ImageSource, split: str, runs: Sequence[range]) -> "ray.data.Dataset":
+class DoneUnit(NamedTuple):
+    """What became of a unit.
+
+    Attributes:
+        images: How many it has.
+        quarantined: Those of them that were refused.
+    """
+
+    images: int
+    quarantined: int
+
+
+def decoded_dataset(source: ImageSource, split: str, runs: Sequence[range], decode: DecodeConfig) -> "ray.data.Dataset":
     """A dataset whose blocks are the decoded units (`DECODED_SCHEMA`) that cover runs of positions, in their order."""
     units = [unit for run in runs for unit in source.units(split, run.start, run.stop)]
     if not units:
         return units_dataset([DECODED_SCHEMA.empty_table()])
-    return map_units(units_dataset(units), source.decoder, num_cpus=1)
+    return map_units(units_dataset(units), source.decoder, **decoding(decode))
 
 
 def run_pool(
-    units: list[pa.Table], decoder: Decoder, actor: type, arguments: Mapping[str, Any], size: int, use_gpu: bool
-) -> Iterator[int]:
+    units: list[pa.Table],
+    decoder: Decoder,
+    actor: type,
+    arguments: Mapping[str, Any],
+    size: int,
+    config: AcceleratorConfig,
+) -> Iterator[DoneUnit]:
     """Decode units, and hand each to one of a pool of actors, which writes a part of the output.
 
     With GPUs, tasks on any core decode for the actors. Without, Ray Data fuses both into the actors, which spares
@@ -36,26 +54,27 @@ def run_pool(
         actor: Its class; called with a decoded unit, it writes its part and returns what `done` says.
         arguments: What its constructor takes.
         size: Most actors at once.
-        use_gpu: Whether each has a GPU.
+        config: What Ray reserves for each, and for the tasks that decode.
 
     Yields:
-        The images of each unit that is done.
+        Each unit that is done.
     """
+    tasks = decoding(config)
+    holds = {"num_cpus": 1, "num_gpus": config.gpus_per_worker} | accelerator_label(config) if config.use_gpu else tasks
     graph = map_units(
-        map_units(units_dataset(units), decoder, num_cpus=1),
+        map_units(units_dataset(units), decoder, **tasks),
         actor,
         fn_constructor_kwargs=dict(arguments),
         compute=ActorPoolStrategy(min_size=1, max_size=size),
-        num_cpus=1,
-        num_gpus=1 if use_gpu else 0,
+        **holds,
     )
     for table in stream_tables(graph):
-        yield sum(table["images"].to_pylist())
+        yield DoneUnit(*(sum(table[name].to_pylist()) for name in DONE_SCHEMA.names))
 
 
-def done(images: int) -> pa.Table:
-    """What an actor of a pool says of a unit that it has written."""
-    return pa.table([[images]], schema=DONE_SCHEMA)
+def done(images: int, quarantined: int = 0) -> pa.Table:
+    """What an actor of a pool says of a unit that it has written: its images, and how many of them were refused."""
+    return pa.table([[images], [quarantined]], schema=DONE_SCHEMA)
 
 
 def first_position(unit: pa.Table) -> int:

@@ -25,6 +25,7 @@ from lib.ingest.shards import DATASET_FILE
 from lib.ingest.tiff import UInt8Array
 from lib.ingest.tiff_range import with_ranges_of_run
 from lib.ingest.unit import read_unit
+from lib.logs import join_stage
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder, read_complete
 from lib.storage.tables import read_table
@@ -298,6 +299,7 @@ class TiffSource:
 
 
 def _decode_shard(unit: pa.Table, images: Location) -> pa.Table:
+    join_stage("decode")
     cv2.setNumThreads(1)
     data = (images / unit["file"][0].as_py()).read_bytes()
     rows = pq.read_table(pa.BufferReader(data), columns=["image_id", "path", "label", "image"]).take(unit["row"])
@@ -306,6 +308,7 @@ def _decode_shard(unit: pa.Table, images: Location) -> pa.Table:
 
 
 def _decode_tiffs(unit: pa.Table, folder: Location, config: ImageConfig, quality: int | None) -> pa.Table:
+    join_stage("decode")
     results = list(read_unit(unit, folder, config))
     pixels = [None if result.image is None else _as_stored(result.image, quality).tobytes() for result in results]
     return _decoded_table([result.row for result in results], pixels, unit)

@@ -1,11 +1,12 @@
 """One worker's share of a split, decoded anew every epoch: for images that do not fit into memory."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from lib.config import DecodeConfig
 from lib.dataset.cache import ExampleCache, Examples, Positions
 from lib.dataset.graph import decoded_dataset
 from lib.dataset.order import PADDING, LaneOrder
@@ -22,12 +23,14 @@ class ImageStream:
         split: Which of them.
         order: This worker's.
         tell: Told of refused images and of checksums, as they come, anew in each epoch.
+        decode: What Ray reserves for the tasks that decode.
     """
 
     source: ImageSource
     split: str
     order: LaneOrder
     tell: Callable[[list[dict[str, Any]], dict[str, str]], None]
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
 
     def batches(self, order: Positions, epoch: int) -> Iterator[Examples]:
         """A batch for each row of `order`, the end of what `LaneOrder.epoch` says of the epoch.
@@ -48,7 +51,7 @@ class ImageStream:
 
     def _decoded(self, epoch: int, wanted: set[int]) -> Iterator[dict[int, Examples]]:
         runs = [run for run in self.order.reading(epoch) if not wanted.isdisjoint(run)]
-        dataset = decoded_dataset(self.source, self.split, runs)
+        dataset = decoded_dataset(self.source, self.split, runs, self.decode)
         dataset.context.execution_options.preserve_order = True
         for table in stream_tables(dataset):
             positions = table["position"].to_numpy()

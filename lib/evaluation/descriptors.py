@@ -17,6 +17,7 @@ from lib.errors import DataError
 from lib.ingest.image import decode_jpeg
 from lib.ingest.shards import read_shard
 from lib.ingest.tiff import UInt8Array
+from lib.logs import join_stage
 from lib.progress import Progress
 from lib.ray_data import map_units, start_ray, stream_tables, units_dataset
 from lib.storage.filesystem import Location
@@ -122,6 +123,7 @@ def describe_images(dataset: ShardSource, output: Location, config: JobConfig) -
 
 def _describe_unit(unit: pa.Table, images: Location, output: Location) -> pa.Table:
     """A task: the descriptors of a shard, in a file of its name."""
+    join_stage("describe")
     cv2.setNumThreads(1)
     name = unit["file"][0].as_py()
     rows = [_described(row) for row in read_shard(images / name).to_pylist()]

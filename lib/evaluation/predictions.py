@@ -15,6 +15,8 @@ from lib.dataset.graph import done, first_position, part_name, run_pool, without
 from lib.dataset.source import ImageSource
 from lib.evaluation.findings import PREDICTIONS, with_footer
 from lib.evaluation.heatmaps import GRAD_CAM, grad_cam_table, most_confident_errors
+from lib.logs import join_stage
+from lib.metrics import count_images
 from lib.models.folder import load_network, read_model_record
 from lib.models.reference import Reference
 from lib.progress import Progress
@@ -88,8 +90,9 @@ def predict_units(
     with Progress("predict", count) as progress:
         progress.advance(skipped)
         if units:
-            for images in run_pool(units, source.decoder, Predictor, arguments, config.num_actors, config.use_gpu):
+            for images, quarantined in run_pool(units, source.decoder, Predictor, arguments, config.num_actors, config):
                 progress.advance(images)
+                count_images("predict", images - quarantined, quarantined)
         return PredictedUnits(progress.seconds, count - skipped)
 
 
@@ -98,6 +101,7 @@ class Predictor:
 
     def __init__(self, config: PredictionConfig, min_confidence: float | None = None) -> None:
         """Load the model, with the layer before its last as a second output, and its reference if it has one."""
+        join_stage("predict")
         import keras
 
         from lib.models.forward import Forward, views_of
@@ -115,6 +119,7 @@ class Predictor:
         """Predict a unit (`DECODED_SCHEMA`) and write `predictions/`, `embeddings/` and `grad_cam/` of it."""
         from lib.models.forward import classify
 
+        join_stage("predict")  # decoding may have been done by this process
         name = part_name(first_position(decoded))
         images = decoded.filter(pc.is_valid(decoded["image"]))
         classified = classify(self._forward, images, self._views)
@@ -123,7 +128,7 @@ class Predictor:
         self._write_grad_cam(images, predictions, name)
         # Written last: a unit is done when its predictions exist.
         write_table(with_footer(predictions, decoded), self._output / PREDICTIONS / name)
-        return done(decoded.num_rows)
+        return done(decoded.num_rows, decoded.num_rows - images.num_rows)
 
     def _write_grad_cam(self, images: pa.Table, predictions: pa.Table, name: str) -> None:
         wrong = most_confident_errors(predictions)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import ConvertConfig, ImageConfig
+from lib.config import ConvertConfig, DecodeConfig, ImageConfig
 from lib.errors import DataError
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
@@ -17,11 +17,16 @@ from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff_range import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
+from lib.logs import join_stage
+from lib.metrics import count_images
 from lib.progress import Progress
-from lib.ray_data import map_units, start_ray, stream_tables, units_dataset
+from lib.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
+
+NOT_IDENTITY = {"verbose", "log_format", "output", "max_bad_fraction", "update", *DecodeConfig.model_fields}
+"""What does not change the dataset: the same command goes on with other values of these."""
 
 
 def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[s
     listing = list_labelled(Location(config.source), config)
     if needs_test and not pc.any(pc.equal(listing.images["split"], "test")).as_py():
         raise DataError(f"--source {config.source} has no test images to evaluate; use `convert` and `train` instead")
-    settings = config.model_dump(mode="json", exclude={"verbose", "output", "max_bad_fraction", "update"})
+    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
     inputs = {"source_listing": listing.content_hash}
     folder = OutputFolder(
         Location(config.output), DATASET_FILE, settings, inputs, parts_name_their_inputs=True, may_update=config.update
@@ -106,9 +111,11 @@ def _convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progr
     if not units:
         return
     start_ray(config)
-    graph = map_units(units_dataset(units), convert_unit, fn_kwargs=unit_arguments(config), num_cpus=1)
-    for verdicts in stream_tables(graph):
+    graph = map_units(units_dataset(units), convert_unit, fn_kwargs=unit_arguments(config), **decoding(config))
+    for verdicts in stream_tables(off_gpus(graph) if config.keep_gpus_free else graph):
         progress.advance(verdicts.num_rows)
+        accepted = pc.sum(pc.equal(verdicts["verdict"], "accepted")).as_py()
+        count_images("convert", accepted, verdicts.num_rows - accepted)
         yield verdicts.cast(CONVERTED_SCHEMA)
 
 
@@ -129,6 +136,7 @@ def convert_unit(unit: pa.Table, config: ConvertConfig, written: frozenset[str] 
     Returns:
         The verdict on each file (`MANIFEST_SCHEMA`) and its `shard`.
     """
+    join_stage("convert")
     shard = unit["shard"][0].as_py()
     output = Location(config.output)
     location = output / "images" / shard

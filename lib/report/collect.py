@@ -1,75 +1,104 @@
-"""From folders of evaluations, and the model and dataset folders they name, to a `Report`."""
+"""From folders of evaluations, and the model, dataset and checks folders they name, to a `Report`."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config import ReportConfig
 from lib.errors import SettingsError
+from lib.evaluation.comparison import compare
+from lib.evaluation.maps import KINDS
+from lib.report.checks import (
+    LABEL_ERRORS_FILE,
+    RESEMBLING_FILE,
+    Checks,
+    NearDuplicates,
+    read_checks,
+    read_label_errors,
+    read_near_duplicates,
+)
+from lib.report.dataset import Dataset, read_dataset
+from lib.report.gallery import choose_mistakes
 from lib.report.pictures import evaluation_plots
 from lib.report.records import (
-    ClassCount,
-    Dataset,
+    Contest,
     Evaluation,
+    Layouts,
     Mistake,
-    Overlap,
     Predictions,
-    RefusedFile,
     Report,
     SweepTrial,
+    comparable,
+    ranked,
 )
-from lib.report.thumbnails import read_thumbnails
+from lib.report.thumbnails import Thumbnails, read_thumbnails
 from lib.storage.filesystem import Location
 from lib.storage.output import read_complete
 from lib.storage.tables import read_table
 
-MOST_REFUSED = 200
-"""Quarantined files that are listed; the page states how many more there are."""
-MOST_MISTAKES = 60
-"""Misclassified images shown for each model; the page states how many more there are."""
 MOST_TRIALS = 10
 """Trials of a sweep shown for each model; the page states how many more there are."""
-SPLITS = ("train", "validation", "test")
-PREDICTION_COLUMNS = ["image_id", "path", "label", "predicted", "correct", "confidence"]
 
 
 def collect(config: ReportConfig) -> Report:
     """Read everything the page shows.
 
     Raises:
-        SettingsError: If an evaluation folder, or the model or dataset folder it names, is not complete.
+        SettingsError: If an evaluation folder, or the model, dataset or checks folder it names, is not complete.
         StorageError: If a file cannot be read.
+        DataError: If evaluations that name the same dataset and split have predictions of different images.
     """
-    datasets: dict[str, Dataset] = {}
-    return Report(tuple(_read_evaluation(Location(uri), datasets) for uri in config.evaluations))
+    folders = _Folders()
+    evaluations = _with_names_apart([folders.read_evaluation(Location(uri)) for uri in config.evaluations])
+    return Report(evaluations, _contests(evaluations), _thumbnails(evaluations))
 
 
-def _read_evaluation(folder: Location, datasets: dict[str, Dataset]) -> Evaluation:
-    record = read_complete(folder, "evaluation.json", "evaluate")
-    model_folder, dataset_folder = Location(record["model_dir"]), Location(record["dataset"])
-    model = _read_named(model_folder, "model.json", "train", folder)
-    if dataset_folder.uri not in datasets:
-        datasets[dataset_folder.uri] = _read_dataset(dataset_folder, folder)
-    dataset = datasets[dataset_folder.uri]
-    metrics = (folder / "metrics.json").read_json()
-    return Evaluation(
-        uri=folder.uri,
-        record=record,
-        metrics=metrics,
-        model=model,
-        dataset=dataset,
-        predictions=_read_predictions(folder, dataset, record["split"]),
-        plots=evaluation_plots(folder, model_folder, metrics, record["class_names"]),
-        trials=_read_trials(model_folder) if "sweep" in model else (),
-    )
+class _Folders:
+    """Reads folders that evaluations share only once."""
 
+    def __init__(self) -> None:
+        self.datasets: dict[str, Dataset] = {}
+        self.checks: dict[str, Checks] = {}
 
-def _read_trials(model_folder: Location) -> tuple[SweepTrial, ...]:
-    rows = (model_folder / "sweep" / "leaderboard.json").read_json()["trials"][:MOST_TRIALS]
-    shared = ("parameters", "val_loss", "val_accuracy", "epochs", "pruned")
-    return tuple(SweepTrial(row["trial"], **{name: row[name] for name in shared}) for row in rows)
+    def read_evaluation(self, folder: Location) -> Evaluation:
+        record = read_complete(folder, "evaluation.json", "evaluate")
+        model_folder = Location(record["model_dir"])
+        model = _read_named(model_folder, "model.json", "train", folder)
+        metrics = (folder / "metrics.json").read_json()
+        layouts = _read_layouts(folder)
+        label_errors, resembling = folder / LABEL_ERRORS_FILE, folder / RESEMBLING_FILE
+        return Evaluation(
+            uri=folder.uri,
+            name=str(record["name"]),
+            record=record,
+            metrics=metrics,
+            model=model,
+            dataset=self._dataset(Location(record["dataset"]), folder),
+            predictions=_read_predictions(folder, record["class_names"]),
+            plots=evaluation_plots(folder, model_folder, metrics, record["class_names"], layouts),
+            trials=_read_trials(model_folder) if "sweep" in model else (),
+            layouts=layouts,
+            checks=self._checks(Location(record["checks"]), folder) if record.get("checks") else None,
+            resembling=read_near_duplicates(resembling) if resembling.exists() else None,
+            label_errors=read_label_errors(label_errors) if label_errors.exists() else None,
+        )
+
+    def _dataset(self, folder: Location, named_by: Location) -> Dataset:
+        if folder.uri not in self.datasets:
+            self.datasets[folder.uri] = read_dataset(folder, _read_named(folder, "dataset.json", "convert", named_by))
+        return self.datasets[folder.uri]
+
+    def _checks(self, folder: Location, named_by: Location) -> Checks:
+        if folder.uri not in self.checks:
+            _read_named(folder, "checks.json", "evaluate", named_by)
+            self.checks[folder.uri] = read_checks(folder)
+        return self.checks[folder.uri]
 
 
 def _read_named(folder: Location, marker: str, made_by: str, named_by: Location) -> dict[str, Any]:
@@ -79,76 +108,97 @@ def _read_named(folder: Location, marker: str, made_by: str, named_by: Location)
         raise SettingsError(f"{error} (it is named by {(named_by / 'evaluation.json').uri})") from error
 
 
-def _read_dataset(folder: Location, named_by: Location) -> Dataset:
-    record = _read_named(folder, "dataset.json", "convert", named_by)
-    columns = ["image_id", "path", "label", "split", "group", "checksum", "verdict", "reason", "detail"]
-    manifest = read_table(folder / "manifest.parquet", columns)
-    return Dataset(
-        uri=folder.uri,
-        record=record,
-        counts_by_class=_class_counts(record["counts_by_split"]),
-        refused=_refused_files(manifest),
-        overlap=find_overlap(manifest),
-    )
+def _read_trials(model_folder: Location) -> tuple[SweepTrial, ...]:
+    rows = (model_folder / "sweep" / "leaderboard.json").read_json()["trials"][:MOST_TRIALS]
+    shared = ("parameters", "val_loss", "val_accuracy", "epochs", "pruned")
+    return tuple(SweepTrial(row["trial"], **{name: row[name] for name in shared}) for row in rows)
 
 
-def _class_counts(by_split: Mapping[str, Mapping[str, Mapping[str, int]]]) -> tuple[ClassCount, ...]:
-    order = [*SPLITS, *sorted(set(by_split) - set(SPLITS))]
-    return tuple(
-        ClassCount(split, name, *(int(counts.get(key, 0)) for key in ("accepted", "quarantined", "excluded")))
-        for split in order
-        for name, counts in sorted(by_split.get(split, {}).items())
-    )
+def _read_layouts(folder: Location) -> Layouts | None:
+    """Maps without a place for every image were not made; earlier versions made none at all."""
+    file = folder / "maps.parquet"
+    if not file.exists():
+        return None
+    table = read_table(file)
+    made = {kind: table.select([f"{kind}_x", f"{kind}_y"]) for kind in KINDS}
+    places: dict[str, npt.NDArray[np.float32]] = {
+        kind: _scaled(np.stack([column.to_numpy() for column in columns.columns], axis=1))
+        for kind, columns in made.items()
+        if columns.num_rows and not any(column.null_count for column in columns.columns)
+    }
+    return Layouts(table["image_id"].to_pylist(), places) if places else None
 
 
-def _refused_files(manifest: pa.Table) -> tuple[RefusedFile, ...]:
-    refused = manifest.filter(pc.equal(manifest["verdict"], "quarantined")).sort_by("path")
-    fields = ["path", "label", "split", "reason", "detail"]
-    return tuple(RefusedFile(**row) for row in refused.select(fields).slice(0, MOST_REFUSED).to_pylist())
+def _scaled(places: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Into the unit square, centred, with one scale for both axes."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    extent = float((high - low).max()) or 1.0
+    return np.asarray((places - (low + high) / 2) / extent + 0.5, np.float32)
 
 
-def find_overlap(manifest: pa.Table) -> Overlap:
-    """Which groups and which contents are in more than one split.
-
-    Args:
-        manifest: With columns `image_id`, `split`, `group`, `checksum` and `verdict`.
-    """
-    accepted = manifest.filter(pc.equal(manifest["verdict"], "accepted"))
-    grouped, shared_groups, _ = _shared_between_splits(accepted, "group")
-    checksummed, _, shared_contents = _shared_between_splits(accepted, "checksum")
-    return Overlap(grouped, shared_groups, checksummed, shared_contents)
-
-
-def _shared_between_splits(images: pa.Table, key: str) -> tuple[int, int, int]:
-    """Images that have the key, values of it in several splits, and images with such a value."""
-    known = images.filter(pc.is_valid(images[key]))
-    counted = known.group_by(key).aggregate([("split", "count_distinct"), ("image_id", "count")])
-    shared = counted.filter(pc.greater(counted["split_count_distinct"], 1))
-    return known.num_rows, shared.num_rows, pc.sum(shared["image_id_count"]).as_py() or 0
-
-
-def _read_predictions(folder: Location, dataset: Dataset, split: str) -> Predictions:
-    table = read_table(folder / "predictions", PREDICTION_COLUMNS)
+def _read_predictions(folder: Location, class_names: list[str]) -> Predictions:
+    table = read_table(folder / "predictions")
     wrong = table.filter(pc.invert(table["correct"])).sort_by([("confidence", "descending"), ("image_id", "ascending")])
-    shown = wrong.slice(0, MOST_MISTAKES).to_pylist()
+    rows = wrong.select(["image_id", "path", "label", "predicted", "confidence"]).to_pylist()
+    mistakes = [Mistake(*row.values()) for row in rows]
+    classes = pa.array(class_names, pa.string())
+    known = "unfamiliar" in table.column_names and not table["unfamiliar"].null_count
     return Predictions(
-        correct=dict(zip(table["image_id"].to_pylist(), table["correct"].to_pylist(), strict=True)),
-        mean_confidence=pc.mean(table["confidence"]).as_py() or 0.0,
-        mistakes=_with_thumbnails(shown, dataset, split),
-        mistake_count=wrong.num_rows,
+        image_ids=table["image_id"].to_pylist(),
+        paths=table["path"].to_pylist(),
+        actual=pc.index_in(table["label"], classes).to_numpy().astype(np.int64),
+        predicted=pc.index_in(table["predicted"], classes).to_numpy().astype(np.int64),
+        confidence=table["confidence"].to_numpy().astype(np.float32),
+        unfamiliar=int(pc.sum(table["unfamiliar"]).as_py() or 0) if known else None,
+        mistakes=choose_mistakes(mistakes),
     )
 
 
-def _with_thumbnails(rows: Sequence[Mapping[str, Any]], dataset: Dataset, split: str) -> tuple[Mistake, ...]:
-    thumbnails = read_thumbnails(dataset, split, [row["image_id"] for row in rows])
+def _with_names_apart(evaluations: list[Evaluation]) -> tuple[Evaluation, ...]:
+    """Models of the same name, as of an earlier run, get the time of their evaluation; if that is equal, a number."""
+    names = [one.name for one in evaluations]
+    dated = [
+        f"{one.name} ({one.record.get('completed_at', one.uri)[:16].replace('T', ' ')})"
+        if names.count(one.name) > 1
+        else one.name
+        for one in evaluations
+    ]
+    seen: Counter[str] = Counter()
+    apart = []
+    for one, name in zip(evaluations, dated, strict=True):
+        seen[name] += 1
+        apart.append(replace(one, name=f"{name} {seen[name]}" if dated.count(name) > 1 else name))
+    return tuple(apart)
+
+
+def _contests(evaluations: tuple[Evaluation, ...]) -> tuple[Contest, ...]:
+    if not comparable(evaluations):
+        return ()
+    best, *others = ranked(evaluations)
     return tuple(
-        Mistake(
-            image_id=row["image_id"],
-            path=row["path"],
-            actual=row["label"],
-            predicted=row["predicted"],
-            confidence=row["confidence"],
-            thumbnail=thumbnails.get(row["image_id"]),
-        )
-        for row in rows
+        Contest(best, other, compare(best.predictions.correct, other.predictions.correct, best.dataset.groups))
+        for other in others
     )
+
+
+def _thumbnails(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], Thumbnails]:
+    singles: dict[tuple[str, str], set[str]] = defaultdict(set)
+    tiles: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)  # a set in order
+    datasets = {one.dataset.uri: one.dataset for one in evaluations}
+    for one in evaluations:
+        key = (one.dataset.uri, one.split)
+        singles[key] |= {mistake.image_id for mistake in one.predictions.mistakes}
+        singles[key] |= {error.image_id for error in (one.label_errors.shown if one.label_errors else ())}
+        tiles[key] |= dict.fromkeys(one.layouts.image_ids if one.layouts else ())
+        for split, image_id in _paired(one):
+            singles[one.dataset.uri, split].add(image_id)
+    keys = dict.fromkeys([*singles, *tiles])
+    return {key: read_thumbnails(datasets[key[0]], key[1], singles[key], list(tiles[key])) for key in keys}
+
+
+def _paired(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
+    found: list[NearDuplicates] = [evaluation.resembling] if evaluation.resembling else []
+    found += [evaluation.checks.near_duplicates] if evaluation.checks else []
+    for pair in (pair for pairs in found for pair in pairs.shown):
+        for image in (pair.one, pair.other):
+            yield image.split, image.image_id

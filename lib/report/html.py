@@ -1,28 +1,37 @@
 """One HTML page that opens without a network: plots, thumbnails, style and script are all inside it."""
 
 import base64
+import hashlib
 import json
-import math
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from lib.config import ReportConfig
 from lib.report.collect import collect
 from lib.report.doubts import doubts
-from lib.report.records import Evaluation, Report
-from lib.report.verdict import comparison, count_of, headline, percent, ranked
+from lib.report.formatting import (
+    breakable,
+    count_of,
+    duration,
+    json_in_page,
+    or_nothing,
+    percent,
+    points,
+    setting,
+    unbroken,
+)
+from lib.report.page_data import PageData
+from lib.report.records import Evaluation, Report, ranked
+from lib.report.verdict import answers, can_be_chance, comparison, drawn_from, headline
 from lib.storage.filesystem import Location
 from lib.storage.output import package_versions
 
 REPORT_FILE = "report.json"
 TEMPLATES = Path(__file__).parent / "templates"
-NOTHING = "\N{EN DASH}"
-"""Stands where there is no number."""
+SCRIPTS = ("thumbnails.js", "errors.js", "map.js", "start.js")
 
 
 def write_report(config: ReportConfig) -> dict[str, Any]:
@@ -32,13 +41,14 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         The content of `report.json`.
 
     Raises:
-        SettingsError: If an evaluation folder, or the model or dataset folder it names, is not complete.
+        SettingsError: If an evaluation folder, or the model, dataset or checks folder it names, is not complete.
         StorageError: If storage fails beyond its retries.
+        DataError: If evaluations that name the same dataset and split have predictions of different images.
     """
     report = collect(config)
     output = Location(config.output)
     summary = summarize(report) | {
-        "settings": config.model_dump(mode="json", exclude={"verbose"}),
+        "settings": config.model_dump(mode="json", exclude={"verbose", "log_format"}),
         "versions": package_versions(),
         "completed_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -50,7 +60,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
 
 def summarize(report: Report) -> dict[str, Any]:
     """What the page says, for programs. `best` is None where the evaluations cannot be ranked or tie."""
-    best, *others = ranked(report)
+    best, *others = ranked(report.evaluations)
     alone = report.comparable and all(other.right < best.right for other in others)
     return {
         "verdict": headline(report),
@@ -60,6 +70,7 @@ def summarize(report: Report) -> dict[str, Any]:
             {"uri": dataset.uri, "content_hash": dataset.record["content_hash"], "counts": dataset.counts}
             for dataset in report.datasets
         ],
+        "doubts": [doubt.title for doubt in doubts(report)],
     }
 
 
@@ -86,41 +97,34 @@ def render(report: Report, summary: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": _or_nothing(percent),
-        "number": _or_nothing(lambda value: f"{value:.3f}"),
-        "thousands": _or_nothing(lambda value: f"{value:,.0f}"),
-        "duration": _or_nothing(duration),
+        "percent": or_nothing(percent),
+        "number": or_nothing(lambda value: f"{value:.3f}"),
+        "thousands": or_nothing(lambda value: f"{value:,.0f}"),
+        "duration": or_nothing(duration),
+        "points": or_nothing(points),
         "breakable": breakable,
+        "unbroken": unbroken,
         "setting": setting,
         "base64": lambda data: base64.b64encode(data).decode(),
+        "json_in_page": json_in_page,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
     }
-    environment.globals |= {"count_of": count_of}
+    data = PageData(report)
+    script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    found = doubts(report)
+    environment.globals |= {
+        "count_of": count_of,
+        "can_be_chance": can_be_chance,
+        "drawn_from": drawn_from,
+        "thumbnail": data.thumbnail,
+    }
     return environment.get_template("report.html.j2").render(
-        report=report, summary=summary, comparison=comparison(report), doubts=doubts(report)
+        report=report,
+        summary=summary,
+        comparison=comparison(report),
+        doubts=found,
+        answers=answers(report, found),
+        data=data.content,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode(),
     )
-
-
-def setting(value: Any) -> str:
-    """The value of a setting as it is given on the command line; `none` for an empty list."""
-    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def breakable(text: str) -> Markup:
-    """Escaped text that may break after `_` and `/`, where long names and paths are easiest to read on."""
-    return Markup("").join(escape(part) + Markup("<wbr>") for part in re.split(r"(?<=[_/])", text))
-
-
-def _or_nothing(formatted: Any) -> Any:
-    def shown(value: float | None) -> str:
-        return NOTHING if value is None or not math.isfinite(value) else str(formatted(value))
-
-    return shown
-
-
-def duration(seconds: float) -> str:
-    """`48 s`, `12 min`, `3 h 5 min`."""
-    if seconds < 60:  # noqa: PLR2004
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"  # noqa: PLR2004
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004

@@ -1,16 +1,19 @@
-"""The plots of a model and its evaluation, each with a caption and its content in words."""
+"""The plots of a model and its evaluation, each with a caption and its content in words.
+
+What the page shows in a better form is left out: the confusion matrix, which is a table, and maps, which are drawn by
+the page, unless only their picture is there.
+"""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
-from lib.report.records import Plot
+from PIL import Image
+
+from lib.report.records import Layouts, Plot
 from lib.storage.filesystem import Location
 
 CAPTIONS = {
-    "confusion_matrix": (
-        "Confusion matrix",
-        "Rows are what an image is, columns what the model says. Blue is right, orange is wrong.",
-    ),
     "scatter": (
         "Predicted against actual",
         "Every image is one mark, moved a little so that marks do not hide each other.",
@@ -28,17 +31,51 @@ CAPTIONS = {
         "Can its confidence be believed?",
         "Below the diagonal it is too sure of itself, above it too modest.",
     ),
+    "confidence": (
+        "How confident it is when right, and when wrong",
+        "The further apart the two are, the better its confidence tells mistakes.",
+    ),
+    "abstention": (
+        "What it gains by not answering",
+        "Accuracy of the images it is surest of, from few of them to all.",
+    ),
+    "roc": (
+        "Each class against all others",
+        "ROC: the share of the class that is found, against the share of the others that is taken for it.",
+    ),
+    "pr": (
+        "Finding a class without false alarms",
+        "Precision against recall, class by class.",
+    ),
+    "grad_cam": (
+        "Where it looked when it was wrong",
+        "The most confident mistakes: bright places spoke most for the predicted class (Grad-CAM). "
+        "They tell where, not why.",
+    ),
+    "map_pca": ("Map: principal components", "Images that the model sees as alike lie close together."),
+    "map_tsne": ("Map: t-SNE", "Images that the model sees as alike lie close together."),
+    "map_umap": ("Map: UMAP", "Images that the model sees as alike lie close together."),
 }
+HEAVY_BYTES = 120_000
+COLOURS = 128
+PHOTOS = ("grad_cam",)
+PHOTO_QUALITY = 82
 
 
 def evaluation_plots(
-    evaluation: Location, model: Location, metrics: Mapping[str, Any], class_names: Sequence[str]
+    evaluation: Location,
+    model: Location,
+    metrics: Mapping[str, Any],
+    class_names: Sequence[str],
+    layouts: Layouts | None,
 ) -> tuple[Plot, ...]:
     """The learning curves and the plots of an evaluation, as far as their files exist, in the order shown."""
     in_words = _in_words(metrics, class_names)
+    drawn = {f"map_{kind}" for kind in (layouts.places if layouts else ())}
     plots = [_read(model / "curves.png", "curves", ("Training", "The epoch that was kept is marked."), "")]
     for key, caption in CAPTIONS.items():
-        plots.append(_read(evaluation / "plots" / f"{key}.png", key, caption, in_words.get(key, "")))
+        if key not in drawn:
+            plots.append(_read(evaluation / "plots" / f"{key}.png", key, caption, in_words.get(key, "")))
     return tuple(plot for plot in plots if plot is not None)
 
 
@@ -46,7 +83,26 @@ def _read(file: Location, key: str, caption: tuple[str, str], in_words: str) -> 
     if not file.exists():
         return None
     title, text = caption
-    return Plot(key, title, text, f"{title}. {in_words or text}", file.read_bytes())
+    image, media_type = lighter(file.read_bytes(), photo=key in PHOTOS)
+    return Plot(key, title, text, f"{title}. {in_words or text}", image, media_type)
+
+
+def lighter(png: bytes, *, photo: bool) -> tuple[bytes, str]:
+    """A heavy picture in fewer bytes: a drawing as PNG of 128 colours, photographs as JPEG; with its media type.
+
+    Drawings with thousands of half transparent marks come to a third of their size so, without a visible change.
+    """
+    if len(png) <= HEAVY_BYTES:
+        return png, "image/png"
+    sink = BytesIO()
+    with Image.open(BytesIO(png)) as picture:
+        drawn = picture.convert("RGB")
+        if photo:
+            drawn.save(sink, "JPEG", quality=PHOTO_QUALITY)
+            return sink.getvalue(), "image/jpeg"
+        few = drawn.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(sink, "PNG", optimize=True)
+    return min(sink.getvalue(), png, key=len), "image/png"
 
 
 def _in_words(metrics: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, str]:
@@ -55,7 +111,7 @@ def _in_words(metrics: Mapping[str, Any], class_names: Sequence[str]) -> dict[st
     mistakes = f"Most often taken: {taken}." if taken else "No image is off the diagonal."
     lowest = sorted(metrics["per_class"], key=lambda row: row["f1"] or 0)[:3]
     weakest = ", ".join(f"{row['class_name']} {row['f1'] or 0:.2f}" for row in lowest)
-    return {"confusion_matrix": mistakes, "scatter": mistakes, "per_class": f"Lowest F1: {weakest}."}
+    return {"scatter": mistakes, "per_class": f"Lowest F1: {weakest}."}
 
 
 def most_confused(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[tuple[str, str, int]]:

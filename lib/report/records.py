@@ -1,108 +1,18 @@
 """What the report shows, gathered from files: typed, complete and without any formatting."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from lib.evaluation.comparison import Comparison
 from lib.plots import wilson_interval
-
-VERDICTS = ("accepted", "quarantined", "excluded")
-NOWHERE = "-"
-"""Stands for the split and the class of files that have none."""
-
-
-@dataclass(frozen=True)
-class ClassCount:
-    """Files of one class in one split."""
-
-    split: str
-    class_name: str
-    accepted: int
-    quarantined: int
-    excluded: int
-
-    @property
-    def listed(self) -> int:
-        """All of them."""
-        return self.accepted + self.quarantined + self.excluded
-
-
-@dataclass(frozen=True)
-class RefusedFile:
-    """A file that was quarantined, and why."""
-
-    path: str
-    label: str | None
-    split: str | None
-    reason: str
-    detail: str | None
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What the manifest tells about the independence of the splits.
-
-    Attributes:
-        grouped: Accepted images whose group (slide, patient) is known.
-        shared_groups: Groups with accepted images in more than one split.
-        checksummed: Accepted images whose checksum is known.
-        shared_contents: Accepted images that are byte for byte the same as one in another split.
-    """
-
-    grouped: int
-    shared_groups: int
-    checksummed: int
-    shared_contents: int
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset folder.
-
-    Attributes:
-        uri: Where it is.
-        record: The content of `dataset.json`.
-        counts_by_class: One row a split and class, in the order of splits and classes.
-        refused: The quarantined files that are shown.
-        overlap: Whether the splits are independent.
-    """
-
-    uri: str
-    record: dict[str, Any]
-    counts_by_class: tuple[ClassCount, ...]
-    refused: tuple[RefusedFile, ...]
-    overlap: Overlap
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Files: listed, accepted, quarantined and excluded."""
-        return {name: int(count) for name, count in self.record["counts"].items()}
-
-    @property
-    def splits(self) -> list[str]:
-        """The splits that hold files, without `NOWHERE`."""
-        return list(dict.fromkeys(row.split for row in self.counts_by_class if row.split != NOWHERE))
-
-    @property
-    def classes(self) -> list[str]:
-        """The classes that hold files, in order, and `NOWHERE` last if there are files of no class."""
-        names = sorted({row.class_name for row in self.counts_by_class} - {NOWHERE})
-        return names + [NOWHERE] * any(row.class_name == NOWHERE for row in self.counts_by_class)
-
-    def count(self, *, split: str | None = None, class_name: str | None = None) -> ClassCount:
-        """Files of a split, of a class, of both, or of all."""
-        rows = [
-            row for row in self.counts_by_class if split in {None, row.split} and class_name in {None, row.class_name}
-        ]
-        sums = (sum(getattr(row, verdict) for row in rows) for verdict in VERDICTS)
-        return ClassCount(split or "", class_name or "", *sums)
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether listed = accepted + quarantined + excluded, in all and summed over splits and classes."""
-        total = self.count()
-        return total.listed == self.counts["listed"] and all(
-            getattr(total, verdict) == self.counts[verdict] for verdict in VERDICTS
-        )
+from lib.report.checks import Baseline, Checks, LabelErrors, NearDuplicates
+from lib.report.dataset import Dataset
+from lib.report.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True)
@@ -113,36 +23,62 @@ class Plot:
     title: str
     caption: str
     alt: str
-    png: bytes
+    image: bytes
+    media_type: str
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong prediction; `thumbnail` is a small JPEG, or None where the dataset no longer has the image."""
+    """A wrong prediction."""
 
     image_id: str
     path: str
     actual: str
     predicted: str
     confidence: float
-    thumbnail: bytes | None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of one evaluation, without their probabilities.
+    """The predictions of one evaluation, without their probabilities; arrays of shape (n,).
 
     Attributes:
-        correct: Whether each was right, by image id.
-        mean_confidence: Of the predicted classes, in [0, 1].
+        image_ids: Of the n images.
+        paths: Where they came from.
+        actual: Classes as their place in the class names of the model.
+        predicted: The same.
+        confidence: Probability of the predicted class, in [0, 1].
+        unfamiliar: How many lie far from all training images; None if the model has no reference.
         mistakes: The wrong ones that are shown, the most confident first.
-        mistake_count: All wrong ones.
     """
 
-    correct: dict[str, bool]
-    mean_confidence: float
+    image_ids: list[str]
+    paths: list[str]
+    actual: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+    unfamiliar: int | None
     mistakes: tuple[Mistake, ...]
-    mistake_count: int
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Whether each was right."""
+        return np.asarray(self.actual == self.predicted)
+
+    @property
+    def mistake_count(self) -> int:
+        """All wrong ones."""
+        return int((~self.right).sum())
+
+    @property
+    def mean_confidence(self) -> float:
+        """In [0, 1]; 0 without images."""
+        return float(self.confidence.mean()) if len(self.confidence) else 0.0
+
+    @cached_property
+    def correct(self) -> dict[str, bool]:
+        """Whether each was right, by image id."""
+        return dict(zip(self.image_ids, self.right.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -167,33 +103,51 @@ class SweepTrial:
 
 
 @dataclass(frozen=True)
+class Layouts:
+    """Maps of the embeddings of one evaluation.
+
+    Attributes:
+        image_ids: Of the n images on the maps.
+        places: By kind (`pca`, `tsne`, `umap`), places in [0, 1], shape (n, 2); both axes of a map have one scale.
+    """
+
+    image_ids: list[str]
+    places: Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One model on one split of one dataset.
 
     Attributes:
         uri: The evaluation folder.
+        name: Of the model; with the time of the evaluation where two models of a report have the same name.
         record: The content of `evaluation.json`.
-        metrics: The content of `metrics.json`.
+        metrics: The content of `metrics.json`. Earlier versions wrote fewer numbers; the page then shows fewer.
         model: The content of the model folder's `model.json`.
         dataset: The dataset it was evaluated on.
         predictions: What it predicted.
         plots: The pictures, in the order in which they are shown.
         trials: The best of the sweep that the model was chosen from, the best first; none without a sweep.
+        layouts: Where its maps place the images; None if it has none.
+        checks: Of the data; None for evaluations of earlier versions.
+        resembling: Training images that the model holds for neighbours and that look alike; None if it did not look.
+        label_errors: Images that may carry a wrong label; None for evaluations of earlier versions.
     """
 
     uri: str
+    name: str
     record: dict[str, Any]
     metrics: dict[str, Any]
     model: dict[str, Any]
     dataset: Dataset
     predictions: Predictions
     plots: tuple[Plot, ...]
-    trials: tuple[SweepTrial, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The name of the model."""
-        return str(self.record["name"])
+    trials: tuple[SweepTrial, ...]
+    layouts: Layouts | None
+    checks: Checks | None
+    resembling: NearDuplicates | None
+    label_errors: LabelErrors | None
 
     @property
     def split(self) -> str:
@@ -201,9 +155,14 @@ class Evaluation:
         return str(self.record["split"])
 
     @property
+    def class_names(self) -> list[str]:
+        """In the order of the confusion matrix."""
+        return list(self.record["class_names"])
+
+    @property
     def images(self) -> int:
         """Images that were predicted."""
-        return len(self.predictions.correct)
+        return len(self.predictions.image_ids)
 
     @property
     def right(self) -> int:
@@ -216,9 +175,33 @@ class Evaluation:
         return self.right / max(self.images, 1)
 
     @property
+    def groups(self) -> int | None:
+        """How many groups (slides, patients) the intervals were drawn from; None if they were drawn from images."""
+        bootstrap = self.metrics.get("bootstrap") or {}
+        return int(bootstrap["units"]) if bootstrap.get("unit") == "group" else None
+
+    @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the accuracy."""
+        """The 95 % interval of the accuracy.
+
+        By resampling groups where every image has one. Otherwise Wilson's: where all images are right, resampling them
+        would claim that no other image could ever be wrong.
+        """
+        resampled = (self.metrics.get("intervals") or {}).get("accuracy")
+        if self.groups is not None and resampled is not None:
+            return float(resampled[0]), float(resampled[1])
         return wilson_interval(self.right, self.images)
+
+    @property
+    def interval_method(self) -> str:
+        """Where the interval comes from."""
+        resampled = (self.metrics.get("intervals") or {}).get("accuracy")
+        return f"bootstrap of {self.groups:,} groups" if self.groups is not None and resampled is not None else "Wilson"
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """What colours alone achieve on the images that the model was measured on; None where it is not known."""
+        return self.checks.baseline if self.checks and self.checks.split == self.split else None
 
     @property
     def sample(self) -> tuple[str, str]:
@@ -227,10 +210,27 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Contest:
+    """The best model against another one, on the same images."""
+
+    best: Evaluation
+    other: Evaluation
+    result: Comparison
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything on the page."""
+    """Everything on the page.
+
+    Attributes:
+        evaluations: In the order in which they are shown.
+        contests: The best against each of the others, the highest accuracy first; none where images differ.
+        thumbnails: Of each split of each dataset, by address and split, as far as images of it are shown.
+    """
 
     evaluations: tuple[Evaluation, ...]
+    contests: tuple[Contest, ...]
+    thumbnails: Mapping[tuple[str, str], Thumbnails]
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
@@ -238,6 +238,21 @@ class Report:
         return tuple({evaluation.dataset.uri: evaluation.dataset for evaluation in self.evaluations}.values())
 
     @property
+    def checks(self) -> tuple[Checks, ...]:
+        """Each folder of checks once, in the order of the evaluations."""
+        return tuple({one.checks.uri: one.checks for one in self.evaluations if one.checks}.values())
+
+    @property
     def comparable(self) -> bool:
         """Whether all evaluations were made on the same images."""
-        return len({evaluation.sample for evaluation in self.evaluations}) == 1
+        return comparable(self.evaluations)
+
+
+def comparable(evaluations: tuple[Evaluation, ...]) -> bool:
+    """Whether all evaluations were made on the same images."""
+    return len({evaluation.sample for evaluation in evaluations}) == 1
+
+
+def ranked(evaluations: tuple[Evaluation, ...]) -> list[Evaluation]:
+    """The evaluations, the highest accuracy first."""
+    return sorted(evaluations, key=lambda evaluation: -evaluation.accuracy)

@@ -1,35 +1,106 @@
-"""Small copies of a few images of a dataset, without holding more than one of its shards in memory."""
+"""Small copies of images of a split: some as pictures of their own, and many as the tiles of one large picture.
 
-from collections.abc import Collection, Iterator
+Shards are read one after the other, so that no more than one of them is in memory.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import StorageError
-from lib.report.records import Dataset
+from lib.report.dataset import Dataset
 from lib.storage.filesystem import Location
 from lib.storage.tables import read_table
 
 SIDE_PX = 128
-QUALITY = 80
+QUALITY = 75
+TILE_SIDES_PX = (128, 96, 64, 48, 32)
+"""Multiples of 16, the blocks of a JPEG, so that no tile runs into its neighbour."""
+MOST_SPRITE_PX = 12_000_000
+"""Pixels of a sprite: 5,000 tiles of 48 by 48. A browser holds 4 bytes for each."""
+MOST_SPRITE_BYTES = 4_000_000
+SPRITE_QUALITIES = (75, 60, 45, 30)
+PAPER = 236
+"""Gray around an image that is not square."""
 
 
-def read_thumbnails(dataset: Dataset, split: str, image_ids: Collection[str]) -> dict[str, bytes]:
-    """Small JPEGs of some images of a split, by image id; images the dataset does not have are left out.
+@dataclass(frozen=True)
+class Sprite:
+    """One JPEG with many images side by side.
 
-    Shards are read one after the other, and no more once every image is found.
+    Attributes:
+        jpeg: The picture.
+        side_px: Of one tile.
+        columns: Tiles in a row.
+        tiles: The place of each image, from the top left by rows.
     """
-    wanted = set(image_ids)
-    found: dict[str, bytes] = {}
+
+    jpeg: bytes
+    side_px: int
+    columns: int
+    tiles: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Of one split; images the dataset does not have are left out.
+
+    Attributes:
+        singles: A JPEG of at most `SIDE_PX` pixels a side, by image id.
+        sprite: None if no image was asked for.
+    """
+
+    singles: dict[str, bytes]
+    sprite: Sprite | None
+
+
+def read_thumbnails(dataset: Dataset, split: str, singles: Collection[str], tiles: Sequence[str]) -> Thumbnails:
+    """Thumbnails of some images of a split.
+
+    Args:
+        dataset: Its shards are read, and no more of them once every image is found.
+        split: The split.
+        singles: Ids of images to get a thumbnail of their own.
+        tiles: Ids of images to get a tile of the sprite.
+
+    Raises:
+        StorageError: If a shard cannot be read, or holds what is no image.
+    """
+    side = tile_side(len(tiles))
+    small: dict[str, bytes] = {}
+    tiny: dict[str, npt.NDArray[np.uint8]] = {}
+    wanted, on_sprite = set(singles), set(tiles)
+    for image_id, encoded in _images(dataset, split, wanted | on_sprite):
+        image = _decode(encoded)
+        if image_id in wanted:
+            small[image_id] = _jpeg(_fit(image, SIDE_PX), QUALITY)
+        if image_id in on_sprite:
+            tiny[image_id] = _squared(_fit(image, side), side)
+    return Thumbnails(small, _sprite({image_id: tiny[image_id] for image_id in tiles if image_id in tiny}, side))
+
+
+def tile_side(images: int) -> int:
+    """The largest side for which a sprite of so many images is not too large."""
+    fitting = [side for side in TILE_SIDES_PX if images * side * side <= MOST_SPRITE_PX]
+    return fitting[0] if fitting else TILE_SIDES_PX[-1]
+
+
+def _images(dataset: Dataset, split: str, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    missing = set(wanted)
     for shard in _shards(dataset, split):
-        if len(found) == len(wanted):
-            break
+        if not missing:
+            return
         table = read_table(shard, ["image_id", "image"])
-        table = table.filter(pc.is_in(table["image_id"], pa.array(sorted(wanted), pa.string())))
-        found |= {row["image_id"]: shrink(row["image"]) for row in table.to_pylist()}
-    return found
+        table = table.filter(pc.is_in(table["image_id"], pa.array(sorted(missing), pa.string())))
+        for row in table.to_pylist():
+            missing.discard(row["image_id"])
+            yield row["image_id"], row["image"]
 
 
 def _shards(dataset: Dataset, split: str) -> Iterator[Location]:
@@ -40,16 +111,43 @@ def _shards(dataset: Dataset, split: str) -> Iterator[Location]:
     return (images / name for name in names)
 
 
-def shrink(encoded: bytes) -> bytes:
-    """A JPEG of at most `SIDE_PX` pixels a side from an encoded image.
-
-    Raises:
-        StorageError: If it is not an image, which a shard never holds unless it was damaged.
-    """
+def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise StorageError(f"a shard holds {len(encoded)} bytes that are no image; convert the dataset again")
-    scale = SIDE_PX / max(image.shape[:2])
-    if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+    return np.asarray(image, np.uint8)
+
+
+def _fit(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """The image within a square; a smaller one stays as it is."""
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _squared(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    square = np.full((side, side, 3), PAPER, np.uint8)
+    height, width = image.shape[:2]
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = image
+    return square
+
+
+def _sprite(tiles: dict[str, npt.NDArray[np.uint8]], side: int) -> Sprite | None:
+    if not tiles:
+        return None
+    columns = ceil(sqrt(len(tiles)))
+    picture = np.full((ceil(len(tiles) / columns) * side, columns * side, 3), PAPER, np.uint8)
+    for place, tile in enumerate(tiles.values()):
+        top, left = place // columns * side, place % columns * side
+        picture[top : top + side, left : left + side] = tile
+    jpegs = (_jpeg(picture, quality) for quality in SPRITE_QUALITIES)
+    jpeg = next((data for data in jpegs if len(data) <= MOST_SPRITE_BYTES), None)
+    jpeg = jpeg or _jpeg(picture, SPRITE_QUALITIES[-1])
+    return Sprite(jpeg, side, columns, {image_id: place for place, image_id in enumerate(tiles)})
+
+
+def _jpeg(image: npt.NDArray[np.uint8], quality: int) -> bytes:
+    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())

@@ -1,27 +1,22 @@
 """What the numbers say in plain words. Every sentence is computed from the data."""
 
-from math import exp, lgamma, log
+from dataclasses import dataclass
 
-from lib.report.records import Evaluation, Report
+from lib.report.doubt import Doubt
+from lib.report.formatting import count_of, percent, points
+from lib.report.records import Contest, Evaluation, Report, ranked
 
 CHANCE_P = 0.05
 """Probability from which on a difference between two models may be chance."""
+LEAST_P = 0.001
 
 
-def percent(share: float, decimals: int = 1) -> str:
-    """A share as `95.0 %`."""
-    return f"{100 * share:.{decimals}f} %"
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one of the questions that a verdict has to answer."""
 
-
-def count_of(number: int, noun: str) -> str:
-    """`1 image`, `2 images`, `1,200 images`, `2 classes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
-def ranked(report: Report) -> list[Evaluation]:
-    """The evaluations, the highest accuracy first."""
-    return sorted(report.evaluations, key=lambda evaluation: -evaluation.accuracy)
+    question: str
+    text: str
 
 
 def headline(report: Report) -> str:
@@ -29,7 +24,7 @@ def headline(report: Report) -> str:
     number = len(report.evaluations)
     if not report.comparable:
         return f"{number} evaluations on different images: each stands for itself, they cannot be ranked."
-    best, *others = ranked(report)
+    best, *others = ranked(report.evaluations)
     if not others:
         return f"{best.name} is {score(best)}."
     tied = [best.name, *(other.name for other in others if other.right == best.right)]
@@ -43,48 +38,96 @@ def score(evaluation: Evaluation) -> str:
     low, high = evaluation.interval
     return (
         f"right on {evaluation.right:,} of {count_of(evaluation.images, f'{evaluation.split} image')} "
-        f"({percent(evaluation.accuracy)}; 95 % interval {100 * low:.0f} to {percent(high, 0)}, Wilson)"
+        f"({percent(evaluation.accuracy)}; 95 % interval {100 * low:.0f} to {percent(high, 0)}, "
+        f"{evaluation.interval_method})"
     )
 
 
 def comparison(report: Report) -> str:
     """How the best compares with the second, image by image; empty where there is nothing to compare."""
-    if len(report.evaluations) == 1 or not report.comparable:
+    if not report.contests:
         return ""
-    best, second = ranked(report)[:2]
-    place = f"{second.name} with {second.right:,} right ({percent(second.accuracy)})"
-    ours, theirs = disagreements(best, second)
-    p = exact_mcnemar(ours, theirs)
-    judged = "can be chance" if p >= CHANCE_P else "is more than chance explains"
+    contest = report.contests[0]
+    best, second, result = contest.best, contest.other, contest.result
+    judged = "can be chance" if can_be_chance(contest) else "is more than chance explains"
     return (
-        f"Next is {place}. Only {best.name} is "
-        f"right on {count_of(ours, 'image')}, only {second.name} on {theirs:,}: that {judged} "
-        f"(exact McNemar test, p {'< 0.001' if p < 0.001 else f'= {p:.2g}'})."  # noqa: PLR2004
+        f"Next is {second.name} with {second.right:,} right ({percent(second.accuracy)}). Only {best.name} is "
+        f"right on {count_of(result.only_first, 'image')}, only {second.name} on {result.only_second:,}: that {judged} "
+        f"({evidence(contest)})."
     )
 
 
-def disagreements(first: Evaluation, second: Evaluation) -> tuple[int, int]:
-    """Images that only the first, and only the second, predicted right."""
-    ours, theirs = first.predictions.correct, second.predictions.correct
-    pairs = [(ours[image], theirs[image]) for image in ours.keys() & theirs.keys()]
-    return pairs.count((True, False)), pairs.count((False, True))
+def evidence(contest: Contest) -> str:
+    """`exact McNemar test, p = 0.25; difference +5.0 points, 95 % interval +0.0 to +10.0, bootstrap of images`."""
+    p = contest.result.p_value
+    tested = f"exact McNemar test, p {'< 0.001' if p < LEAST_P else f'= {p:.2g}'}"
+    if contest.result.interval is None:
+        return tested
+    low, high = contest.result.interval
+    return (
+        f"{tested}; difference {points(contest.result.difference)} points, "
+        f"95 % interval {points(low)} to {points(high)}, bootstrap of {drawn_from(contest)}"
+    )
 
 
-def exact_mcnemar(first_only: int, second_only: int) -> float:
-    """Two-sided probability of so unequal a split of the disagreements if neither model is better.
+def drawn_from(contest: Contest) -> str:
+    """What the interval of the difference was resampled from: `groups` if every image has one, or `images`."""
+    groups = contest.best.dataset.groups
+    known = all(groups.get(image) is not None for image in contest.best.predictions.image_ids)
+    return "groups" if known else "images"
 
-        p = min(1, 2 * sum over k <= min(b, c) of binomial(b + c, k) / 2^(b + c))
 
-    Args:
-        first_only: Images only the first model has right, at least 0.
-        second_only: Images only the second model has right, at least 0.
+def can_be_chance(contest: Contest) -> bool:
+    """Whether the test or the interval leaves it open which of the two is better."""
+    interval = contest.result.interval
+    return contest.result.p_value >= CHANCE_P or (interval is not None and interval[0] <= 0 <= interval[1])
 
-    Returns:
-        A probability in [0, 1]; 1 without disagreement.
 
-    Source:
-        McNemar, Psychometrika 12, 1947; the exact binomial form.
-    """
-    n, fewer = first_only + second_only, min(first_only, second_only)
-    logarithms = (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) for k in range(fewer + 1))
-    return min(1.0, 2 * sum(exp(logarithm - n * log(2)) for logarithm in logarithms))
+def answers(report: Report, doubts: list[Doubt]) -> list[Answer]:
+    """How good the best model is, on what data, how sure that is, and what to doubt; in a sentence or two each."""
+    doubtful = Answer("What to doubt?", _what_to_doubt(doubts))
+    if not report.comparable:
+        return [doubtful]
+    best = ranked(report.evaluations)[0]
+    return [
+        Answer("How good?", _how_good(best)),
+        Answer("On what data?", _on_what(best)),
+        Answer("How sure?", _how_sure(best)),
+        doubtful,
+    ]
+
+
+def _how_good(best: Evaluation) -> str:
+    rows = [row for row in best.metrics["per_class"] if row["recall"] is not None]
+    text = f"{best.name} is right on {percent(best.accuracy)} of the images"
+    if rows:
+        weakest = min(rows, key=lambda row: row["recall"])
+        text += f"; of its weakest class, {weakest['class_name']}, it finds {percent(weakest['recall'], 0)}"
+    if best.baseline is None:
+        return f"{text}. What colours alone achieve was not measured."
+    return f"{text}. Colours alone are right on {percent(best.baseline.accuracy)}."
+
+
+def _on_what(best: Evaluation) -> str:
+    support = [row["support"] for row in best.metrics["per_class"] if row["support"]]
+    spread = f"{min(support)}" if min(support) == max(support) else f"{min(support)} to {max(support):,}"
+    images = count_of(best.images, f"{best.split} image")
+    groups = f"from {count_of(best.groups, 'group')} (slides, patients)" if best.groups else "of unknown slides"
+    return f"{images} {groups} in {count_of(len(support), 'class')}, {spread} of each."
+
+
+def _how_sure(best: Evaluation) -> str:
+    low, high = best.interval
+    kind = "slides like these" if best.groups else "images like these, if each counts as independent"
+    return (
+        f"The accuracy on further {kind} lies between {percent(low, 0)} and {percent(high, 0)} "
+        f"(95 % interval, {best.interval_method})."
+    )
+
+
+def _what_to_doubt(doubts: list[Doubt]) -> str:
+    if not doubts:
+        return "The checks of this report found nothing that speaks against these numbers."
+    titles = "; ".join(doubt.title.rstrip("?") for doubt in doubts[:3])
+    more = len(doubts) - 3
+    return f"{titles}" + (f"; and {count_of(more, 'more reason')} below." if more > 0 else ".")

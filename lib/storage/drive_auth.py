@@ -82,13 +82,13 @@ class DriveCredential:
                 loaded.refresh(lambda *args, **kwargs: request(*args, **{"timeout": TOKEN_TIMEOUT_S} | kwargs))
             except exceptions.RefreshError as error:
                 if error.retryable:
-                    raise TransientFailure(f"no access token: {_one_line(error)}") from error
+                    raise TransientFailure(f"no access token: {_one_line(error)}", kind="token") from error
                 raise StorageError(
                     f"Google does not accept the credential of {getattr(loaded, 'service_account_email', ANONYMOUS)}: "
                     f"{_one_line(error)}; make a new key or log in again ({LOGIN}), and check this machine's clock"
                 ) from error
             except exceptions.TransportError as error:
-                raise TransientFailure(f"no access token: {_one_line(error)}") from error
+                raise TransientFailure(f"no access token: {_one_line(error)}", kind="token") from error
 
 
 def _load(key_file: str | None) -> Any:

@@ -43,12 +43,13 @@ class TransientFailure(Exception):  # noqa: N818 - not an error yet: the request
     Attributes:
         reason: What happened, for the message if it was the last attempt.
         pause_s: Seconds that the server asked to wait.
+        kind: What happened, in a word, for counting.
         too_many: Whether the server said that there were too many requests.
     """
 
-    def __init__(self, reason: str, pause_s: float = 0.0, *, too_many: bool = False) -> None:
+    def __init__(self, reason: str, pause_s: float = 0.0, *, kind: str = "damaged", too_many: bool = False) -> None:
         super().__init__(reason, pause_s)
-        self.reason, self.pause_s, self.too_many = reason, pause_s, too_many
+        self.reason, self.pause_s, self.kind, self.too_many = reason, pause_s, kind, too_many
 
     def __str__(self) -> str:
         return self.reason
@@ -117,7 +118,8 @@ class Rejection:
         """
         told = f"{self.message} ({self.status}{' ' if self.reason else ''}{self.reason})"
         if self.is_too_many or self.status in TRANSIENT_STATUSES:
-            return TransientFailure(told, self.pause_s, too_many=self.is_too_many)
+            kind = "rate_limit" if self.is_too_many else f"http_{self.status}"
+            return TransientFailure(told, self.pause_s, kind=kind, too_many=self.is_too_many)
         reason = self.reason if self.reason in REMEDIES else {NOT_FOUND: "notFound", 401: "authError"}.get(self.status)
         remedy = REMEDIES.get(reason or "", SHARE if self.status == FORBIDDEN else "")
         project = re.search(r"project (\S+)", self.message)

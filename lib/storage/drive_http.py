@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import requests
 
 from lib.errors import StorageError
+from lib.metrics import STORAGE_RETRIES
 from lib.storage.drive_auth import DriveCredential
 from lib.storage.drive_errors import Rejection, TransientFailure
 from lib.storage.drive_settings import DriveSettings
@@ -100,6 +101,7 @@ class DriveClient:
                 jitter_s = random.uniform(0, min(longest_s, self._settings.longest_pause_s))  # noqa: S311 - no secret
                 pause_s = max(failure.pause_s, jitter_s)
                 logger.info("drive: %s: %s; again in %.1f s", subject, failure, pause_s)
+                STORAGE_RETRIES.add(1, reason=failure.kind)
                 time.sleep(pause_s)
                 longest_s *= 2
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -137,7 +139,9 @@ class DriveClient:
                     allow_redirects=False,
                 )
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                raise TransientFailure(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+                kind = "timeout" if isinstance(error, requests.Timeout) else "connection"
+                message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise TransientFailure(message, kind=kind) from error
 
     @contextmanager
     def _session(self) -> Iterator[requests.Session]:

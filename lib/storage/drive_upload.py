@@ -87,7 +87,9 @@ class Upload:
         except DriveRefused as refusal:
             if refusal.status in {NOT_FOUND, GONE}:
                 self._session = None
-                raise TransientFailure(f"the upload session has ended ({refusal.status})") from refusal
+                raise TransientFailure(
+                    f"the upload session has ended ({refusal.status})", kind="upload_session"
+                ) from refusal
             raise
 
 

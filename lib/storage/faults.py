@@ -55,8 +55,11 @@ def named(error: Exception, action: str, uri: str) -> StorageError | None:
     fault = fault_of(error)
     if fault is None:
         return None
-    kind = TransientStorageError if fault.may_pass else StorageError
-    return kind(f"cannot {action} {uri}: {fault.reason}")
+    if not fault.may_pass:
+        return StorageError(f"cannot {action} {uri}: {fault.reason}")
+    transient = TransientStorageError(f"cannot {action} {uri}: {fault.reason}")
+    transient.kind = kind_of(error)
+    return transient
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,16 @@ def fault_of(error: Exception) -> Fault | None:
         return Fault(f"{type(error).__name__} {_one_line(error)}".rstrip(), may_pass=True)
     reason = _reason(error)
     return None if reason is None else Fault(reason)
+
+
+def kind_of(error: Exception) -> str:
+    """What went wrong, in a word, for counting: `rate_limit`, `http_503`, `timeout`, `damaged` or `connection`."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if (status := _status(error)) is not None:
+        return "rate_limit" if status == HTTPStatus.TOO_MANY_REQUESTS else f"http_{status}"
+    is_damaged = type(error).__name__ == "ChecksumError" or isinstance(error, json.JSONDecodeError)
+    return "damaged" if is_damaged else "connection"
 
 
 def _may_pass(error: Exception) -> bool:

@@ -12,8 +12,9 @@ from gcsfs import GCSFileSystem
 from gcsfs.core import UnclosableBytesIO
 from gcsfs.retry import ChecksumError, is_retriable
 
+from lib.metrics import STORAGE_RETRIES
 from lib.storage.checksum import crc32c
-from lib.storage.faults import Fault, fault_of
+from lib.storage.faults import Fault, fault_of, kind_of
 from lib.storage.retry import GivenUpError, full_jitter_s
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class ReliableGCSFileSystem(GCSFileSystem):  # type: ignore[misc] # gcsfs has no
                     raise GivenUpError(f"{fault.reason} (tried {attempt} times)") from error
                 delay_s = full_jitter_s(attempt, FIRST_DELAY_S, LONGEST_DELAY_S)
                 logger.info("storage: %s; attempt %d in %.1f s", fault.reason, attempt + 1, delay_s)
+                STORAGE_RETRIES.add(1, reason=kind_of(error))
                 await asyncio.sleep(delay_s)
         raise AssertionError("unreachable: the last attempt returns or raises")
 

@@ -11,6 +11,7 @@ import time
 from typing import Any, Protocol
 
 from lib.errors import StorageError
+from lib.metrics import DRIVE_UNITS
 
 BURST_S = 10.0
 """Seconds' worth of units that may be saved up: with 250,000 a minute, no minute sees more than 292,000."""
@@ -122,6 +123,7 @@ class LimiterActor(LocalLimiter):
     def lease(self, units: float) -> float:
         """Reserve units, and say how many seconds to wait before they may be used."""
         wait_s = super().lease(units)
+        DRIVE_UNITS.add(units)
         self._asked_s = time.monotonic() + wait_s
         return wait_s
 

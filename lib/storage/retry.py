@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lib.errors import StorageError
+from lib.metrics import STORAGE_RETRIES
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,13 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 20.0
 
 
 class TransientStorageError(StorageError):
-    """A fault that may be gone at the next attempt: a busy server, a broken connection, a part of a file."""
+    """A fault that may be gone at the next attempt: a busy server, a broken connection, a part of a file.
+
+    Attributes:
+        kind: Of the fault, as `lib.storage.faults.kind_of` tells them apart.
+    """
+
+    kind = "damaged"
 
 
 class GivenUpError(StorageError):
@@ -42,6 +49,7 @@ def retry(action: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
                 raise StorageError(f"{error} (tried {attempts} times)") from error
             delay_s = full_jitter_s(attempt, FIRST_DELAY_S, LONGEST_DELAY_S)
             logger.info("storage: %s; again in %.1f s (attempt %d of %d)", error, delay_s, attempt + 1, attempts)
+            STORAGE_RETRIES.add(1, reason=error.kind)
             time.sleep(delay_s)
     raise ValueError(f"attempts is {attempts}; expected at least 1")
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lib.metrics import count_epoch
 from lib.storage.filesystem import Location
 from lib.training.batches import Batches
 from lib.training.board import BoardClient
@@ -105,6 +106,7 @@ class History(keras.callbacks.Callback):
         self.rows.append(row)
         if self._board is not None:
             self._board.tell("add_epoch", row)
+            count_epoch(round(self._images * self._share), numbers["images_per_s"], numbers["wait_share"])
             self._board.tell("add_note", _line(row, epoch + 1, self.params["epochs"]))
 
 

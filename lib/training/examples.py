@@ -90,23 +90,23 @@ def load_images(
     if fit.cache == "none" or image_bytes(count, source.image_size) > memory:
         if fit.sampling == "balanced":
             raise SettingsError("--sampling balanced needs the images in memory; see --cache and --cache-gib")
-        return {split: _streamed(source, split, order, tell) for split, order in orders.items()}
-    return {split: _cached(source, split, order, tell) for split, order in orders.items()}
+        return {split: _streamed(source, split, order, fit, tell) for split, order in orders.items()}
+    return {split: _cached(source, split, order, fit, tell) for split, order in orders.items()}
 
 
 def _memory_here() -> int:
     return memory_for_images(ray.train.get_context().get_local_world_size())
 
 
-def _cached(source: ImageSource, split: str, order: LaneOrder, tell: Tell) -> SplitExamples:
+def _cached(source: ImageSource, split: str, order: LaneOrder, fit: FitConfig, tell: Tell) -> SplitExamples:
     cache = ExampleCache.empty(order.positions, source.image_size)
-    cache.fill(stream_tables(decoded_dataset(source, split, [order.positions])), source.class_names)
+    cache.fill(stream_tables(decoded_dataset(source, split, [order.positions], fit)), source.class_names)
     tell(split, cache.refused, cache.checksums)
     return SplitExamples(order, lambda positions, _: cache.batches(positions), _image(source), cache)
 
 
-def _streamed(source: ImageSource, split: str, order: LaneOrder, tell: Tell) -> SplitExamples:
-    stream = ImageStream(source, split, order, lambda refused, checksums: tell(split, refused, checksums))
+def _streamed(source: ImageSource, split: str, order: LaneOrder, fit: FitConfig, tell: Tell) -> SplitExamples:
+    stream = ImageStream(source, split, order, lambda refused, checksums: tell(split, refused, checksums), fit)
     return SplitExamples(order, stream.batches, _image(source), None)
 
 

@@ -25,6 +25,8 @@ from lib.dataset.graph import done, first_position, part_name, run_pool, without
 from lib.dataset.order import PADDING
 from lib.dataset.source import Decoder, ShardSource, TiffSource
 from lib.environment import ray_is_ours
+from lib.logs import join_stage
+from lib.metrics import count_images
 from lib.models.spec import ModelSpec
 from lib.models.weights import weights_digest
 from lib.progress import Progress
@@ -221,14 +223,14 @@ def _compute(
         sum(unit.num_rows * len(task.folder.variants(split)) for split in some for unit in some[split])
         for some in (units, missing)
     )
-    use_gpu = task.config.use_gpu
     # On one machine, TensorFlow's own threads have its cores busy already.
-    actors = 1 if ray_is_ours() and not use_gpu else task.config.most_workers
+    actors = 1 if ray_is_ours() and not task.config.use_gpu else task.config.most_workers
     with Progress("features", total) as progress:
         progress.advance(total - left)
         decode = partial(_decode, decoder=decoder)
-        for images in run_pool(marked, decode, FeatureWriter, {"task": task}, actors, use_gpu):
+        for images, quarantined in run_pool(marked, decode, FeatureWriter, {"task": task}, actors, task.config):
             progress.advance(images)
+            count_images("features", images - quarantined, quarantined)
 
 
 def _of_split(table: pa.Table, split: str) -> pa.Table:
@@ -252,6 +254,7 @@ class FeatureWriter:
 
         What goes wrong then is raised by the first call, since an error in a constructor reaches the driver as text.
         """
+        join_stage("features")
         self._task = task
         self._loading = ThreadPoolExecutor(max_workers=1).submit(self._load)
 
@@ -268,6 +271,7 @@ class FeatureWriter:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Compute the features of a unit (`DECODED_SCHEMA` and its split) and write a part for each variant."""
+        join_stage("features")  # decoding may have been done by this process
         split, images = decoded[SPLIT_COLUMN][0].as_py(), decoded.filter(pc.is_valid(decoded["image"]))
         folder, (forward, _) = self._task.folder, self._loading.result()
         for variant in folder.variants(split):
@@ -276,7 +280,8 @@ class FeatureWriter:
             write_table(
                 feature_table(decoded, features), folder.of(split, variant) / part_name(first_position(decoded))
             )
-        return done(decoded.num_rows * len(folder.variants(split)))
+        variants = len(folder.variants(split))
+        return done(decoded.num_rows * variants, (decoded.num_rows - images.num_rows) * variants)
 
     def _change(self, variant: int) -> "Change":
         from lib.models.augmentation import draw

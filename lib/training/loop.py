@@ -11,6 +11,7 @@ import ray.train
 
 from lib.dataset.order import balancing_weights
 from lib.errors import DivergedError
+from lib.logs import join_stage
 from lib.ray_data import prepare_context
 from lib.training.checkpoint import Checkpoint, CheckpointFolder, TrainState
 from lib.training.examples import SplitExamples
@@ -44,6 +45,7 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
         DivergedError: If the loss never was a number.
         LostPeerError: If another worker is gone.
     """
+    join_stage("train")
     task, context = loop_config["task"], ray.train.get_context()
     prepare_context(task.config.verbose)
     peers = Peers(context.get_world_rank(), context.get_world_size())

@@ -10,8 +10,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from lib.config import FitConfig, TrainConfig
+from lib.config import AcceleratorConfig, FitConfig, TrainConfig
 from lib.environment import ray_is_ours
+from lib.ray_data import accelerator_label
 from lib.storage.filesystem import Location
 from lib.training.board import BoardClient
 from lib.training.failures import RestartAfterLoss
@@ -48,10 +49,17 @@ def scaling(config: FitConfig) -> ScalingConfig:
         use_gpu=config.use_gpu,
         # Workers that hold a part of a CPU for as long as they live take away a whole one from the tasks that decode
         # their images: on a machine with one CPU both would wait for ever. So they hold next to nothing else.
-        resources_per_worker={"GPU": 1} if config.use_gpu else {"memory": 1},
+        resources_per_worker={"GPU": config.gpus_per_worker} if config.use_gpu else {"memory": 1},
         placement_strategy="PACK" if config.use_gpu else "SPREAD",
-        label_selector=None if config.use_gpu or ray_is_ours() else machines_with_cpus(),
+        label_selector=machines(config),
     )
+
+
+def machines(config: AcceleratorConfig) -> dict[str, str] | None:
+    """Which nodes may hold what trains: those with a GPU of the wanted kind, or those that have CPUs."""
+    if config.use_gpu:
+        return accelerator_label(config).get("label_selector")
+    return None if ray_is_ours() else machines_with_cpus()
 
 
 def machines_with_cpus() -> dict[str, str] | None:
@@ -104,8 +112,16 @@ class StayingWorkers(ElasticScalingPolicy):
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
         leaving = cluster_state.get_draining_nodes()
         if self.scaling_config.use_gpu:
-            room = sum(int(held.get("GPU", 0)) for node, held in reserved_resources.items() if node not in leaving)
+            fitting = _nodes_with(self.scaling_config.label_selector) - set(leaving)
+            share = self.scaling_config.resources_per_worker["GPU"]
+            room = sum(int(held.get("GPU", 0) / share) for node, held in reserved_resources.items() if node in fitting)
         else:
             machines = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
             room = len(set(machines) - set(leaving))
         return min(room, int(self.scaling_config.max_workers))
+
+
+def _nodes_with(label_selector: Any) -> set[str]:
+    """The nodes that are up and have the labels."""
+    wanted = (label_selector or {}).items()
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and wanted <= node["Labels"].items()}

@@ -28,7 +28,7 @@ from lib.storage.output import OutputFolder
 from lib.training.features import FeatureSource
 from lib.training.leaderboard import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
 from lib.training.plan import plan_phases
-from lib.training.scaling import machines_with_cpus, ray_storage
+from lib.training.scaling import machines, ray_storage
 from lib.training.tracking import open_tracker
 from lib.training.trainer import (
     LabelledSource,
@@ -213,14 +213,16 @@ class Room:
         Cores are not reserved: the tasks that decode images for the trials would never get one.
         """
         if config.use_gpu:
-            return cls(tune.PlacementGroupFactory([{"GPU": 1}]), None, None, None)
+            labels = machines(config)
+            where = {"bundle_label_selector": [labels]} if labels else {}
+            return cls(tune.PlacementGroupFactory([{"GPU": config.gpus_per_worker}], **where), None, None, None)
         if ray_is_ours():
             cores = os.cpu_count() or 1
             at_once = min(cores, trials)
             return cls(tune.PlacementGroupFactory([{"memory": 1}]), at_once, cores // at_once, at_once)
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        memory = MOST_OF_MEMORY * min(machine["memory"] for machine in machines)
-        labels = machines_with_cpus()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        memory = MOST_OF_MEMORY * min(node["memory"] for node in nodes)
+        labels = machines(config)
         where = {"bundle_label_selector": [labels]} if labels else {}
         return cls(tune.PlacementGroupFactory([{"memory": memory}], **where), None, None, 1)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from lib.config import FitConfig, TrainConfig
+from lib.config import AcceleratorConfig, FitConfig, TrainConfig
 from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.errors import SettingsError
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
@@ -38,10 +38,11 @@ LabelledSource = ShardSource | TiffSource
 
 NOT_IDENTITY = {
     "verbose",
+    "log_format",
     "output",
     "features",
     "num_workers",
-    "use_gpu",
+    *AcceleratorConfig.model_fields,
     "max_bad_fraction",
     "cache",
     "cache_gib",

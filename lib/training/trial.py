@@ -13,6 +13,7 @@ from ray import tune
 from lib.config import TrainConfig
 from lib.dataset.cache import memory_for_images
 from lib.errors import DivergedError, TissueError
+from lib.logs import join_stage
 from lib.models.spec import parse_spec
 from lib.ray_data import prepare_context
 from lib.storage.output import OutputFolder
@@ -62,6 +63,7 @@ def run_trial(parameters: dict[str, int], task: TrialTask) -> None:
         task: All trials.
     """
     try:
+        join_stage("sweep")
         tune.report(_train(task.trials[parameters[NUMBER]], task))
     except DivergedError:
         tune.report({EPOCH: 0, "val_loss": NO_NUMBER, "val_accuracy": 0.0, "seconds": 0.0, FINISHED: True})

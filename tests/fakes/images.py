@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lib.config import DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, NAMES, Decoder
 from tests.fakes.sources import striped_image
 
@@ -74,7 +75,7 @@ class FakeSource:
 def decode_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have images decoded here, a unit when it is asked for; in order only if that is asked for, as Ray Data does."""
 
-    def graph(source: FakeSource, split: str, runs: Sequence[range]) -> SimpleNamespace:
+    def graph(source: FakeSource, split: str, runs: Sequence[range], _: DecodeConfig) -> SimpleNamespace:
         units = [unit for run in runs for unit in source.units(split, run.start, run.stop)]
         options = SimpleNamespace(preserve_order=False)
         return SimpleNamespace(units=units, decoder=source.decoder, context=SimpleNamespace(execution_options=options))

@@ -1,8 +1,9 @@
 """The report: one offline page from three kinds of folders, honest about what its numbers cannot tell."""
 
+import base64
+import hashlib
 import json
 import re
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,164 +14,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lib.config import ReportConfig
-from lib.errors import SettingsError
-from lib.report.collect import MOST_MISTAKES, MOST_REFUSED, collect, find_overlap
+from lib.errors import DataError, SettingsError
+from lib.report.checks import MOST_SHOWN
+from lib.report.collect import collect
+from lib.report.dataset import MOST_REFUSED, find_overlap
 from lib.report.doubts import doubts
-from lib.report.html import duration, write_report
-from lib.report.pictures import most_confused
-from lib.report.thumbnails import SIDE_PX
-from lib.report.verdict import comparison, exact_mcnemar, headline
+from lib.report.formatting import duration, json_in_page
+from lib.report.gallery import MOST_MISTAKES, choose_mistakes
+from lib.report.html import write_report
+from lib.report.model_doubts import chance_calibration_error
+from lib.report.pictures import lighter, most_confused
+from lib.report.records import Mistake
+from lib.report.thumbnails import MOST_SPRITE_PX, SIDE_PX, TILE_SIDES_PX, tile_side
+from lib.report.verdict import comparison, headline
+from tests.fakes.evaluations import HOSTILE, PNG, Lab
 
-HOSTILE = "<script>alert(1)</script>"
-PNG = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
-JPEG = cv2.imencode(".jpg", np.full((180, 150, 3), 90, np.uint8))[1].tobytes()
-
-
-@dataclass
-class Lab:
-    """Writes folders as the jobs do: `images` test images of two classes, and models that miss some of them."""
-
-    root: Path
-    images: int = 60
-    quarantined: int = 2
-    class_names: tuple[str, str] = ("liver", HOSTILE)
-
-    def ids(self) -> list[str]:
-        return [f"{index:016x}" for index in range(self.images)]
-
-    def label(self, index: int) -> str:
-        return self.class_names[index % 2]
-
-    def dataset(self, content_hash: str = "hash-1", **record: Any) -> None:
-        folder = self.root / "dataset"
-        (folder / "images").mkdir(parents=True)
-        shard = [{"image_id": name, "image": JPEG} for name in self.ids()]
-        pq.write_table(pa.Table.from_pylist(shard), folder / "images/test-00000.parquet")
-        pq.write_table(self.manifest(), folder / "manifest.parquet")
-        count = {"accepted": self.images // 2, "quarantined": 0, "excluded": 0}
-        by_class = {name: dict(count) for name in self.class_names}
-        train = {"liver": {"accepted": 0, "quarantined": self.quarantined, "excluded": 0}}
-        content = {
-            "class_names": list(self.class_names),
-            "image_size": 180,
-            "encoding": {"format": "jpeg", "quality": 95},
-            "counts": {
-                "listed": self.images + self.quarantined + 1,
-                "accepted": self.images,
-                "quarantined": self.quarantined,
-                "excluded": 1,
-            },
-            "counts_by_split": {
-                "-": {"-": {"accepted": 0, "quarantined": 0, "excluded": 1}},
-                "test": by_class,
-                "train": train,
-            },
-            "reasons": {"truncated": self.quarantined, "not_tiff_name": 1},
-            "source": "gs://lab/organs",
-            "settings": {"seed": 0},
-            "versions": {"ray": "2.60.0"},
-            "content_hash": content_hash,
-            "seconds": 1.0,
-        }
-        (folder / "dataset.json").write_text(json.dumps(content | record))
-
-    def manifest(self) -> pa.Table:
-        fields = ["image_id", "path", "checksum", "label", "split", "group", "verdict", "reason", "detail"]
-        empty = dict.fromkeys(fields)
-        rows = [
-            empty | {"image_id": name, "path": f"test/{name}.tif", "split": "test", "verdict": "accepted"}
-            for name in self.ids()
-        ]
-        for index in range(self.quarantined):
-            refused = {"image_id": f"q{index}", "path": f"train/liver/bad{index:04d}.tif", "label": "liver"}
-            verdict = {"split": "train", "verdict": "quarantined", "reason": "truncated", "detail": "cut <b>off"}
-            rows.append(empty | refused | verdict)
-        return pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in fields]))
-
-    def model(self, name: str, **metrics: Any) -> None:
-        folder = self.root / "models" / name
-        folder.mkdir(parents=True)
-        (folder / "curves.png").write_bytes(PNG)
-        measured = {"accuracy": 0.97, "val_accuracy": 0.95, "best_epoch": 3, "epochs": 8}
-        content = {
-            "name": name,
-            "spec": name,
-            "class_names": list(self.class_names),
-            "image_size": 180,
-            "weights": None,
-            "preprocessing": "inside the model",
-            "settings": {"epochs": 8},
-            "world_size": 1,
-            "metrics": measured | metrics,
-            "dataset_hash": "hash-1",
-            "versions": {"keras": "3.15.1"},
-            "seconds": 75.0,
-            "parameters": 1234567,
-        }
-        (folder / "model.json").write_text(json.dumps(content))
-
-    def evaluation(self, name: str, wrong: set[int], **record: Any) -> str:
-        folder = self.root / "evaluations" / name
-        for part in ("plots", "predictions"):
-            (folder / part).mkdir(parents=True)
-        for plot in ("confusion_matrix", "scatter", "swarm", "per_class", "reliability"):
-            (folder / "plots" / f"{plot}.png").write_bytes(PNG)
-        pq.write_table(pa.Table.from_pylist(self.predictions(wrong)), folder / "predictions/a.parquet")
-        (folder / "metrics.json").write_text(json.dumps(self.metrics(wrong)))
-        content = {
-            "name": name,
-            "spec": name,
-            "model_dir": str(self.root / "models" / name),
-            "dataset": str(self.root / "dataset"),
-            "dataset_hash": "hash-1",
-            "split": "test",
-            "class_names": list(self.class_names),
-            "images": self.images,
-            "metrics": {},
-            "settings": {"split": "test"},
-            "versions": {"ray": "2.60.0"},
-            "seconds": 2.0,
-            "completed_at": "2026-11-23T20:00:00+00:00",
-        }
-        (folder / "evaluation.json").write_text(json.dumps(content | record))
-        return str(folder)
-
-    def predictions(self, wrong: set[int]) -> list[dict[str, Any]]:
-        return [
-            {
-                "image_id": name,
-                "path": f"test/{name}.tif",
-                "label": self.label(index),
-                "predicted": self.label(index + (index in wrong)),
-                "correct": index not in wrong,
-                "confidence": 0.9 + index / 1e5,
-            }
-            for index, name in enumerate(self.ids())
-        ]
-
-    def metrics(self, wrong: set[int]) -> dict[str, Any]:
-        half, missed = self.images // 2, [sum(i % 2 == side for i in wrong) for side in (0, 1)]
-        rows = [
-            {"class_name": name, "precision": 0.9, "recall": 1 - missed[side] / half, "f1": 0.9, "support": half}
-            for side, name in enumerate(self.class_names)
-        ]
-        return {
-            "loss": 0.2,
-            "per_class": rows,
-            "macro": {"precision": 0.9, "recall": 0.9, "f1": 0.912},
-            "confusion_matrix": [[half - missed[0], missed[0]], [missed[1], half - missed[1]]],
-        }
-
-    def both(self, *wrong: set[int]) -> ReportConfig:
-        """A dataset, a model for each set of wrong images, and the settings of their report."""
-        self.dataset()
-        names = ["cnn", "vgg16"][: len(wrong)]
-        for name in names:
-            self.model(name)
-        folders = [self.evaluation(name, missed) for name, missed in zip(names, wrong, strict=True)]
-        return ReportConfig(evaluations=tuple(folders), output=str(self.root / "report"))
+JSON_VALUES = st.recursive(
+    st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
 
 
 @pytest.fixture
@@ -181,7 +46,7 @@ def lab(tmp_path: Path) -> Lab:
 class Page(HTMLParser):
     """Counts elements, and keeps addresses, ids and whether every element is closed."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "wbr"})
+    VOID = frozenset({"meta", "link", "img", "br", "wbr", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -257,8 +122,11 @@ def test_report_json_is_written_last_and_holds_what_the_page_says(lab: Lab) -> N
     summary = write_report(config)
     assert json.loads((lab.root / "report/report.json").read_text()) == summary
     (model,) = summary["models"]
-    assert (model["name"], model["accuracy"], model["macro_f1"], model["images"]) == ("cnn", 0.95, 0.912, 60)
+    # of classes of 30 images, 2 and 1 are taken for the other
+    assert model["macro_f1"] == pytest.approx((2 * 28 / (29 + 30) + 2 * 29 / (31 + 30)) / 2)
+    assert (model["name"], model["accuracy"], model["images"]) == ("cnn", 0.95, 60)
     counts = {"listed": 63, "accepted": 60, "quarantined": 2, "excluded": 1}
+    assert summary["doubts"][0] == "Few images"
     assert summary["datasets"] == [{"uri": str(lab.root / "dataset"), "content_hash": "hash-1", "counts": counts}]
     assert summary["completed_at"].endswith("+00:00")
 
@@ -286,7 +154,7 @@ def test_labels_and_details_are_escaped(lab: Lab) -> None:
     assert HOSTILE not in page
     assert "<b>off" not in page
     assert "&lt;script&gt;alert(1)&lt;" in page
-    assert len(Page(page).all("script")) == 1
+    assert [script.get("type") for script in Page(page).all("script")] == ["application/json", None]
 
 
 def test_the_page_asks_the_network_for_nothing(lab: Lab) -> None:
@@ -298,7 +166,6 @@ def test_the_page_asks_the_network_for_nothing(lab: Lab) -> None:
     assert {address.split(",")[0] for address in addresses if address and not address.startswith("#")} == {
         "data:",
         "data:image/png;base64",
-        "data:image/jpeg;base64",
     }
     assert not re.search(r"url\(|@import|https?://", page)
     assert "default-src 'none'" in str(parsed.all("meta"))
@@ -311,7 +178,7 @@ def test_every_element_is_closed_every_link_has_its_target_and_every_picture_its
     assert len(ids) == len(set(ids))
     assert {str(a["href"])[1:] for a in parsed.all("a")} <= set(ids)
     assert all(image["alt"] for image in parsed.all("img"))
-    assert len([image for image in parsed.all("img") if "png" in str(image["src"])]) == 12
+    assert len([image for image in parsed.all("img") if "png" in str(image.get("src"))]) == 18
     assert [name for name, _ in parsed.elements].count("h1") == 1
 
 
@@ -339,14 +206,15 @@ def test_an_account_that_does_not_add_up_is_said_so(lab: Lab) -> None:
 
 
 def test_the_most_confident_mistakes_come_first_and_the_rest_is_counted(lab: Lab) -> None:
-    lab.images = 200
+    lab.images = 400
     config = lab.both(set(range(MOST_MISTAKES + 15)))
     (evaluation,) = collect(config).evaluations
     mistakes = evaluation.predictions.mistakes
     assert len(mistakes) == MOST_MISTAKES
     assert mistakes[0].image_id == f"{MOST_MISTAKES + 14:016x}"
     assert [m.confidence for m in mistakes] == sorted((m.confidence for m in mistakes), reverse=True)
-    assert f"{MOST_MISTAKES} of {MOST_MISTAKES + 15}, the others are in" in page_of(config)
+    assert f"{MOST_MISTAKES + 15} mistakes, the most confident first: {MOST_MISTAKES} are shown" in page_of(config)
+    assert "the 15 others are in" in page_of(config)
 
 
 def test_thumbnails_are_small_jpegs_and_missing_images_are_said_to_be_missing(lab: Lab) -> None:
@@ -354,21 +222,21 @@ def test_thumbnails_are_small_jpegs_and_missing_images_are_said_to_be_missing(la
     shard = lab.root / "dataset/images/test-00000.parquet"
     table = pq.read_table(shard)
     pq.write_table(table.filter(pc.not_equal(table["image_id"], lab.ids()[2])), shard)
-    (evaluation,) = collect(config).evaluations
-    missing, found = evaluation.predictions.mistakes
-    assert missing.thumbnail is None
-    assert found.thumbnail is not None
-    image = cv2.imdecode(np.frombuffer(found.thumbnail, np.uint8), cv2.IMREAD_COLOR)
+    report = collect(config)
+    (thumbnails,) = report.thumbnails.values()
+    assert list(thumbnails.singles) == [lab.ids()[1]]
+    image = cv2.imdecode(np.frombuffer(thumbnails.singles[lab.ids()[1]], np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.shape == (SIDE_PX, round(150 * SIDE_PX / 180), 3)
-    assert "not in the dataset" in page_of(config)
+    assert page_of(config).count("not in the dataset") == 1
 
 
 def test_only_the_shards_of_the_evaluated_split_are_read(lab: Lab) -> None:
     lab.dataset(shards=[{"file": "test-00000.parquet", "split": "test"}, {"file": "gone.parquet", "split": "train"}])
     lab.model("cnn")
     config = ReportConfig(evaluations=(lab.evaluation("cnn", {1}),), output=str(lab.root / "report"))
-    assert collect(config).evaluations[0].predictions.mistakes[0].thumbnail
+    (thumbnails,) = collect(config).thumbnails.values()
+    assert list(thumbnails.singles) == [lab.ids()[1]]
 
 
 def test_the_list_of_quarantined_files_is_capped_and_the_rest_is_counted(lab: Lab) -> None:
@@ -450,12 +318,261 @@ def test_groups_and_equal_files_in_two_splits_are_found() -> None:
     assert (overlap.checksummed, overlap.shared_contents) == (4, 2)
 
 
-def test_mcnemar_equals_the_binomial_computed_by_hand() -> None:
-    assert exact_mcnemar(0, 0) == 1.0
-    assert exact_mcnemar(5, 2) == pytest.approx(2 * (1 + 7 + 21) / 2**7)
-    assert exact_mcnemar(3, 0) == pytest.approx(0.25)
-    assert exact_mcnemar(4, 4) == 1.0
-    assert exact_mcnemar(3000, 2000) < 1e-40
+def test_where_every_image_has_a_group_the_interval_comes_from_groups(lab: Lab) -> None:
+    lab.groups = [f"slide {index // 5}" for index in range(lab.images)]
+    report = collect(lab.both(set(range(10)), set(range(20))))
+    (best, _) = report.evaluations
+    assert best.interval == tuple(best.metrics["intervals"]["accuracy"])
+    assert best.interval_method == "bootstrap of 12 groups"
+    assert headline(report).endswith("bootstrap of 12 groups).")
+    assert comparison(report).endswith("bootstrap of groups).")
+    assert "Slide and patient unknown" not in [doubt.title for doubt in doubts(report)]
+
+
+def test_without_groups_the_interval_is_wilsons_even_if_all_are_right(lab: Lab) -> None:
+    (evaluation,) = collect(lab.both(set())).evaluations
+    assert evaluation.metrics["intervals"]["accuracy"] == [1, 1]
+    assert evaluation.interval[0] < 0.95
+    assert "No image is misclassified." in page_of(lab.config(evaluation.uri))
+
+
+def test_few_groups_are_doubted(lab: Lab) -> None:
+    lab.groups = [f"slide {index % 3}" for index in range(lab.images)]
+    assert "Few groups" in titles(lab.both({1, 2, 3}))
+
+
+def test_a_difference_whose_interval_over_groups_includes_zero_can_be_chance(lab: Lab) -> None:
+    lab.groups = ["slide a"] * 20 + [f"slide {index}" for index in range(40)]
+    config = lab.both(set(), set(range(12)))  # all of them on one slide: p = 0.0005
+    assert "that can be chance" in comparison(collect(config))
+    assert "Is the best really better?" in titles(config)
+
+
+def test_models_of_one_name_are_told_apart_by_their_time(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    folders = [
+        lab.evaluation("cnn", {1}, folder_name="today"),
+        lab.evaluation("cnn", {1, 2}, folder_name="earlier", completed_at="2026-11-20T08:15:00+00:00"),
+        lab.evaluation("cnn", {1, 2, 3}, folder_name="again", completed_at="2026-11-20T08:15:30+00:00"),
+    ]
+    names = [one.name for one in collect(lab.config(*folders)).evaluations]
+    assert names == ["cnn (2026-11-23 20:00)", "cnn (2026-11-20 08:15) 1", "cnn (2026-11-20 08:15) 2"]
+
+
+def test_predictions_of_different_images_of_one_dataset_are_refused(lab: Lab) -> None:
+    config = lab.both({1}, {2})
+    file = lab.root / "evaluations/vgg16/predictions/a.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    with pytest.raises(DataError, match="predicted by only one"):
+        collect(config)
+
+
+@pytest.mark.parametrize(("accuracy", "doubted"), [(0.9, True), (0.85, False)])
+def test_a_model_whose_interval_reaches_down_to_that_of_colours_is_doubted(
+    lab: Lab, accuracy: float, doubted: bool
+) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    config = lab.config(lab.evaluation("cnn", {1, 2, 3}, checks=lab.checks(baseline=accuracy)))  # 0.863 to 0.983
+    assert ("cnn may know no more than colours" in titles(config)) is doubted
+    assert f"is right on <b>{100 * accuracy:.1f} %</b> of the 60 test images" in page_of(config)
+
+
+def test_checks_of_another_split_are_no_baseline(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    config = lab.config(lab.evaluation("cnn", {1}, checks=lab.checks(baseline=1.0), split="validation"))
+    assert collect(config).evaluations[0].baseline is None
+    assert "cnn may know no more than colours" not in titles(config)
+
+
+def test_checks_without_a_baseline_say_so(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    assert "Not measured" in page_of(lab.config(lab.evaluation("cnn", {1}, checks=lab.checks(baseline=None))))
+
+
+def test_near_duplicates_are_shown_side_by_side_and_the_rest_is_counted(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    pairs = [(index, index + 1) for index in range(MOST_SHOWN + 7)]
+    config = lab.config(lab.evaluation("cnn", {1}, checks=lab.checks(pairs)))
+    assert "Images of different splits look alike" in titles(config)
+    page = page_of(config)
+    assert "37 pairs with at most 10 different bits of 63" in page
+    assert "the closest 30 are shown, 7 more are in" in page
+    assert page.count("labels differ") == MOST_SHOWN
+    # images of "train" are not in the shard of this data set
+    assert len([image for image in Page(page).all("img") if "data-thumbnail" in image]) >= 2 * MOST_SHOWN
+
+
+def test_label_error_candidates_are_shown_and_the_rest_is_counted(lab: Lab) -> None:
+    config = lab.both({1})
+    lab.label_errors(config.evaluations[0], range(MOST_SHOWN + 3))
+    assert "Some labels may be wrong" in titles(config)
+    page = page_of(config)
+    assert "30 of 33, the 3 others are in" in page
+    assert page.count("1.0 % to 98.0 %") == MOST_SHOWN
+
+
+def test_training_images_a_model_takes_for_test_images_are_shown(lab: Lab) -> None:
+    config = lab.both({1})
+    pq.write_table(lab.near_duplicates([(0, 2)]), Path(config.evaluations[0]) / "near_duplicates.parquet")
+    assert "Training images that cnn takes for test images" in titles(config)
+    assert "Training images that look like images it was measured on" in page_of(config)
+
+
+def test_incomplete_checks_are_refused_by_name(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    evaluation = lab.evaluation("cnn", {1}, checks=lab.checks())
+    (lab.root / "checks/checks.json").unlink()
+    with pytest.raises(SettingsError, match=r"checks\.json"):
+        collect(lab.config(evaluation))
+
+
+def test_an_evaluation_of_an_earlier_version_shows_less(lab: Lab) -> None:
+    config = lab.both({1, 2, 3})
+    file = Path(config.evaluations[0]) / "metrics.json"
+    kept = ("images", "accuracy", "loss", "per_class", "macro", "weighted", "confusion_matrix")
+    metrics = {key: value for key, value in json.loads(file.read_text()).items() if key in kept}
+    rows = ("class_name", "precision", "recall", "f1", "support")
+    metrics["per_class"] = [{key: row[key] for key in rows} for row in metrics["per_class"]]
+    file.write_text(json.dumps(metrics))
+    page = page_of(config)
+    assert "95.0 %; 95 % interval 86 to 98 %, Wilson" in page.replace("\N{NO-BREAK SPACE}", " ")
+    assert "If it may leave images unanswered" not in page
+    assert "Checks of the data" not in page
+    assert "Map of the images" not in page
+
+
+def test_a_model_without_a_temperature_is_said_to_be_uncalibrated(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn", {"calibration": None})
+    assert "cnn is not calibrated" in titles(lab.config(lab.evaluation("cnn", {1, 2, 3})))
+
+
+def test_confidence_that_is_right_on_average_alone_is_doubted(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    probabilities = lab.probabilities({0, 2, 4, 6, 8, 10})
+    sure = np.arange(60) < 30  # 30 images at 0.99 of which 6 are wrong, and 30 at 0.81, all right
+    confidence = np.where(sure, 0.99, 0.81)
+    probabilities = np.where(probabilities > 0.5, confidence[:, None], 1 - confidence[:, None]).astype(np.float32)
+    assert "The confidence of cnn is off" in titles(lab.config(lab.evaluation("cnn", probabilities)))
+
+
+def test_chance_explains_a_calibration_error_of_few_images_and_none_of_many() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.uniform(0.5, 1, 50).astype(np.float32), rng.uniform(0.5, 1, 50_000).astype(np.float32)
+    assert chance_calibration_error(few) > 0.1
+    assert chance_calibration_error(many) < 0.01
+
+
+def test_images_unlike_the_training_images_are_doubted(lab: Lab) -> None:
+    config = lab.both({1})
+    file = Path(config.evaluations[0]) / "predictions/a.parquet"
+    table = pq.read_table(file)
+    for count, doubted in ((3, False), (4, True)):
+        pq.write_table(table.append_column("unfamiliar", [[index < count for index in range(60)]]), file)
+        assert ("Images that cnn was not trained on the like of" in titles(config)) is doubted
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=600))
+def test_the_gallery_has_three_of_each_confused_pair_and_the_most_confident(pairs: list[tuple[int, int]]) -> None:
+    mistakes = [
+        Mistake(str(place), "", str(actual), str(predicted), 1 - place / 1000)
+        for place, (actual, predicted) in enumerate(pairs)
+    ]
+    chosen = choose_mistakes(mistakes)
+    assert len(chosen) == min(MOST_MISTAKES, len(mistakes))
+    assert [int(one.image_id) for one in chosen] == sorted(int(one.image_id) for one in chosen)
+    for pair in set(pairs):
+        of_pair = [one for one in chosen if (int(one.actual), int(one.predicted)) == pair]
+        assert len(of_pair) >= min(3, pairs.count(pair))
+        assert of_pair == [mistakes[place] for place, other in enumerate(pairs) if other == pair][: len(of_pair)]
+
+
+def test_of_more_pairs_than_places_each_comes_once_before_any_comes_twice() -> None:
+    mistakes = [Mistake(str(place), "", str(place // 2), "x", 1 - place / 1000) for place in range(2 * MOST_MISTAKES)]
+    assert {one.actual for one in choose_mistakes(mistakes)} == {str(number) for number in range(MOST_MISTAKES)}
+
+
+@given(
+    st.recursive(
+        st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_json_in_the_page_keeps_its_content_and_cannot_end_its_element(value: Any) -> None:
+    text = str(json_in_page(value))
+    assert json.loads(text) == value
+    assert not set("<>&\u2028\u2029") & set(text)
+
+
+@given(st.integers(0, 5000))
+def test_tiles_are_as_large_as_their_number_allows(images: int) -> None:
+    side = tile_side(images)
+    assert images * side**2 <= MOST_SPRITE_PX
+    larger = [other for other in TILE_SIDES_PX if other > side]
+    assert not larger or images * min(larger) ** 2 > MOST_SPRITE_PX
+
+
+def test_each_image_of_a_map_has_its_own_tile(lab: Lab) -> None:
+    lab.images = 30
+    levels = [20 + 7 * index for index in range(30)]
+    lab.jpegs = [cv2.imencode(".jpg", np.full((64, 64, 3), level, np.uint8))[1].tobytes() for level in levels]
+    lab.dataset()
+    lab.model("cnn")
+    config = lab.config(lab.evaluation("cnn", {1, 2, 3}, maps=lab.layouts()))
+    page = page_of(config)
+    data = json.loads(page.split('id="page-data">')[1].split("</script>")[0])
+    (points,), (sprite,) = data["maps"], data["sprites"]
+    assert [kind["name"] for kind in points["kinds"]] == ["UMAP", "t-SNE", "principal components"]
+    assert all(0 <= place <= 10_000 for kind in points["kinds"] for place in kind["places"])
+    assert [points["classes"][number] for number in points["actual"]] == [lab.label(index) for index in range(30)]
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(sprite["jpeg"]), np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
+    for index, tile in enumerate(points["tiles"]):
+        middle = [(place + 0.5) * sprite["side"] for place in divmod(tile, sprite["columns"])]
+        assert abs(int(picture[int(middle[0]), int(middle[1])]) - levels[index]) <= 2
+        assert (points["thumbnails"][index] >= 0) == (index in {1, 2, 3})
+
+
+def test_a_map_that_was_not_made_is_not_offered(lab: Lab) -> None:
+    lab.plots = {**lab.plots, "map_pca": PNG, "map_umap": PNG}
+    lab.dataset()
+    lab.model("cnn")
+    (evaluation,) = collect(lab.config(lab.evaluation("cnn", {1}, maps={"pca": lab.layouts()["pca"]}))).evaluations
+    assert evaluation.layouts is not None
+    assert list(evaluation.layouts.places) == ["pca"]
+    # what the page draws itself is not shown as a picture too
+    assert [plot.key for plot in evaluation.plots if plot.key.startswith("map")] == ["map_umap"]
+
+
+def test_the_policy_of_the_page_admits_its_own_script_alone(lab: Lab) -> None:
+    page = page_of(lab.both({1}))
+    script = page.rsplit("<script>", 1)[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [str(m["content"]) for m in Page(page).all("meta") if m.get("http-equiv")]
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert not [name for _, attributes in Page(page).elements for name in attributes if name.startswith("on")]
+
+
+def test_heavy_drawings_lose_bytes_and_no_shape() -> None:
+    rng = np.random.default_rng(0)
+    drawing = np.full((900, 900, 3), 255, np.uint8)
+    for x, y in rng.integers(0, 900, (3000, 2)):
+        cv2.circle(drawing, (int(x), int(y)), 6, (180, 110, int(x) % 60), -1, cv2.LINE_AA)
+    png = cv2.imencode(".png", drawing)[1].tobytes()
+    lighter_png, media_type = lighter(png, photo=False)
+    assert media_type == "image/png"
+    assert len(lighter_png) < 0.7 * len(png)
+    again = cv2.imdecode(np.frombuffer(lighter_png, np.uint8), cv2.IMREAD_COLOR)
+    assert again is not None
+    assert np.abs(again.astype(int) - drawing).max() < 24
+    assert lighter(PNG, photo=True) == (PNG, "image/png")
+    assert lighter(png, photo=True)[1] == "image/jpeg"
 
 
 def test_the_most_frequent_mistakes_are_named_first() -> None:
@@ -466,16 +583,18 @@ def test_the_most_frequent_mistakes_are_named_first() -> None:
     ]
 
 
-def test_two_models_with_heavy_plots_and_full_galleries_stay_below_fifteen_megabytes(lab: Lab) -> None:
-    lab.images = 5000
-    config = lab.both(set(range(0, 5000, 7)), set(range(0, 5000, 9)))
-    rng = np.random.default_rng(0)
-    for plot in lab.root.rglob("*.png"):
-        plot.write_bytes(rng.bytes(600_000))  # the heaviest plot of 100 classes
-    noise = cv2.imencode(".jpg", rng.integers(0, 255, (180, 180, 3), np.uint8))[1].tobytes()
-    shard = pa.Table.from_pylist([{"image_id": name, "image": noise} for name in lab.ids()])
-    pq.write_table(shard, lab.root / "dataset/images/test-00000.parquet")
-    assert 10_000_000 < len(page_of(config)) < 15_000_000
+def test_two_models_with_maps_heavy_plots_and_full_galleries_stay_below_fifteen_megabytes(lab: Lab) -> None:
+    lab.images, rng = 5000, np.random.default_rng(0)
+    # smooth noise of all colours: twice the bytes of stained tissue
+    blots = [cv2.resize(rng.integers(0, 255, (24, 24, 3), np.uint8), (180, 180)) for _ in range(50)]
+    lab.jpegs = [cv2.imencode(".jpg", blot)[1].tobytes() for blot in blots]
+    lab.plots = {**dict.fromkeys(lab.plots, rng.bytes(100_000)), "grad_cam": rng.bytes(119_000)}
+    lab.dataset()
+    folders = []
+    for name, step in (("cnn", 7), ("vgg16", 9)):
+        lab.model(name)
+        folders.append(lab.evaluation(name, set(range(0, 5000, step)), maps=lab.layouts()))
+    assert 5_000_000 < len(page_of(lab.config(*folders))) < 15_000_000
 
 
 @pytest.mark.parametrize(

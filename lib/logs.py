@@ -1,0 +1,107 @@
+"""Log lines as JSON objects (`--log-format json`), of a job and of its workers.
+
+One object a line: `time` (UTC), `severity` and `message`, which are what Google Cloud Logging reads, then `logger`,
+`job`, `stage`, `node` and `pid`, and the numbers of a progress line as fields of their own. A job writes them to its
+stderr; a Ray worker to its own, which Ray keeps below `logs/` of its session on the worker's node.
+"""
+
+import json
+import logging
+import os
+import platform
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import TextIO
+
+from lib.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, job_variables
+
+NUMBERS = "numbers"
+"""The `extra` of a log call that holds further fields: numbers by name."""
+
+
+class _Place:
+    """Where this process is in its job."""
+
+    stage: str | None = None
+    is_set_up = False
+    stream: TextIO | None = None
+
+
+def wants_json() -> bool:
+    """Whether the job of this process writes JSON."""
+    return job_variables().get(LOG_FORMAT_VARIABLE) == "json"
+
+
+def enter_stage(stage: str | None) -> str | None:
+    """Name the stage of all lines from now on, and return the one before."""
+    before, _Place.stage = _Place.stage, stage
+    return before
+
+
+def join_stage(stage: str) -> None:
+    """What a Ray task or a training worker does first, so that its lines are in the format of the job.
+
+    Nothing in the process of the job itself, which may do the work of a worker and has its own stages.
+    """
+    if _Place.stream is not None:
+        return
+    _Place.stage = stage
+    if wants_json() and not _Place.is_set_up:
+        ours = logging.getLogger("lib")  # Ray Train puts handlers of its own on the root
+        ours.addHandler(_json_handler(sys.stderr))
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
+        _Place.is_set_up = True
+
+
+def write_json_to(stream: TextIO, level: int) -> None:
+    """Have the process of a job write all of its log lines as JSON."""
+    _Place.stream = stream
+    logging.basicConfig(handlers=[_json_handler(stream)], level=level)
+
+
+def report_failure(message: str, error: BaseException | None = None) -> None:
+    """Write why a job failed, whether or not its log is set up.
+
+    Args:
+        message: One line.
+        error: Whose traceback is wanted.
+    """
+    trace = (type(error), error, error.__traceback__) if error is not None else None
+    record = logging.LogRecord("lib.runs", logging.ERROR, __file__, 0, message, (), trace)
+    print(JsonLines().format(record), file=_Place.stream or sys.stderr, flush=True)
+
+
+def context_fields() -> dict[str, str | int | None]:
+    """What all lines of this process have in common."""
+    return {
+        "job": job_variables().get(JOB_VARIABLE),
+        "stage": _Place.stage,
+        "node": platform.node(),
+        "pid": os.getpid(),
+    }
+
+
+class JsonLines(logging.Formatter):
+    """From a log record to one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A JSON object without line breaks."""
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "severity": record.levelname,
+            "message": record.getMessage(),
+            "logger": record.name,
+            **context_fields(),
+            **getattr(record, NUMBERS, {}),
+        }
+        if record.exc_info:
+            fields["stack_trace"] = "".join(traceback.format_exception(*record.exc_info))
+        return json.dumps(fields, ensure_ascii=False, default=str)
+
+
+def _json_handler(stream: TextIO) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    return handler
