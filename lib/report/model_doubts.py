@@ -106,7 +106,7 @@ def _images(evaluation: Evaluation) -> Iterator[Doubt]:
         yield Doubt(
             "Some labels may be wrong",
             f"{name} speaks against the label of {count_of(found.count, f'{split} image')}, shown below. "
-            "Each wrong label counts as a mistake of the model that it is not, or hides one.",
+            "Either a label is wrong, and counts as a mistake that is none, or the model is.",
         )
     resembling = evaluation.resembling
     if resembling and resembling.count:

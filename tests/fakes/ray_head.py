@@ -38,6 +38,7 @@ class RayHead:
         folder: Where it writes.
         environment: Of its processes.
         pids: The processes that we started, by the name of their node.
+        processes: The same ones, so that they are waited for.
     """
 
     address: str
@@ -46,6 +47,7 @@ class RayHead:
     folder: Path
     environment: dict[str, str]
     pids: dict[str, int] = field(default_factory=dict)
+    processes: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     @property
     def client(self) -> dict[str, str]:
@@ -101,12 +103,16 @@ class RayHead:
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self.pids[name] = started.pid
+        self.processes.append(started)
 
 
 def plain_environment() -> dict[str, str]:
     """This process's, without its own Ray and its token."""
-    foreign = {*FOREIGN_VARIABLES, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR"}
-    ours = {name: value for name, value in os.environ.items() if name not in foreign}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in FOREIGN_VARIABLES and not name.startswith("RAY_")
+    }
     return ours | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
@@ -182,6 +188,7 @@ def _answers(head: RayHead) -> bool:
 
 
 def _end(head: RayHead) -> None:
-    for pid in reversed(head.pids.values()):
-        if psutil.pid_exists(pid):
-            kill_family(pid)
+    for process in reversed(head.processes):
+        if process.poll() is None:
+            kill_family(process.pid)
+        process.wait()

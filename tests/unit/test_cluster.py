@@ -256,16 +256,3 @@ def test_the_commands_for_the_nodes_are_well_formed(description: Description) ->
     assert len(names) == 6
     for command in [command for name in names for command in description.cluster[name]]:
         subprocess.run(["bash", "-n", "-c", f"export RAY_HEAD_IP=10.0.0.1; {command}"], check=True)
-
-
-def test_what_a_job_uploads_is_small() -> None:
-    ignored = [line.strip("/") for line in (ROOT / ".rayignore").read_text().splitlines() if line.endswith("/")]
-    sizes = {
-        Path(folder, name): Path(folder, name).stat().st_size
-        for top in ROOT.iterdir()
-        if top.name not in ignored
-        for folder, _, names in ([(str(ROOT), [], [top.name])] if top.is_file() else os.walk(top))
-        for name in names
-    }
-    assert sum(sizes.values()) < 5 * 2**20
-    assert {"lib", "jobs"} <= {path.relative_to(ROOT).parts[0] for path in sizes}
