@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/python -m jobs.pipeline --config jobs/recipes/demo.yaml
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 check: setup
 	$(BIN)/ruff format --check .
