@@ -18,6 +18,7 @@ from lib.models.probabilities import (
     cross_entropy,
     softmax,
 )
+from lib.plots import wilson_interval
 
 PER_CLASS = ("precision", "recall", "f1")
 OVERALL = ("accuracy", "balanced_accuracy", "top_3_accuracy", "loss", "brier", "ece", "macro_f1")
@@ -55,7 +56,8 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
         `macro` and `weighted` means over the classes with test images; `confusion_matrix`, counts with actual classes
         in rows; `intervals` of the overall measures, and `bootstrap`, how they were drawn; `calibration`, loss, Brier
         score and ECE before and after, None without a temperature; and `abstention`, the rows of `abstention_table`.
-        Intervals are [low, high] of 95 %; None where the images, or those of the class, are all of one unit (group or
+        Intervals are [low, high] of 95 %, of a class that is all right or all wrong by Wilson's formula (for F1 then
+        None); None where the images, or those of the class, are all of one unit (group or
         image), and where there is none.
 
     Raises:
@@ -71,7 +73,7 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     rows = _class_rows(actual, probabilities, class_names)
     for number, row in enumerate(rows):
-        row.update(_class_intervals(resampled, number, units.among(actual == number)))
+        row.update(_class_intervals(resampled, number, units.among(actual == number), units.among(predicted == number)))
     present = [row for row in rows if row["support"]]
     macro = _means(present, None)
     return {
@@ -136,8 +138,21 @@ def _class_rows(actual: IntArray, probabilities: FloatArray, class_names: Sequen
     return rows
 
 
-def _class_intervals(resampled: ResampledMeasures, number: int, units: int) -> dict[str, list[float] | None]:
-    return {f"{measure}_interval": _interval(getattr(resampled, measure)[:, number], units) for measure in PER_CLASS}
+def _class_intervals(
+    resampled: ResampledMeasures, number: int, units_of_class: int, units_predicted: int
+) -> dict[str, list[float] | None]:
+    found = {name: _interval(getattr(resampled, name)[:, number], units_of_class) for name in PER_CLASS}
+    units = {"recall": units_of_class, "precision": units_predicted, "f1": 0}
+    return {f"{name}_interval": _unless_certain(interval, units[name]) for name, interval in found.items()}
+
+
+def _unless_certain(interval: list[float] | None, units: int) -> list[float] | None:
+    """All right or all wrong stays so in every resample, which is no certainty: then by Wilson, of so many units."""
+    if interval == [1.0, 1.0] and units:
+        return [wilson_interval(units, units)[0], 1.0]
+    if interval == [0.0, 0.0] and units:
+        return [0.0, wilson_interval(0, units)[1]]
+    return None if interval in ([0.0, 0.0], [1.0, 1.0]) else interval
 
 
 def _interval(values: FloatArray, units: int) -> list[float] | None:

@@ -24,6 +24,7 @@ from sklearn.metrics import (
 
 from lib.evaluation.metrics import classification_metrics, uncalibrated
 from lib.models.probabilities import calibration_error, cross_entropy, softmax
+from lib.plots import wilson_interval
 
 MEASURES = ("precision", "recall", "f1")
 
@@ -230,9 +231,11 @@ def test_numbers_are_json_without_nan_and_intervals_hold_what_they_should(
         lie_in = len({image % 3 for image in of_class}) if grouped else len(of_class)
         for measure in MEASURES:
             interval = row[f"{measure}_interval"]
-            assert (interval is None) == (lie_in < 2)
+            assert interval is None or lie_in >= 2
+            assert interval not in ([0, 0], [1, 1])
             intervals.append(interval)
-    assert all(low <= high for low, high in (interval for interval in intervals if interval))
+        assert (row["recall_interval"] is None) == (lie_in < 2)
+    assert all(0 <= low <= high for low, high in (interval for interval in intervals if interval))
 
 
 def test_the_interval_of_the_accuracy_is_around_it_and_known_from_the_binomial() -> None:
@@ -242,8 +245,17 @@ def test_the_interval_of_the_accuracy_is_around_it_and_known_from_the_binomial()
     half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
     assert metrics["intervals"]["accuracy"] == pytest.approx([0.75 - half, 0.75 + half], abs=0.004)
     assert metrics["per_class"][0]["recall_interval"] == metrics["intervals"]["accuracy"]
-    assert metrics["per_class"][0]["precision_interval"] == [1, 1]
+    assert metrics["per_class"][0]["precision_interval"] == [wilson_interval(300, 300)[0], 1]
     assert metrics["per_class"][1]["precision_interval"] is None
+
+
+def test_a_class_that_is_all_wrong_is_not_certain_to_stay_so() -> None:
+    actual = np.array([0] * 5 + [1] * 5)
+    metrics = classification_metrics(actual, np.tile([[0.1, 0.9]], (10, 1)), ["a", "b"])
+    missed, found = metrics["per_class"]
+    assert missed["recall_interval"] == [0, wilson_interval(0, 5)[1]]
+    assert found["recall_interval"] == [wilson_interval(5, 5)[0], 1]
+    assert (missed["precision_interval"], missed["f1_interval"]) == (None, None)
 
 
 def test_a_split_of_a_single_class_has_no_area() -> None:
