@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.projector import unit_length
 from lib.storage.filesystem import Location
 from lib.storage.tables import read_table, write_table
 
@@ -80,14 +81,6 @@ class Reference:
         rows = read_table(model_folder / REFERENCE_FILE, ["label", "embedding"])
         embeddings = pc.list_flatten(rows["embedding"]).to_numpy().reshape(rows.num_rows, -1)
         return cls(embeddings, rows["label"].to_pylist(), float(stated["threshold"]), int(stated["neighbours"]))
-
-
-def unit_length(embeddings: FloatArray) -> FloatArray:
-    """Rows of shape (n, d) scaled to length 1; one that is all zeros stays so, at distance 1 from every other."""
-    exact = embeddings.astype(np.float64)  # squares of large features would be infinite in float32
-    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-    np.divide(exact, lengths, out=exact, where=lengths > 0)
-    return exact.astype(np.float32)
 
 
 def neighbour_distances(embeddings: FloatArray, reference: FloatArray, neighbours: int) -> FloatArray:

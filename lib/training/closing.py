@@ -27,11 +27,10 @@ from lib.models.reference import (
     NEIGHBOURS,
     neighbour_distances,
     reference_record,
-    unit_length,
     write_reference,
 )
 from lib.models.registry import Network
-from lib.projector import ProjectorPoints, choose_points, projector_files
+from lib.projector import ProjectorPoints, choose_points, projector_files, unit_length
 from lib.training.chosen import choose_images
 from lib.training.examples import SplitExamples
 from lib.training.stalls import Heartbeat

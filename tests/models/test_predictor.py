@@ -26,9 +26,10 @@ from lib.ingest.image import decode_jpeg
 from lib.models.forward import Classified, Forward, classify, views_of
 from lib.models.grad_cam import GradCam
 from lib.models.probabilities import softmax
-from lib.models.reference import reference_record, unit_length, write_reference
+from lib.models.reference import reference_record, write_reference
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
+from lib.projector import unit_length
 from lib.storage.filesystem import Location
 
 SIZE, CLASS_NAMES = 32, ["liver", "lung", "skin"]

@@ -17,9 +17,9 @@ from lib.models.reference import (
     Reference,
     neighbour_distances,
     reference_record,
-    unit_length,
     write_reference,
 )
+from lib.projector import unit_length
 from lib.storage.filesystem import Location
 from lib.training.chosen import choose_images, even_quotas
 from tests.fakes.images import CLASS_NAMES, FakeSource
