@@ -52,6 +52,19 @@ def start_ray(config: JobConfig) -> None:
         options["runtime_env"] = {"env_vars": variables}
     ray.init(**options)
     prepare_context(config.verbose)
+    if not ray_is_ours():
+        _keep_statistics_here()
+
+
+def _keep_statistics_here() -> None:
+    """Have Ray Data's statistics, which outlive the job, on this node.
+
+    Their actor stays where the first dataset is made. On a node of a training worker, that node would never be idle
+    again, and its GPU be paid for until the cluster ends.
+    """
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    get_or_create_stats_actor()
 
 
 def stop_ray() -> None:
