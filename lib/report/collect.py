@@ -26,12 +26,11 @@ from lib.report.checks import (
 from lib.report.dataset import Dataset, read_dataset
 from lib.report.gallery import choose_mistakes
 from lib.report.pictures import evaluation_plots
+from lib.report.predictions import Mistake, Predictions
 from lib.report.records import (
     Contest,
     Evaluation,
     Layouts,
-    Mistake,
-    Predictions,
     Report,
     SweepTrial,
     comparable,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from lib.evaluation.comparison import Comparison
 from lib.plots import wilson_interval
 from lib.report.checks import Baseline, Checks, LabelErrors, NearDuplicates
 from lib.report.dataset import Dataset
+from lib.report.predictions import Predictions
 from lib.report.thumbnails import Thumbnails
 
 
@@ -25,60 +25,6 @@ class Plot:
     alt: str
     image: bytes
     media_type: str
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong prediction."""
-
-    image_id: str
-    path: str
-    actual: str
-    predicted: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions of one evaluation, without their probabilities; arrays of shape (n,).
-
-    Attributes:
-        image_ids: Of the n images.
-        paths: Where they came from.
-        actual: Classes as their place in the class names of the model.
-        predicted: The same.
-        confidence: Probability of the predicted class, in [0, 1].
-        unfamiliar: How many lie far from all training images; None if the model has no reference.
-        mistakes: The wrong ones that are shown, the most confident first.
-    """
-
-    image_ids: list[str]
-    paths: list[str]
-    actual: npt.NDArray[np.int64]
-    predicted: npt.NDArray[np.int64]
-    confidence: npt.NDArray[np.float32]
-    unfamiliar: int | None
-    mistakes: tuple[Mistake, ...]
-
-    @property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """Whether each was right."""
-        return np.asarray(self.actual == self.predicted)
-
-    @property
-    def mistake_count(self) -> int:
-        """All wrong ones."""
-        return int((~self.right).sum())
-
-    @property
-    def mean_confidence(self) -> float:
-        """In [0, 1]; 0 without images."""
-        return float(self.confidence.mean()) if len(self.confidence) else 0.0
-
-    @cached_property
-    def correct(self) -> dict[str, bool]:
-        """Whether each was right, by image id."""
-        return dict(zip(self.image_ids, self.right.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -182,21 +128,27 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy.
-
-        By resampling groups where every image has one. Otherwise Wilson's: where all images are right, resampling them
-        would claim that no other image could ever be wrong.
-        """
-        resampled = (self.metrics.get("intervals") or {}).get("accuracy")
-        if self.groups is not None and resampled is not None:
-            return float(resampled[0]), float(resampled[1])
-        return wilson_interval(self.right, self.images)
+        """The 95 % interval of the accuracy."""
+        return self._interval[0]
 
     @property
     def interval_method(self) -> str:
         """Where the interval comes from."""
+        return self._interval[1]
+
+    @property
+    def _interval(self) -> tuple[tuple[float, float], str]:
+        """By resampling groups where every image has one, otherwise Wilson's.
+
+        Where all images are right, resampling them would claim that no other image could ever be wrong; then it is
+        Wilson's too, with each group as one trial, since images of a group are alike.
+        """
         resampled = (self.metrics.get("intervals") or {}).get("accuracy")
-        return f"bootstrap of {self.groups:,} groups" if self.groups is not None and resampled is not None else "Wilson"
+        if self.groups is None or resampled is None:
+            return wilson_interval(self.right, self.images), "Wilson"
+        if self.right in (0, self.images):
+            return wilson_interval(self.groups if self.right else 0, self.groups), f"Wilson, of {self.groups:,} groups"
+        return (float(resampled[0]), float(resampled[1])), f"bootstrap of {self.groups:,} groups"
 
     @property
     def baseline(self) -> Baseline | None:

@@ -1,6 +1,7 @@
 """The report as a person uses it, with mouse and keyboard, in a real browser and without a network."""
 
 import os
+import time
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,8 @@ CLASSES = ("liver", HOSTILE, "skin_and_subcutaneous_tissue")
 COLOURS = ((40, 40, 220), (40, 200, 40), (220, 60, 40))
 WRONG = {1, 2, 4, 7, 10}
 """1, 4, 7 and 10 are of the second class and taken for the third; 2 is of the third and taken for the first."""
-FAST_MS = 2000
+MOST_OPENING_S = 2.0
+"""Of CPU time of the browser's process for the page: the clock would measure how busy the machine is."""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,14 @@ def shown(model: Locator) -> int:
 
 def cell(model: Locator, actual: int, predicted: int) -> Locator:
     return model.locator(f".matrix button[data-a='{actual}'][data-p='{predicted}']")
+
+
+def until(page: Page, expression: str, argument: object = None) -> None:
+    """Wait till something is true; `wait_for_function` would evaluate text in the page, which its policy forbids."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < deadline, f"never came true: {expression}"
+        page.wait_for_timeout(50)
 
 
 def place(model: Locator, point: int) -> dict[str, float]:
@@ -160,11 +170,13 @@ def test_hover_shows_the_image_its_label_and_what_was_said(model: Locator, point
     assert texts == [CLASSES[point % 3], said]
     expect(card.locator(".path")).to_have_text(f"test/{CLASSES[point % 3]}/{point:04d}.tif")
     expect(card).to_contain_text("90.0 %")
-    model.page.wait_for_function(
+    expect(card.locator("canvas")).to_be_visible()
+    until(
+        model.page,
         "colour => { const pen = document.querySelector('.card canvas').getContext('2d');"
         "const { data } = pen.getImageData(80, 80, 1, 1);"
         "return colour.every((level, channel) => Math.abs(level - data[channel]) <= 6); }",
-        arg=COLOURS[point % 3][::-1],
+        COLOURS[point % 3][::-1],
     )
     canvas.hover(position={"x": 2, "y": 2})
     expect(card).to_be_hidden()
@@ -252,8 +264,12 @@ def test_the_page_prints_in_light_colours_with_its_thumbnails(browser: Browser, 
 
 def test_a_report_on_5000_images_of_100_classes_opens_at_once_and_stays_usable(page: Page, large: str) -> None:
     assert Path(large.removeprefix("file://")).stat().st_size < 15_000_000
+    tools = page.context.new_cdp_session(page)
+    tools.send("Performance.enable")
     page.goto(large)
-    loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    until(page, "waiting.length === 0")
+    measured = {row["name"]: row["value"] for row in tools.send("Performance.getMetrics")["metrics"]}
+    assert 0 < measured["ProcessTime"] < MOST_OPENING_S
     model = page.locator("#model-1")
     name = model.locator(".matrix tbody th").nth(60)
     name.scroll_into_view_if_needed()
@@ -266,4 +282,3 @@ def test_a_report_on_5000_images_of_100_classes_opens_at_once_and_stays_usable(p
     canvas.scroll_into_view_if_needed()
     canvas.hover(position=place(model, 1))
     expect(model.locator(".card")).to_be_visible()
-    assert loaded < float(os.environ.get("REPORT_FAST_MS", FAST_MS))
