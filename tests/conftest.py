@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lib.environment import prepare_environment
+from lib.runtime.environment import prepare_environment
 
 if TYPE_CHECKING:
     from tests.fakes.chain import Chain

@@ -11,7 +11,7 @@ from lib.dataset.cache import ExampleCache, Examples, Positions
 from lib.dataset.graph import decoded_dataset
 from lib.dataset.order import PADDING, LaneOrder
 from lib.dataset.source import ImageSource
-from lib.ray_data import stream_tables
+from lib.runtime.ray_data import stream_tables
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from lib.config import DoctorConfig
 from lib.dataset.cache import MEMORY_SHARE, image_bytes
 from lib.doctor.findings import Finding
 from lib.doctor.storage import Sample
-from lib.environment import ray_is_ours
+from lib.runtime.environment import ray_is_ours
 from lib.ingest.listing import Listing
-from lib.ray_data import start_ray
+from lib.runtime.ray_data import start_ray
 
 AGREEING = ("ray", "tensorflow", "keras", "pyarrow", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")
 ANSWER_S = 120.0

@@ -17,9 +17,9 @@ from lib.errors import DataError
 from lib.ingest.image import decode_jpeg
 from lib.ingest.shards import read_shard
 from lib.ingest.tiff import UInt8Array
-from lib.logs import join_stage
-from lib.progress import Progress
-from lib.ray_data import map_units, start_ray, stream_tables, units_dataset
+from lib.runtime.logs import join_stage
+from lib.runtime.progress import Progress
+from lib.runtime.ray_data import map_units, start_ray, stream_tables, units_dataset
 from lib.storage.filesystem import Location
 from lib.storage.tables import read_table, write_table
 

@@ -15,7 +15,7 @@ from lib.evaluation.outcome import Outcome
 from lib.evaluation.pictures import draw_plots
 from lib.evaluation.predictions import predict_units, read_predictions
 from lib.models.folder import read_model_record, read_seen_images
-from lib.ray_data import start_ray
+from lib.runtime.ray_data import start_ray
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import read_table, write_table

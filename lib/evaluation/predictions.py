@@ -15,12 +15,12 @@ from lib.dataset.graph import done, first_position, part_name, run_pool, without
 from lib.dataset.source import ImageSource
 from lib.evaluation.findings import PREDICTIONS, with_footer
 from lib.evaluation.heatmaps import GRAD_CAM, grad_cam_table, most_confident_errors
-from lib.logs import join_stage
-from lib.metrics import count_images
+from lib.runtime.logs import join_stage
+from lib.runtime.counters import count_images
 from lib.models.folder import load_network, read_model_record
 from lib.models.reference import Reference
-from lib.progress import Progress
-from lib.ray_data import start_ray
+from lib.runtime.progress import Progress
+from lib.runtime.ray_data import start_ray
 from lib.storage.filesystem import Location
 from lib.storage.tables import read_table, write_table
 

@@ -17,10 +17,10 @@ from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff_range import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
-from lib.logs import join_stage
-from lib.metrics import count_images
-from lib.progress import Progress
-from lib.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
+from lib.runtime.logs import join_stage
+from lib.runtime.counters import count_images
+from lib.runtime.progress import Progress
+from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table

@@ -14,7 +14,7 @@ from lib.errors import ImageRefused
 from lib.ingest.image import resize_image
 from lib.ingest.isolate import run_isolated
 from lib.ingest.tiff import UInt8Array, decode_tiff
-from lib.ray_data import is_repeated_task
+from lib.runtime.ray_data import is_repeated_task
 from lib.storage.filesystem import FETCH_CONCURRENCY, Location, StoredFile
 
 COLLECT_BYTES = 32 * 2**20

@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from lib.config import SampleConfig
-from lib.progress import Progress
+from lib.runtime.progress import Progress
 from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder

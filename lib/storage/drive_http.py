@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import requests
 
 from lib.errors import StorageError
-from lib.metrics import STORAGE_RETRIES
+from lib.runtime.counters import STORAGE_RETRIES
 from lib.storage.drive_auth import DriveCredential
 from lib.storage.drive_errors import Rejection, TransientFailure
 from lib.storage.drive_settings import DriveSettings

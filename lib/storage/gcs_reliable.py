@@ -12,7 +12,7 @@ from gcsfs import GCSFileSystem
 from gcsfs.core import UnclosableBytesIO
 from gcsfs.retry import ChecksumError, is_retriable
 
-from lib.metrics import STORAGE_RETRIES
+from lib.runtime.counters import STORAGE_RETRIES
 from lib.storage.checksum import crc32c
 from lib.storage.faults import Fault, fault_of, kind_of
 from lib.storage.retry import GivenUpError, full_jitter_s

@@ -11,7 +11,7 @@ import time
 from typing import Any, Protocol
 
 from lib.errors import StorageError
-from lib.metrics import DRIVE_UNITS
+from lib.runtime.counters import DRIVE_UNITS
 
 BURST_S = 10.0
 """Seconds' worth of units that may be saved up: with 250,000 a minute, no minute sees more than 292,000."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lib.errors import StorageError
-from lib.metrics import STORAGE_RETRIES
+from lib.runtime.counters import STORAGE_RETRIES
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lib.progress import Progress
+from lib.runtime.progress import Progress
 
 POLL_INTERVAL_S = 0.5
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lib.metrics import count_epoch
+from lib.runtime.counters import count_epoch
 from lib.storage.filesystem import Location
 from lib.training.batches import Batches
 from lib.training.board import BoardClient

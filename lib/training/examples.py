@@ -22,7 +22,7 @@ from lib.dataset.order import LaneOrder
 from lib.dataset.source import ImageSource
 from lib.dataset.stream import ImageStream
 from lib.errors import SettingsError
-from lib.ray_data import stream_tables
+from lib.runtime.ray_data import stream_tables
 from lib.training.features import FeatureSource
 
 FITTED_SPLITS = ("train", "validation")

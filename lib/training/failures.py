@@ -32,7 +32,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 
-from lib.environment import ray_is_ours
+from lib.runtime.environment import ray_is_ours
 from lib.errors import SettingsError, TissueError
 from lib.training.board import BoardClient
 

@@ -24,13 +24,13 @@ from lib.config import TrainConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.order import PADDING
 from lib.dataset.source import Decoder, ShardSource, TiffSource
-from lib.environment import ray_is_ours
-from lib.logs import join_stage
-from lib.metrics import count_images
+from lib.runtime.environment import ray_is_ours
+from lib.runtime.logs import join_stage
+from lib.runtime.counters import count_images
 from lib.models.spec import ModelSpec
 from lib.models.weights import weights_digest
-from lib.progress import Progress
-from lib.ray_data import start_ray
+from lib.runtime.progress import Progress
+from lib.runtime.ray_data import start_ray
 from lib.storage.filesystem import FETCH_CONCURRENCY, Location
 from lib.storage.tables import footer, read_table, write_table
 

@@ -11,8 +11,8 @@ import ray.train
 
 from lib.dataset.order import balancing_weights
 from lib.errors import DivergedError
-from lib.logs import join_stage
-from lib.ray_data import prepare_context
+from lib.runtime.logs import join_stage
+from lib.runtime.ray_data import prepare_context
 from lib.training.checkpoint import Checkpoint, CheckpointFolder, TrainState
 from lib.training.examples import SplitExamples
 from lib.training.failures import LostPeerError, lost_peers_named

@@ -11,8 +11,8 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lib.config import AcceleratorConfig, FitConfig, TrainConfig
-from lib.environment import ray_is_ours
-from lib.ray_data import accelerator_label
+from lib.runtime.environment import ray_is_ours
+from lib.runtime.ray_data import accelerator_label
 from lib.storage.filesystem import Location
 from lib.training.board import BoardClient
 from lib.training.failures import RestartAfterLoss

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import ray
 
 from lib.config import SweepConfig, TrainConfig
-from lib.environment import ray_is_ours
+from lib.runtime.environment import ray_is_ours
 from lib.errors import SettingsError, TissueError
 from lib.models.folder import MODEL_FILE
 from lib.models.spec import parse_spec
-from lib.progress import Progress
-from lib.ray_data import start_ray
+from lib.runtime.progress import Progress
+from lib.runtime.ray_data import start_ray
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.training.features import FeatureSource

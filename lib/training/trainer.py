@@ -16,8 +16,8 @@ from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.models.folder import MODEL_FILE, read_seen_images, write_seen_images
 from lib.models.spec import CNN, HUB, KERAS_NETWORKS, SAVED, ModelSpec, check_spec, parse_spec
 from lib.models.weights import weights_digest
-from lib.progress import Progress
-from lib.ray_data import start_ray
+from lib.runtime.progress import Progress
+from lib.runtime.ray_data import start_ray
 from lib.storage.filesystem import Location
 from lib.storage.output import OutputFolder
 from lib.training.backend import TensorflowAddresses

@@ -13,9 +13,9 @@ from ray import tune
 from lib.config import TrainConfig
 from lib.dataset.cache import memory_for_images
 from lib.errors import DivergedError, TissueError
-from lib.logs import join_stage
+from lib.runtime.logs import join_stage
 from lib.models.spec import parse_spec
-from lib.ray_data import prepare_context
+from lib.runtime.ray_data import prepare_context
 from lib.storage.output import OutputFolder
 from lib.training.board import LocalBoard
 from lib.training.checkpoint import CheckpointFolder

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from lib.config import TiffPolicy
-from lib.environment import prepare_environment
+from lib.runtime.environment import prepare_environment
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.tiff import decode_tiff
 from tests.benchmarks.bucket import SlowBucket, slow_bucket

@@ -16,7 +16,7 @@ from lib.evaluation.checks import run_checks
 from lib.evaluation.descriptors import DESCRIPTOR_SCHEMA
 from lib.evaluation.near_duplicates import NEAR_DUPLICATE_SCHEMA
 from lib.ingest.convert import convert_images
-from lib.ray_data import start_ray, stop_ray
+from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.filesystem import Location
 from tests.fakes.sources import write_tiff
 from tests.fakes.textures import CHANGES, textured_image

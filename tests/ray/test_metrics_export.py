@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from lib import metrics
+from lib.runtime import counters as metrics
 from lib.config import ConvertConfig
-from lib.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
+from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
 from lib.errors import StorageError
 from lib.ingest.convert import convert_images
-from lib.logs import join_stage
+from lib.runtime.logs import join_stage
 from lib.storage.limiter import ClusterLimiter
 from lib.storage.retry import TransientStorageError, retry
 from tests.fakes.cluster import ray_cluster
@@ -133,11 +133,11 @@ def test_the_lines_of_a_worker_are_json_in_rays_log_of_its_node(port: int) -> No
 
 DRIVER = """
 import os
-from lib.environment import name_job, prepare_environment
+from lib.runtime.environment import name_job, prepare_environment
 prepare_environment()
 name_job("predict", "json")
 from lib.config import JobConfig
-from lib.ray_data import start_ray
+from lib.runtime.ray_data import start_ray
 start_ray(JobConfig())
 import ray
 print(*ray.get(ray.remote(lambda: [os.environ["TISSUE_JOB"], os.environ["TISSUE_LOG_FORMAT"]]).remote()))

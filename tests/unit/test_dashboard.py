@@ -1,4 +1,4 @@
-"""The Grafana dashboard and the metrics of `lib.metrics` name each other; without Ray, nothing is counted."""
+"""The Grafana dashboard and the metrics of `lib.runtime.counters` name each other; without Ray, nothing is counted."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.metrics import METRICS, Metric
+from lib.runtime.counters import METRICS, Metric
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "cluster" / "grafana-dashboard.json").read_text())

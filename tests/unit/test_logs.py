@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import logs
-from lib.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
-from lib.native_messages import as_json
-from lib.progress import Progress
+from lib.runtime import logs
+from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
+from lib.runtime.native_messages import as_json
+from lib.runtime.progress import Progress
 from tests.fakes.jobs import run_job
 
 KEYS = {"time", "severity", "message", "job", "stage", "node", "pid"}

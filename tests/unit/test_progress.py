@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lib.progress import LOG_INTERVAL_S, Progress
+from lib.runtime.progress import LOG_INTERVAL_S, Progress
 
 
 class Clock:
@@ -26,9 +26,9 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Clock:
-    caplog.set_level(logging.INFO, logger="lib.progress")
+    caplog.set_level(logging.INFO, logger="lib.runtime.progress")
     clock = Clock()
-    monkeypatch.setattr("lib.progress.time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr("lib.runtime.progress.time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
 
@@ -88,7 +88,7 @@ def test_no_time_and_no_rows_are_not_divided_by(total: int, done: int, caplog: p
 def test_a_terminal_gets_one_live_line_and_the_log_none(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="lib.progress")
+    caplog.set_level(logging.INFO, logger="lib.runtime.progress")
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")

@@ -3,7 +3,7 @@
 import pytest
 from ray.data._internal.execution import streaming_executor_state
 
-from lib.ray_data import FINISHED_TASKS_POLL_S, prepare_context
+from lib.runtime.ray_data import FINISHED_TASKS_POLL_S, prepare_context
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray, by Ray

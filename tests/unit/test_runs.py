@@ -182,7 +182,7 @@ def test_a_bug_while_an_expected_failure_is_handled_is_a_bug() -> None:
 
 NATIVE = """
 import os, sys, threading
-from lib.native_messages import filter_native_messages
+from lib.runtime.native_messages import filter_native_messages
 filter_native_messages()
 print("from python: I0000 00:00:17", file=sys.stderr)
 os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n")
@@ -213,7 +213,7 @@ def test_native_chatter_is_dropped_and_every_other_line_passes() -> None:
 
 DYING = """
 import os
-from lib.native_messages import filter_native_messages
+from lib.runtime.native_messages import filter_native_messages
 filter_native_messages()
 os.write(2, b"F0000 00:00:1763930000.1 4242 check.cc:1] Check failed\\n")
 os._exit(134)

@@ -23,7 +23,7 @@ CHATTER = re.compile(
 )
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 OWN_LINE = '{"time": "'
-"""How the lines of `lib.logs` begin."""
+"""How the lines of `lib.runtime.logs` begin."""
 
 
 def filter_native_messages() -> None:

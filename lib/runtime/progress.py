@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from lib.logs import NUMBERS, enter_stage
+from lib.runtime.logs import NUMBERS, enter_stage
 
 logger = logging.getLogger(__name__)
 

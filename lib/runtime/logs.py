@@ -14,7 +14,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import TextIO
 
-from lib.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, job_variables
+from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, job_variables
 
 NUMBERS = "numbers"
 """The `extra` of a log call that holds further fields: numbers by name."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from lib.config import AcceleratorConfig, DecodeConfig, JobConfig
-from lib.environment import job_variables, ray_is_ours
+from lib.runtime.environment import job_variables, ray_is_ours
 
 if TYPE_CHECKING:
     import ray.data

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lib.environment import JOB_VARIABLE, job_variables
+from lib.runtime.environment import JOB_VARIABLE, job_variables
 
 
 @dataclass(frozen=True)

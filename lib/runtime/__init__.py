@@ -1,0 +1,1 @@
+"""The cellar: one Ray, its data graphs, progress, logs, counters and the process's environment."""
