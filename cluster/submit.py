@@ -187,7 +187,7 @@ def completion(job: str, output: str) -> dict[str, Any] | None:
         TissueError: If storage cannot be read from here.
     """
     from lib.status import MARKERS
-    from lib.storage.filesystem import Location
+    from lib.storage.location import Location
 
     [marker] = [marker for marker, writer in MARKERS.items() if writer == job]
     file = Location(output) / marker

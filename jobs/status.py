@@ -15,7 +15,7 @@ from rich.table import Table
 from lib.config import StatusConfig
 from lib.runs import run_job
 from lib.status import FolderStatus, State, read_status
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.summaries import Summary
 
 COLOURS: dict[State, str] = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}

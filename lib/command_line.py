@@ -16,7 +16,7 @@ from rich.console import Console
 
 from lib.config import SettingsT
 from lib.errors import SettingsError
-from lib.storage.settings_file import read_settings_file
+from lib.storage.yaml_file import read_settings_file
 
 CONFIG_FLAG = "--config"
 

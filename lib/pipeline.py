@@ -11,7 +11,7 @@ from lib.ingest.convert import convert_images
 from lib.models.folder import read_model_record
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.html import write_report
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.lease import only_writer
 from lib.storage.output import RUN_FILE, failures_noted, now, package_versions
 from lib.training.trainer import check_fit, require_imagenet_weights, train_model

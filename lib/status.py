@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from lib.errors import SettingsError
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.lease import WRITER_FILE, writes
 from lib.storage.output import RUN_FILE
 

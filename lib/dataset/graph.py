@@ -10,7 +10,7 @@ from ray.data import ActorPoolStrategy
 from lib.config import AcceleratorConfig, DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, Decoder, ImageSource
 from lib.runtime.ray_data import accelerator_label, decoding, map_units, stream_tables, units_dataset
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 DONE_SCHEMA = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("images", "quarantined")])
 

@@ -26,7 +26,7 @@ from lib.ingest.tiff import UInt8Array
 from lib.ingest.tiff_range import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.runtime.logs import join_stage
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder, read_complete
 from lib.storage.tables import read_table
 

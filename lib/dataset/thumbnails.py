@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from lib.dataset.source import ShardSource
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.runtime.ray_data import map_units, stream_tables, units_dataset
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import read_table
 
 THUMBNAIL_SCHEMA = pa.schema(

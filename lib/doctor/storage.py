@@ -15,7 +15,7 @@ from lib.errors import DataError, ImageRefused
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.tiff import decode_tiff
-from lib.storage.filesystem import Location, StoredFile
+from lib.storage.location import Location, StoredFile
 
 SAMPLE = 20
 FREE_SHARE = 0.9

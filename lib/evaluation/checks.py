@@ -10,7 +10,7 @@ from lib.dataset.source import ShardSource
 from lib.evaluation.baseline import Baseline
 from lib.evaluation.descriptors import describe_images
 from lib.evaluation.near_duplicates import NearDuplicates
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 

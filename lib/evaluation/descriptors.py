@@ -20,7 +20,7 @@ from lib.ingest.tiff import UInt8Array
 from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import map_units, start_ray, stream_tables, units_dataset
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
 DESCRIPTOR_SCHEMA = pa.schema(

@@ -25,7 +25,7 @@ from lib.projector import (
     verify_projector_files,
 )
 from lib.projector.sprite import THUMBNAIL_PX
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
 MAPS_FILE, PROJECTOR = "maps.parquet", "projector"

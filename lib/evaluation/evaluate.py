@@ -16,7 +16,7 @@ from lib.evaluation.pictures import draw_plots
 from lib.evaluation.predictions import predict_units, read_predictions
 from lib.models.folder import read_model_record, read_seen_images
 from lib.runtime.ray_data import start_ray
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import read_table, write_table
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import footer
 
 VERDICT_SCHEMA = pa.schema(

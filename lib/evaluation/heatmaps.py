@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from lib.dataset.source import image_array
 from lib.ingest.image import encode_jpeg
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import read_table
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from lib.plots import (
     reliability,
     roc_curves,
 )
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 MOST_HEATMAPS = 12
 MAP_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}

@@ -13,7 +13,7 @@ from lib.evaluation.predictions import predict_units
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
 from lib.models.folder import read_model_record
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 

@@ -21,7 +21,7 @@ from lib.models.folder import load_network, read_model_record
 from lib.models.reference import Reference
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:

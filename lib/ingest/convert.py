@@ -21,7 +21,7 @@ from lib.runtime.logs import join_stage
 from lib.runtime.counters import count_images
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 

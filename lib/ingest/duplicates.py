@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from lib.errors import DataError
 from lib.ingest.manifest import ROWS_AT_ONCE
-from lib.storage.filesystem import Location, StoredFile
+from lib.storage.location import Location, StoredFile
 
 Row = dict[str, Any]
 BoolArray = npt.NDArray[np.bool_]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import DataError, SettingsError
-from lib.storage.drive_names import UNREADABLE
-from lib.storage.filesystem import Location
+from lib.storage.drive.names import UNREADABLE
+from lib.storage.location import Location
 
 LABELLED_SPLITS = ("train", "test")
 SPLITS = ("train", "validation", "test")

@@ -26,7 +26,7 @@ from lib.ingest.labels import (
 from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, ROWS_AT_ONCE, content_digest
 from lib.ingest.shards import shard_column, shard_name
 from lib.ingest.splits import choose_validation, refuse_torn_groups
-from lib.storage.filesystem import Location, StoredFile
+from lib.storage.location import Location, StoredFile
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lib.errors import StorageError
 from lib.ingest.manifest import MANIFEST_SCHEMA
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import footer, read_table, write_table
 
 SHARD_SCHEMA = pa.schema(

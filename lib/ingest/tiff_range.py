@@ -20,7 +20,7 @@ from lib.ingest.tiff_decoding import read_samples
 from lib.ingest.tiff_pages import open_pages
 from lib.ingest.tiff_samples import UNRESOLVED, Samples, check_finite, needs_range, sample_type, stated_white
 from lib.ingest.tiff_structure import check_pages
-from lib.storage.filesystem import Location, StoredFile
+from lib.storage.location import Location, StoredFile
 from lib.storage.output import OutputFolder
 
 PolicyT = TypeVar("PolicyT", bound=TiffPolicy)

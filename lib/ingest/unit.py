@@ -15,7 +15,7 @@ from lib.ingest.image import resize_image
 from lib.ingest.isolate import run_isolated
 from lib.ingest.tiff import UInt8Array, decode_tiff
 from lib.runtime.ray_data import is_repeated_task
-from lib.storage.filesystem import FETCH_CONCURRENCY, Location, StoredFile
+from lib.storage.location import FETCH_CONCURRENCY, Location, StoredFile
 
 COLLECT_BYTES = 32 * 2**20
 FETCH_BYTES = 128 * 2**20

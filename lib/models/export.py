@@ -26,7 +26,7 @@ from lib.models.export_runtimes import (
     runtime_versions,
 )
 from lib.models.folder import load_network, read_model_record
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import read_complete
 from lib.storage.tables import read_table, write_table
 

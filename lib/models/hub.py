@@ -22,7 +22,7 @@ import tensorflow as tf
 from lib.errors import SettingsError
 from lib.models.inputs import image_input
 from lib.models.spec import HUB, ModelSpec
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 DEFAULT_SIGNATURE = "serving_default"
 IMAGE_RANK = 4

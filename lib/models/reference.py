@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.projector import unit_length
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
 FloatArray = npt.NDArray[np.float32]

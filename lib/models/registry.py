@@ -12,7 +12,7 @@ from lib.models.hub import build_hub_base
 from lib.models.inputs import image_input, logits_layer
 from lib.models.spec import CNN, HUB, SAVED, ModelSpec
 from lib.models.transfer import build_application_base, build_saved_base
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 
 @dataclass(frozen=True)

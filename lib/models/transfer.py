@@ -16,7 +16,7 @@ from lib.models.folder import load_network
 from lib.models.inputs import image_input
 from lib.models.spec import KERAS_NETWORKS, ModelSpec
 from lib.models.weights import weights_file
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 
 def build_application_base(spec: ModelSpec, image_size: int) -> keras.Model:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lib.errors import TissueError
 from lib.models.folder import NETWORK_FILE
 from lib.models.spec import HUB, SAVED, ModelSpec
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 
 def weights_digest(spec: ModelSpec, image_size: int) -> str | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.evaluation.checks import CHECKS_FILE, NEAR_DUPLICATES_FILE
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import read_complete
 from lib.storage.tables import read_table
 

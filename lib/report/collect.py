@@ -37,7 +37,7 @@ from lib.report.records import (
     ranked,
 )
 from lib.report.thumbnails import Thumbnails, read_thumbnails
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import read_complete
 from lib.storage.tables import read_table
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import read_table
 
 VERDICTS = ("accepted", "quarantined", "excluded")

@@ -26,7 +26,7 @@ from lib.report.formatting import (
 from lib.report.page_data import PageData
 from lib.report.records import Evaluation, Report, ranked
 from lib.report.verdict import answers, can_be_chance, comparison, drawn_from, headline
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import package_versions
 
 REPORT_FILE = "report.json"

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from lib.report.records import Layouts, Plot
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 CAPTIONS = {
     "scatter": (

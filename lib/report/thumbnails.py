@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from lib.errors import StorageError
 from lib.report.dataset import Dataset
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import read_table
 
 SIDE_PX = 128

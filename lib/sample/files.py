@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lib.config import SampleConfig
 from lib.runtime.progress import Progress
 from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 
 Split = Literal["train", "test"]

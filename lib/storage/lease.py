@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from lib.errors import SettingsError, StorageError
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 WRITER_FILE = "writer.json"
 RENEWAL_S, EXPIRY_S = 20.0, 90.0

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.errors import StorageError
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 
 def write_table(table: pa.Table, location: Location) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from lib.runtime.counters import count_epoch
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.training.batches import Batches
 from lib.training.board import BoardClient
 from lib.training.failures import PreemptedError

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lib.errors import StorageError
 from lib.storage.checksum import crc32c
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.dataset.source import ImageSource
-from lib.storage.filesystem import FETCH_CONCURRENCY
+from lib.storage.location import FETCH_CONCURRENCY
 
 
 def choose_images(source: ImageSource, split: str, most: int, moved: Callable[[], None] = lambda: None) -> pa.Table:

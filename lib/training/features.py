@@ -31,7 +31,7 @@ from lib.models.spec import ModelSpec
 from lib.models.weights import weights_digest
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
-from lib.storage.filesystem import FETCH_CONCURRENCY, Location
+from lib.storage.location import FETCH_CONCURRENCY, Location
 from lib.storage.tables import footer, read_table, write_table
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import write_table
 
 TRIAL_FILE = "trial.json"

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lib.models.folder import CURVES_FILE, CURVES_SVG_FILE, HISTORY_FILE
 from lib.plots import curves
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import write_table
 
 HISTORY_SCHEMA = pa.schema(

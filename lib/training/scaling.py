@@ -13,7 +13,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from lib.config import AcceleratorConfig, FitConfig, TrainConfig
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.ray_data import accelerator_label
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.training.board import BoardClient
 from lib.training.failures import RestartAfterLoss
 from lib.training.preemption import SaveBeforeResize

@@ -23,7 +23,7 @@ from lib.models.folder import MODEL_FILE
 from lib.models.spec import parse_spec
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.training.features import FeatureSource
 from lib.training.leaderboard import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from lib.config import TrainConfig
 from lib.dataset.source import ImageSource
 from lib.models.spec import ModelSpec
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.training.board import BoardClient
 from lib.training.features import FeatureSource
 

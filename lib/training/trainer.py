@@ -18,7 +18,7 @@ from lib.models.spec import CNN, HUB, KERAS_NETWORKS, SAVED, ModelSpec, check_sp
 from lib.models.weights import weights_digest
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.training.backend import TensorflowAddresses
 from lib.training.board import BoardClient, BoardWatcher, LocalBoard, RemoteBoard

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from lib.config import FitConfig, ParameterSpace, SweepConfig, TrainConfig
 from lib.errors import SettingsError
-from lib.storage.filesystem import Location
-from lib.storage.settings_file import read_settings_file
+from lib.storage.location import Location
+from lib.storage.yaml_file import read_settings_file
 from lib.training.trainer import NOT_IDENTITY, check_training
 
 FLAG = "--sweep"

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lib.storage.drive import DriveFileSystem
-from lib.storage.drive_settings import DriveSettings
+from lib.storage.drive.filesystem import DriveFileSystem
+from lib.storage.drive.options import DriveSettings
 from tests.fakes.drive import FakeDrive
 
 SETTINGS = {"units_per_minute": 60_000_000, "first_pause_s": 0.01, "longest_pause_s": 0.05, "timeout_s": 5.0}

@@ -22,7 +22,7 @@ from lib.config import ConvertConfig
 from lib.errors import StorageError
 from lib.storage import gcs as gcs_module
 from lib.storage import retry as retry_module
-from lib.storage.filesystem import Location, StoredFile, _filesystem
+from lib.storage.location import Location, StoredFile, _filesystem
 from lib.storage.retry import full_jitter_s
 from tests.fakes.conversion import convert_here
 from tests.fakes.gcs import GcsServer, gcs_server

@@ -17,7 +17,7 @@ from lib.evaluation.descriptors import DESCRIPTOR_SCHEMA
 from lib.evaluation.near_duplicates import NEAR_DUPLICATE_SCHEMA
 from lib.ingest.convert import convert_images
 from lib.runtime.ray_data import start_ray, stop_ray
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from tests.fakes.sources import write_tiff
 from tests.fakes.textures import CHANGES, textured_image
 

@@ -25,7 +25,7 @@ from lib.models.export_agreement import PROBABILITY_TOLERANCE, check_images, mea
 from lib.models.export_runtimes import Outputs
 from lib.models.folder import load_network
 from lib.models.inputs import image_input
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from tests.fakes.model_folders import CLASS_NAMES, build_model_folder, write_model_folder
 from tests.fakes.networks import write_random_weights
 

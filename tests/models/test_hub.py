@@ -15,7 +15,7 @@ from lib.models.folder import load_network
 from lib.models.registry import Network, build_base, build_network, unfreeze
 from lib.models.spec import check_spec, parse_spec
 from lib.models.weights import weights_digest
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.training.synchronous import SynchronousModel
 
 SIZE, WIDTH, CLASS_COUNT = 20, 6, 3
@@ -90,7 +90,7 @@ def test_a_trained_model_is_the_same_in_a_fresh_process_without_the_saved_model(
     script = (
         "import sys, numpy as np, keras\n"
         "from lib.models.folder import load_network\n"
-        "from lib.storage.filesystem import Location\n"
+        "from lib.storage.location import Location\n"
         "network = load_network(Location(sys.argv[1]))\n"
         "images = np.load(sys.argv[1] + '/images.npy')\n"
         "embedding = keras.Model(network.input, network.layers[-1].input)\n"

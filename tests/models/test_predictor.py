@@ -30,7 +30,7 @@ from lib.models.reference import reference_record, write_reference
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
 from lib.projector import unit_length
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 SIZE, CLASS_NAMES = 32, ["liver", "lung", "skin"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lib.storage.limiter import ACTOR_NAMESPACE, ClusterLimiter, SharedLimiter
+from lib.storage.drive.limiter import ACTOR_NAMESPACE, ClusterLimiter, SharedLimiter
 
 UNITS_A_MINUTE = 60_000  # 1,000 a second, 10,000 saved up
 
@@ -67,7 +67,7 @@ def test_a_rejection_that_one_limiter_sees_slows_all_of_them() -> None:
 
 
 def test_the_actor_ends_when_it_is_idle_and_is_begun_again_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.storage.limiter.IDLE_S", 0.3)
+    monkeypatch.setattr("lib.storage.drive.limiter.IDLE_S", 0.3)
     limiter = ClusterLimiter("idle", UNITS_A_MINUTE)
     limiter.acquire(5)
     assert "idle" in actors()

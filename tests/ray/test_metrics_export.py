@@ -20,7 +20,7 @@ from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
 from lib.errors import StorageError
 from lib.ingest.convert import convert_images
 from lib.runtime.logs import join_stage
-from lib.storage.limiter import ClusterLimiter
+from lib.storage.drive.limiter import ClusterLimiter
 from lib.storage.retry import TransientStorageError, retry
 from tests.fakes.cluster import ray_cluster
 from tests.fakes.sources import damage, write_source

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import StorageError
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.training import checkpoint
 from lib.training.checkpoint import KEPT, Arrays, CheckpointFolder, TrainState
 

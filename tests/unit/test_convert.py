@@ -14,7 +14,7 @@ from lib.ingest.image import decode_jpeg
 from lib.ingest.listing import list_labelled
 from lib.ingest.manifest import MANIFEST_SCHEMA
 from lib.ingest.shards import SHARD_SCHEMA
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
 from tests.fakes.tiffs import write_source, write_tiff
 

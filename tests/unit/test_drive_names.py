@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.storage.drive_names import FOLDER_TYPE, Item, id_in, named, needs_suffix, oldest, suffixed
+from lib.storage.drive.names import FOLDER_TYPE, Item, id_in, named, needs_suffix, oldest, suffixed
 
 ID = "1AbCdEfGhIjKlMnOpQrStUv"
 

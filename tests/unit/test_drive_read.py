@@ -15,9 +15,9 @@ import pytest
 from google.auth import _helpers
 
 from lib.errors import SettingsError, StorageError
-from lib.storage.drive import DriveFileSystem, drive_filesystem
-from lib.storage.drive_errors import DriveRefused, Rejection
-from lib.storage.drive_settings import DriveSettings
+from lib.storage.drive.filesystem import DriveFileSystem, drive_filesystem
+from lib.storage.drive.answers import DriveRefused, Rejection
+from lib.storage.drive.options import DriveSettings
 from tests.fakes.drive import PERSON, SERVICE_ACCOUNT, drive_server, private_pem
 from tests.fakes.drive_lab import Lab
 
@@ -413,8 +413,8 @@ def test_pauses_grow_and_are_jittered(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     lab.add("a.tif")
     filesystem = lab.filesystem(first_pause_s=1, longest_pause_s=8, attempts=7)
     filesystem.info(f"{lab.root}/a.tif")
-    monkeypatch.setattr("lib.storage.drive_http.time.sleep", lambda s: pauses.append(s) if s else None)
-    monkeypatch.setattr("lib.storage.drive_http.random.uniform", lambda low, high: low + 0.75 * (high - low))
+    monkeypatch.setattr("lib.storage.drive.client.time.sleep", lambda s: pauses.append(s) if s else None)
+    monkeypatch.setattr("lib.storage.drive.client.random.uniform", lambda low, high: low + 0.75 * (high - low))
     lab.drive.fail(path="alt=media", times=6, status=503)
     assert filesystem.cat_file(f"{lab.root}/a.tif") == b"pixels"
     assert pauses == [0.75 * longest for longest in (1, 2, 4, 8, 8, 8)]
@@ -422,7 +422,7 @@ def test_pauses_grow_and_are_jittered(lab: Lab, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_pause_that_the_server_asks_for_is_kept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("lib.storage.drive_http.time.sleep", lambda s: pauses.append(s) if s else None)
+    monkeypatch.setattr("lib.storage.drive.client.time.sleep", lambda s: pauses.append(s) if s else None)
     lab.add("a.tif")
     lab.drive.fail(path="alt=media", status=503, retry_after="17")
     assert lab.filesystem().cat_file(f"{lab.root}/a.tif") == b"pixels"
@@ -452,7 +452,7 @@ def test_a_date_to_wait_for_is_understood() -> None:
 
 def test_rejections_for_too_many_requests_slow_the_limiter(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
-    monkeypatch.setattr("lib.storage.limiter.SharedLimiter.slow_down", lambda _, pause_s: told.append(pause_s))
+    monkeypatch.setattr("lib.storage.drive.limiter.SharedLimiter.slow_down", lambda _, pause_s: told.append(pause_s))
     lab.add("a.tif")
     lab.drive.fail(path="alt=media", status=403, reason="userRateLimitExceeded")
     lab.drive.fail(path="alt=media", status=429, retry_after="0")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-import lib.storage.filesystem as storage
+import lib.storage.location as storage
 from lib.errors import SettingsError, StorageError
-from lib.storage.drive import DriveFileSystem
-from lib.storage.filesystem import Location
+from lib.storage.drive.filesystem import DriveFileSystem
+from lib.storage.location import Location
 from tests.fakes.drive import PERSON, SERVICE_ACCOUNT, drive_server
 from tests.fakes.drive_lab import Lab
 

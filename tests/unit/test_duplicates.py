@@ -10,7 +10,7 @@ from lib.errors import DataError
 from lib.ingest.duplicates import find_duplicates, make_sure, with_checksums
 from lib.ingest.listing import list_labelled
 from lib.ingest.manifest import LISTING_SCHEMA
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
 from tests.fakes.tiffs import write_source
 

@@ -10,8 +10,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lib.errors import SettingsError, StorageError
-from lib.storage import filesystem
-from lib.storage.filesystem import Location, StoredFile
+from lib.storage import location as filesystem
+from lib.storage.location import Location, StoredFile
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_what_a_killed_writer_left_is_not_a_file_of_the_folder(tmp_path: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lib.storage.filesystem.os.replace", killed)
+        patch.setattr("lib.storage.location.os.replace", killed)
         patch.setattr(Path, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
             Location(str(tmp_path / "x")).write_bytes(b"1")

@@ -22,7 +22,7 @@ from lib.ingest.labels import (
 )
 from lib.ingest.splits import choose_validation as choose_groups
 from lib.ingest.splits import refuse_torn_groups
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "label", "group")])
 

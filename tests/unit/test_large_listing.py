@@ -12,7 +12,7 @@ import pytest
 from lib.errors import StorageError
 from lib.ingest.manifest import content_digest
 from lib.storage import scan
-from lib.storage.filesystem import Location, _filesystem
+from lib.storage.location import Location, _filesystem
 from tests.fakes.large_bucket import LARGEST_PAGE, large_bucket
 
 IMAGES = 1_000_000

@@ -11,7 +11,7 @@ import pytest
 
 from lib.errors import SettingsError
 from lib.storage import lease
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.lease import WRITER_FILE, only_writer, refuse_second_writer
 from lib.storage.output import OutputFolder
 

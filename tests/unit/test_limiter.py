@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.storage.limiter import (
+from lib.storage.drive.limiter import (
     BURST_S,
     LOWEST_SHARE,
     REACTION_S,
@@ -115,7 +115,7 @@ def test_leased_units_last_for_many_requests_and_not_for_ever(monkeypatch: pytes
     limiter.acquire(1_000)
     assert leases == [250, 1_000]
     limiter.acquire(5)
-    monkeypatch.setattr("lib.storage.limiter.time.monotonic", lambda: limiter._usable_until_s + 0.1)
+    monkeypatch.setattr("lib.storage.drive.limiter.time.monotonic", lambda: limiter._usable_until_s + 0.1)
     limiter.acquire(5)
     assert leases == [250, 1_000, 250, 250]
     limiter.slow_down(0)

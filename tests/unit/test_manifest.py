@@ -12,7 +12,7 @@ from lib.config import ListingConfig
 from lib.errors import DataError, SettingsError, TissueError, TooManyBadImagesError
 from lib.ingest.listing import Listing, image_id, list_labelled, list_unlabelled
 from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 CONFIG = ListingConfig()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lib.errors import SettingsError
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder, read_complete
 
 MARKER = "dataset.json"

@@ -28,7 +28,7 @@ from lib.evaluation.predictions import (
 )
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import write_table
 from lib.summaries import prediction_summary
 from tests.fakes.conversion import convert_here

@@ -20,7 +20,7 @@ from lib.models.reference import (
     write_reference,
 )
 from lib.projector import unit_length
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.training.chosen import choose_images, even_quotas
 from tests.fakes.images import CLASS_NAMES, FakeSource
 

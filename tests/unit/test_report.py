@@ -142,7 +142,7 @@ def test_a_page_that_cannot_be_written_leaves_no_completed_report(lab: Lab, monk
     with pytest.raises(RuntimeError):
         write_report(config)
     assert (lab.root / "report/report.html").exists()
-    monkeypatch.setattr("lib.storage.filesystem.Location.write_bytes", fail)
+    monkeypatch.setattr("lib.storage.location.Location.write_bytes", fail)
     monkeypatch.setattr("lib.report.html.render", lambda *_: "page")
     with pytest.raises(RuntimeError):
         write_report(config)

@@ -14,7 +14,7 @@ from lib.config import ConvertConfig, ImageConfig, ListingConfig
 from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, ShardSource, TiffSource, image_array
 from lib.errors import DataError, SettingsError, StorageError
 from lib.ingest.listing import list_unlabelled
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
 from tests.fakes.tiffs import write_source
 

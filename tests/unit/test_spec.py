@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lib.errors import SettingsError
 from lib.models.spec import KERAS_NETWORKS, ModelSpec, check_spec, folder_names, parse_spec
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 NAMES = ("cnn", "saved", "hub", *KERAS_NETWORKS)
 SHA256 = "0123456789abcdef" * 4

@@ -15,7 +15,7 @@ from lib.ingest.shards import DATASET_FILE
 from lib.models.folder import MODEL_FILE
 from lib.pipeline import PIPELINE_FILE
 from lib.status import MARKERS, FolderStatus, read_status
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 
 

@@ -11,7 +11,7 @@ from lib.errors import StorageError
 from lib.ingest.listing import image_id
 from lib.ingest.manifest import MANIFEST_SCHEMA
 from lib.ingest.shards import SHARD_SCHEMA, read_verdicts, write_shard
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 from lib.storage.tables import footer, read_table, write_table
 
 PATHS = ["train/liver/a.tif", "train/Ärzte & Söhne/切片 1.tif", "train/lung/quote\"s 'n' \\.tif"]

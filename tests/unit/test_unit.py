@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.ingest.unit import FETCH_BYTES, batches_to_fetch
-from lib.storage.filesystem import FETCH_CONCURRENCY
+from lib.storage.location import FETCH_CONCURRENCY
 
 
 @given(sizes=st.lists(st.integers(0, 2 * FETCH_BYTES), max_size=300))
@@ -34,7 +34,7 @@ import sys, tracemalloc
 from lib.config import ImageConfig, ListingConfig
 from lib.ingest.listing import list_labelled
 from lib.ingest.unit import read_unit
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 source = Location(sys.argv[1])
 tracemalloc.start()
 for unit in list_labelled(source, ListingConfig()).units(16):

@@ -6,8 +6,8 @@ from typing import Any
 
 from lib.errors import StorageError
 from lib.storage.checksum import verified_checksum
-from lib.storage.drive_errors import ContentChangedError, DriveRefused, TransientFailure
-from lib.storage.drive_http import (
+from lib.storage.drive.answers import ContentChangedError, DriveRefused, TransientFailure
+from lib.storage.drive.client import (
     UNITS_DOWNLOAD,
     UNITS_LIST,
     UNITS_OTHER,
@@ -15,7 +15,7 @@ from lib.storage.drive_http import (
     Call,
     DriveClient,
 )
-from lib.storage.drive_names import FOLDER_TYPE, Item
+from lib.storage.drive.names import FOLDER_TYPE, Item
 
 FILES = "/drive/v3/files"
 FIELDS = "id,name,mimeType,size,md5Checksum,createdTime,parents,driveId,trashed,shortcutDetails(targetId)"

@@ -58,7 +58,7 @@ def _filesystem(scheme: str) -> AbstractFileSystem:
 
         return gcs_filesystem()
     if scheme == "gdrive":
-        from lib.storage.drive import drive_filesystem
+        from lib.storage.drive.filesystem import drive_filesystem
 
         return drive_filesystem()
     from fsspec.implementations.local import LocalFileSystem

@@ -15,15 +15,15 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from lib.errors import StorageError
-from lib.storage.drive_api import DriveApi
-from lib.storage.drive_auth import DriveCredential
-from lib.storage.drive_errors import NOT_FOUND, ContentChangedError, DriveRefused
-from lib.storage.drive_http import DriveClient
-from lib.storage.drive_names import UNREADABLE, Item
-from lib.storage.drive_settings import DriveSettings
-from lib.storage.drive_tree import DriveTree, Entry
-from lib.storage.drive_writer import DriveWriter
-from lib.storage.limiter import shared_limiter
+from lib.storage.drive.api import DriveApi
+from lib.storage.drive.credentials import DriveCredential
+from lib.storage.drive.answers import NOT_FOUND, ContentChangedError, DriveRefused
+from lib.storage.drive.client import DriveClient
+from lib.storage.drive.names import UNREADABLE, Item
+from lib.storage.drive.options import DriveSettings
+from lib.storage.drive.tree import DriveTree, Entry
+from lib.storage.drive.writer import DriveWriter
+from lib.storage.drive.limiter import shared_limiter
 
 
 def drive_filesystem() -> AbstractFileSystem:

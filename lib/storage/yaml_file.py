@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from lib.errors import SettingsError
-from lib.storage.filesystem import Location
+from lib.storage.location import Location
 
 
 def read_settings_file(uri: str, flag: str) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import threading
 
 from lib.errors import SettingsError, StorageError
 from lib.storage.checksum import md5
-from lib.storage.drive_api import DriveApi
-from lib.storage.drive_names import UNREADABLE, needs_suffix
-from lib.storage.drive_tree import DriveTree, Entry, split
-from lib.storage.drive_upload import Upload
+from lib.storage.drive.api import DriveApi
+from lib.storage.drive.names import UNREADABLE, needs_suffix
+from lib.storage.drive.tree import DriveTree, Entry, split
+from lib.storage.drive.upload import Upload
 
 SERVICE_ACCOUNT_DOMAIN = ".gserviceaccount.com"
 

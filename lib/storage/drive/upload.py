@@ -10,10 +10,10 @@ import requests
 
 from lib.errors import StorageError
 from lib.storage.checksum import md5
-from lib.storage.drive_api import FIELDS, GONE, item_of
-from lib.storage.drive_errors import DriveRefused, TransientFailure
-from lib.storage.drive_http import UNITS_WRITE, Call, DriveClient, parsed
-from lib.storage.drive_names import Item
+from lib.storage.drive.api import FIELDS, GONE, item_of
+from lib.storage.drive.answers import DriveRefused, TransientFailure
+from lib.storage.drive.client import UNITS_WRITE, Call, DriveClient, parsed
+from lib.storage.drive.names import Item
 
 UPLOADS = "/upload/drive/v3/files"
 OK, CREATED, RESUME_INCOMPLETE, NOT_FOUND = 200, 201, 308, 404

@@ -18,7 +18,7 @@ from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
 from lib.errors import SettingsError, StorageError
-from lib.storage.drive_errors import LOGIN, TransientFailure
+from lib.storage.drive.answers import LOGIN, TransientFailure
 
 SCOPES = ("https://www.googleapis.com/auth/drive",)
 ANONYMOUS = "the account of your login"
