@@ -35,7 +35,7 @@ class ImageRefused(Exception):  # noqa: N818 - a verdict on one image, which bec
     """One image cannot be decoded into RGB without guessing.
 
     Attributes:
-        code: A reason code, one of `lib.ingest.tiff.REFUSAL_CODES`.
+        code: A reason code, one of `lib.ingest.tiff.decode.REFUSAL_CODES`.
         detail: What was found, for a person.
     """
 

@@ -22,8 +22,8 @@ from lib.ingest.duplicates import find_duplicates, with_checksums
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.shards import DATASET_FILE
-from lib.ingest.tiff import UInt8Array
-from lib.ingest.tiff_range import with_ranges_of_run
+from lib.ingest.tiff.decode import UInt8Array
+from lib.ingest.tiff.ranges import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.runtime.logs import join_stage
 from lib.storage.location import Location

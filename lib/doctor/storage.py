@@ -14,7 +14,7 @@ from lib.doctor.findings import PATIENCE_S, Finding, within
 from lib.errors import DataError, ImageRefused
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.listing import Listing, list_labelled
-from lib.ingest.tiff import decode_tiff
+from lib.ingest.tiff.decode import decode_tiff
 from lib.storage.location import Location, StoredFile
 
 SAMPLE = 20

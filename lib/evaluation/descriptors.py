@@ -16,7 +16,7 @@ from lib.dataset.source import ShardSource
 from lib.errors import DataError
 from lib.ingest.image import decode_jpeg
 from lib.ingest.shards import read_shard
-from lib.ingest.tiff import UInt8Array
+from lib.ingest.tiff.decode import UInt8Array
 from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import map_units, start_ray, stream_tables, units_dataset

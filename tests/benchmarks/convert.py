@@ -14,7 +14,7 @@ import cv2
 
 from lib.config import TiffPolicy
 from lib.ingest.image import encode_jpeg, resize_image
-from lib.ingest.tiff import decode_tiff
+from lib.ingest.tiff.decode import decode_tiff
 from tests.benchmarks.sources import COMPRESSIONS, write_linked_source
 from tests.benchmarks.timing import interleaved_medians, print_row, seconds
 

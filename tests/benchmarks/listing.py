@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lib.ingest.tiff_range import MEASURED_FILES
+from lib.ingest.tiff.ranges import MEASURED_FILES
 from tests.benchmarks.timing import print_row
 from tests.fakes.jobs import kill_job, start_job, wait_until
 from tests.fakes.large_bucket import large_bucket

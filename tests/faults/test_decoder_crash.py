@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 WEAK_DECODER = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
-import lib.ingest.tiff_decoding as decoding
+import lib.ingest.tiff.samples as decoding
 strong = decoding._read_directly
 def weak(data, page):
     if b"POISON" in data:

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from lib.errors import ImageRefused, TissueError
-from lib.ingest import tiff_decoding
-from lib.ingest.isolate import run_isolated
-from lib.ingest.tiff import decode_tiff
+from lib.ingest.tiff.decode import samples as tiff_decoding
+from lib.ingest.tiff.isolate import run_isolated
+from lib.ingest.tiff.decode import decode_tiff
 from tests.fakes.crashes import crash, exhaust, hang
 from tests.fakes.tiff_bytes import NOISE, POLICY, refusal_of, segments_of, written
 
@@ -132,7 +132,7 @@ def test_a_fork_has_a_child_of_its_own() -> None:
     script = """
 import os
 from multiprocessing import get_context
-from lib.ingest.isolate import run_isolated
+from lib.ingest.tiff.isolate import run_isolated
 
 def child(_):
     return os.getpid(), run_isolated(10, os.getpid)
@@ -160,7 +160,7 @@ if __name__ == "__main__":
 def test_no_child_outlives_its_parent(end: str) -> None:
     script = (
         "import os, signal, threading, time\n"
-        "from lib.ingest.isolate import run_isolated\n"
+        "from lib.ingest.tiff.isolate import run_isolated\n"
         "print(run_isolated(10, os.getpid), run_isolated(10, os.getppid), flush=True)\n" + end
     )
     parent = subprocess.run(

@@ -14,8 +14,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from lib.config import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest import tiff
-from lib.ingest.tiff import decode_tiff
+from lib.ingest.tiff.decode import decode as tiff
+from lib.ingest.tiff.decode import decode_tiff
 from tests.fakes.tiff_bytes import (
     LOSSLESS,
     NOISE,

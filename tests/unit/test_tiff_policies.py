@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lib.command_line import parse_settings
 from lib.config import ConvertConfig, TiffPolicy, parse_ranges
 from lib.errors import SettingsError
-from lib.ingest.tiff import decode_tiff
+from lib.ingest.tiff.decode import decode_tiff
 from tests.fakes.tiff_bytes import (
     NOISE,
     POLICY,

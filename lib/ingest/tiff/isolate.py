@@ -18,12 +18,12 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, ParamSpec, TypeVar
 
 from lib.errors import ImageRefused, TissueError
-from lib.ingest.refusals import as_verdict
+from lib.ingest.tiff.refusals import as_verdict
 
 Parameters = ParamSpec("Parameters")
 ResultT = TypeVar("ResultT")
 
-_PROGRAM = "import sys; from lib.ingest.isolate import _serve_with_forks; _serve_with_forks(*sys.argv[1:])"
+_PROGRAM = "import sys; from lib.ingest.tiff.isolate import _serve_with_forks; _serve_with_forks(*sys.argv[1:])"
 _SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
 _ANOTHER = 100
 """The exit code of a fork that has raised something."""

@@ -1,6 +1,6 @@
 """From samples of any type to 8 bits: which value is black and which is white.
 
-The range of a data set is decided once, by `lib.ingest.tiff_range`, and then stands in `tiff_range` by sample type.
+The range of a data set is decided once, by `lib.ingest.tiff.ranges`, and then stands in `tiff_range` by sample type.
 Without it, only what a file itself states is used.
 """
 

@@ -14,7 +14,7 @@ from tifffile.tifffile import jpeg_shape
 
 from lib.config import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.tiff_pages import declared_tags
+from lib.ingest.tiff.pages import declared_tags
 
 UNCOMPRESSED, LZW, JPEG, PREDICTED_FLOATS = 1, 5, 7, 3
 JPEG_2000: Final = (33005, 34712)

@@ -3,7 +3,7 @@
 Three ways, the first that applies:
 
 - isolated: a decoder that is not fuzzed by its makers, as most of imagecodecs' own ones are not, runs in a child
-  process (`lib.ingest.isolate`). imagecodecs 2026.3.6 has one that crashes on damaged data: `lzw_decode`.
+  process (`lib.ingest.tiff.isolate`). imagecodecs 2026.3.6 has one that crashes on damaged data: `lzw_decode`.
 - fast: LZW through libtiff, twice as fast as tifffile, and 8-bit JPEG straight through libjpeg-turbo.
 - strict: tifffile with libdeflate, zstd, or no codec.
 """
@@ -18,9 +18,9 @@ import numpy.typing as npt
 from tifffile.tifffile import jpeg_decode_colorspace
 
 from lib.errors import ImageRefused
-from lib.ingest.isolate import run_isolated
-from lib.ingest.tiff_pages import byte_order, open_page
-from lib.ingest.tiff_structure import (
+from lib.ingest.tiff.isolate import run_isolated
+from lib.ingest.tiff.pages import byte_order, open_page
+from lib.ingest.tiff.structure import (
     BLACK_IS_ZERO,
     CMYK,
     DEFLATE,

@@ -11,12 +11,12 @@ import numpy as np
 
 from lib.config import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.refusals import REFUSAL_CODES, damage_as_refusal
-from lib.ingest.tiff_colour import to_rgb
-from lib.ingest.tiff_decoding import read_samples
-from lib.ingest.tiff_pages import open_pages
-from lib.ingest.tiff_samples import UInt8Array
-from lib.ingest.tiff_structure import check_pages
+from lib.ingest.tiff.refusals import REFUSAL_CODES, damage_as_refusal
+from lib.ingest.tiff.colour import to_rgb
+from lib.ingest.tiff.samples import read_samples
+from lib.ingest.tiff.pages import open_pages
+from lib.ingest.tiff.eight_bits import UInt8Array
+from lib.ingest.tiff.structure import check_pages
 
 __all__ = ["REFUSAL_CODES", "UInt8Array", "decode_tiff"]
 
@@ -30,7 +30,7 @@ def decode_tiff(data: bytes, policy: TiffPolicy) -> UInt8Array:
 
     Args:
         data: The whole file.
-        policy: What to accept and how to convert it. `lib.ingest.tiff_range.with_measured_ranges` puts the ranges
+        policy: What to accept and how to convert it. `lib.ingest.tiff.ranges.with_measured_ranges` puts the ranges
             of a data set into it; with an unresolved `auto`, integers are scaled by the bits that the file states.
 
     Returns:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from lib.config import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.tiff_samples import Samples, UInt8Array, intensities_to_8_bits, rounded, to_full_scale
-from lib.ingest.tiff_structure import (
+from lib.ingest.tiff.eight_bits import Samples, UInt8Array, intensities_to_8_bits, rounded, to_full_scale
+from lib.ingest.tiff.structure import (
     BLACK_IS_ZERO,
     CMYK,
     COLOURS,

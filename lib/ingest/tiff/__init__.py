@@ -1,0 +1,1 @@
+"""The bytes of a TIFF to 8-bit RGB, or a refusal with its reason."""
