@@ -8,7 +8,7 @@ from typing import Any
 from lib.config import ConvertConfig, EvaluateConfig, PipelineConfig, ReportConfig, TrainConfig
 from lib.evaluation.evaluate import evaluate_model
 from lib.ingest.convert import convert_images
-from lib.models.folder import read_model_record
+from lib.folders.model import read_model_record
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.html import write_report
 from lib.storage.location import Location

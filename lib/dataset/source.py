@@ -21,7 +21,7 @@ from lib.config import ImageConfig, ListingConfig
 from lib.ingest.duplicates import find_duplicates, with_checksums
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
-from lib.ingest.shards import DATASET_FILE
+from lib.folders.shards import DATASET_FILE
 from lib.ingest.tiff.decode import UInt8Array
 from lib.ingest.tiff.ranges import with_ranges_of_run
 from lib.ingest.unit import read_unit
@@ -215,7 +215,7 @@ class TiffSource:
 
     @classmethod
     def list_labelled(cls, folder: Location, images: ImageConfig, listing: ListingConfig) -> "TiffSource":
-        """List a training source (see `lib.ingest.manifest.list_labelled` for what it raises)."""
+        """List a training source (see `lib.folders.manifest.list_labelled` for what it raises)."""
         return cls(folder, list_labelled(folder, listing), images.part(ImageConfig), listing.images_per_shard)
 
     def with_ranges(self, output: OutputFolder) -> "TiffSource":

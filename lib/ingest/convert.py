@@ -12,8 +12,8 @@ from lib.errors import DataError
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
-from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting, content_digest
-from lib.ingest.shards import DATASET_FILE, read_verdicts, write_shard
+from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest
+from lib.folders.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff.ranges import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard

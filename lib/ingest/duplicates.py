@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import DataError
-from lib.ingest.manifest import ROWS_AT_ONCE
+from lib.folders.manifest import ROWS_AT_ONCE
 from lib.storage.location import Location, StoredFile
 
 Row = dict[str, Any]

@@ -23,8 +23,8 @@ from lib.ingest.labels import (
     place_unlabelled,
     with_groups,
 )
-from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, ROWS_AT_ONCE, content_digest
-from lib.ingest.shards import shard_column, shard_name
+from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, ROWS_AT_ONCE, content_digest
+from lib.folders.shards import shard_column, shard_name
 from lib.ingest.splits import choose_validation, refuse_torn_groups
 from lib.storage.location import Location, StoredFile
 

@@ -25,7 +25,7 @@ from lib.models.export_runtimes import (
     require_packages,
     runtime_versions,
 )
-from lib.models.folder import load_network, read_model_record
+from lib.folders.model import load_network, read_model_record
 from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 

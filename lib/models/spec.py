@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lib.config import absolute_uri
 from lib.errors import SettingsError
-from lib.models.folder import read_model_record
+from lib.folders.model import read_model_record
 from lib.storage.location import Location
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from lib.errors import TissueError
-from lib.models.folder import load_network
+from lib.folders.model import load_network
 from lib.models.inputs import image_input
 from lib.models.spec import KERAS_NETWORKS, ModelSpec
 from lib.models.weights import weights_file

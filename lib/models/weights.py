@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lib.errors import TissueError
-from lib.models.folder import NETWORK_FILE
+from lib.folders.model import NETWORK_FILE
 from lib.models.spec import HUB, SAVED, ModelSpec
 from lib.storage.location import Location
 

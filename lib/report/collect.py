@@ -14,7 +14,7 @@ from lib.config import ReportConfig
 from lib.errors import SettingsError
 from lib.evaluation.comparison import compare
 from lib.evaluation.maps import KINDS
-from lib.report.checks import (
+from lib.folders.checks import (
     LABEL_ERRORS_FILE,
     RESEMBLING_FILE,
     Checks,
@@ -23,7 +23,7 @@ from lib.report.checks import (
     read_label_errors,
     read_near_duplicates,
 )
-from lib.report.dataset import Dataset, read_dataset
+from lib.folders.dataset import Dataset, read_dataset
 from lib.report.gallery import choose_mistakes
 from lib.report.pictures import evaluation_plots
 from lib.report.predictions import Mistake, Predictions

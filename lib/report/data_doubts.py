@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from lib.report.checks import Checks
-from lib.report.dataset import Dataset
+from lib.folders.checks import Checks
+from lib.folders.dataset import Dataset
 from lib.report.doubt import Doubt
 from lib.report.formatting import count_of
 from lib.report.records import Report

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from lib.evaluation.comparison import Comparison
 from lib.plots import wilson_interval
-from lib.report.checks import Baseline, Checks, LabelErrors, NearDuplicates
-from lib.report.dataset import Dataset
+from lib.folders.checks import Baseline, Checks, LabelErrors, NearDuplicates
+from lib.folders.dataset import Dataset
 from lib.report.predictions import Predictions
 from lib.report.thumbnails import Thumbnails
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import StorageError
-from lib.report.dataset import Dataset
+from lib.folders.dataset import Dataset
 from lib.storage.location import Location
 from lib.storage.tables import read_table
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from lib.dataset.order import PADDING
 from lib.models.calibration import Calibration, scale_last_layer
-from lib.models.folder import NETWORK_FILE
+from lib.folders.model import NETWORK_FILE
 from lib.models.probabilities import softmax
 from lib.models.reference import (
     MOST_IMAGES,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lib.models.folder import CURVES_FILE, CURVES_SVG_FILE, HISTORY_FILE
+from lib.folders.model import CURVES_FILE, CURVES_SVG_FILE, HISTORY_FILE
 from lib.plots import curves
 from lib.storage.location import Location
 from lib.storage.tables import write_table

@@ -19,14 +19,14 @@ import ray
 from lib.config import SweepConfig, TrainConfig
 from lib.runtime.environment import ray_is_ours
 from lib.errors import SettingsError, TissueError
-from lib.models.folder import MODEL_FILE
+from lib.folders.model import MODEL_FILE
 from lib.models.spec import parse_spec
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.training.features import FeatureSource
-from lib.training.leaderboard import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
+from lib.folders.sweep import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
 from lib.training.plan import plan_phases
 from lib.training.scaling import machines, ray_storage
 from lib.training.tracking import open_tracker

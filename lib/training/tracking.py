@@ -17,7 +17,7 @@ from lib.config import TrainConfig
 from lib.errors import SettingsError, TissueError
 from lib.storage.output import OutputFolder
 from lib.training.board import BoardClient
-from lib.training.leaderboard import TrialResult
+from lib.folders.sweep import TrialResult
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

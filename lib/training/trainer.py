@@ -12,8 +12,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from lib.config import AcceleratorConfig, FitConfig, TrainConfig
 from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.errors import SettingsError
-from lib.ingest.manifest import MANIFEST_SCHEMA, Accounting
-from lib.models.folder import MODEL_FILE, read_seen_images, write_seen_images
+from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
+from lib.folders.model import MODEL_FILE, read_seen_images, write_seen_images
 from lib.models.spec import CNN, HUB, KERAS_NETWORKS, SAVED, ModelSpec, check_spec, parse_spec
 from lib.models.weights import weights_digest
 from lib.runtime.progress import Progress

@@ -23,7 +23,7 @@ from lib.models import export_formats
 from lib.models.export import export_model
 from lib.models.export_agreement import PROBABILITY_TOLERANCE, check_images, measure_agreement, run_in_parts
 from lib.models.export_runtimes import Outputs
-from lib.models.folder import load_network
+from lib.folders.model import load_network
 from lib.models.inputs import image_input
 from lib.storage.location import Location
 from tests.fakes.model_folders import CLASS_NAMES, build_model_folder, write_model_folder

@@ -13,7 +13,7 @@ import pytest
 
 from lib.config import PredictionConfig
 from lib.dataset.source import DECODED_SCHEMA
-from lib.evaluation.findings import read_findings
+from lib.folders.predictions import read_findings
 from lib.evaluation.heatmaps import GRAD_CAM_SCHEMA, read_grad_cam
 from lib.evaluation.predictions import (
     ABSTAINING_LOGIT_SCHEMA,

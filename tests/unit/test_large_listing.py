@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from lib.errors import StorageError
-from lib.ingest.manifest import content_digest
+from lib.folders.manifest import content_digest
 from lib.storage import scan
 from lib.storage.location import Location, _filesystem
 from tests.fakes.large_bucket import LARGEST_PAGE, large_bucket

@@ -11,7 +11,7 @@ import pytest
 from lib.config import ListingConfig
 from lib.errors import DataError, SettingsError, TissueError, TooManyBadImagesError
 from lib.ingest.listing import Listing, image_id, list_labelled, list_unlabelled
-from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
+from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
 from lib.storage.location import Location
 
 CONFIG = ListingConfig()

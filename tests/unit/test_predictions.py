@@ -16,7 +16,7 @@ from lib.config import ConvertConfig, PredictConfig
 from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
-from lib.evaluation.findings import VERDICT_SCHEMA, Findings, read_findings, with_footer
+from lib.folders.predictions import VERDICT_SCHEMA, Findings, read_findings, with_footer
 from lib.evaluation.heatmaps import most_confident_errors
 from lib.evaluation.predictions import (
     ABSTAINING_LOGIT_SCHEMA,
@@ -27,7 +27,7 @@ from lib.evaluation.predictions import (
     prediction_table,
 )
 from lib.ingest.listing import Listing, list_unlabelled
-from lib.ingest.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
+from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
 from lib.storage.location import Location
 from lib.storage.tables import write_table
 from lib.summaries import prediction_summary

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from lib.config import ReportConfig
 from lib.errors import DataError, SettingsError
-from lib.report.checks import MOST_SHOWN
+from lib.folders.checks import MOST_SHOWN
 from lib.report.collect import collect
-from lib.report.dataset import MOST_REFUSED, find_overlap
+from lib.folders.dataset import MOST_REFUSED, find_overlap
 from lib.report.doubts import doubts
 from lib.report.formatting import duration, json_in_page
 from lib.report.gallery import MOST_MISTAKES, choose_mistakes

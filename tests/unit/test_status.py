@@ -11,8 +11,8 @@ import pytest
 from lib.errors import DataError, SettingsError
 from lib.evaluation.evaluate import EVALUATION_FILE
 from lib.evaluation.predict import PREDICTIONS_FILE
-from lib.ingest.shards import DATASET_FILE
-from lib.models.folder import MODEL_FILE
+from lib.folders.shards import DATASET_FILE
+from lib.folders.model import MODEL_FILE
 from lib.pipeline import PIPELINE_FILE
 from lib.status import MARKERS, FolderStatus, read_status
 from lib.storage.location import Location

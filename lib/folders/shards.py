@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from lib.errors import StorageError
-from lib.ingest.manifest import MANIFEST_SCHEMA
+from lib.folders.manifest import MANIFEST_SCHEMA
 from lib.storage.location import Location
 from lib.storage.tables import footer, read_table, write_table
 

@@ -1,0 +1,1 @@
+"""What each kind of output folder holds: names, schemas, records, and how they are written and read."""
