@@ -5,7 +5,7 @@ from platform import python_version
 from typing import Any
 
 from lib.config import DoctorConfig
-from lib.dataset.cache import MEMORY_SHARE, image_bytes
+from lib.dataset.memory import MEMORY_SHARE, image_bytes
 from lib.doctor.findings import Finding
 from lib.doctor.storage import Sample
 from lib.runtime.environment import ray_is_ours

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from lib.dataset.cache import Examples, Positions
-from lib.dataset.order import PADDING, LaneOrder
+from lib.dataset.memory import Examples, Positions
+from lib.dataset.sampler import PADDING, LaneOrder
 from lib.models.augmentation import DRAWS, draw
 
 ItemT = TypeVar("ItemT")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import tensorflow as tf
 
-from lib.dataset.order import PADDING
+from lib.dataset.sampler import PADDING
 from lib.models.calibration import Calibration, scale_last_layer
 from lib.folders.model import NETWORK_FILE
 from lib.models.probabilities import softmax

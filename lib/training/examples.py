@@ -9,7 +9,7 @@ import numpy.typing as npt
 import ray.train
 
 from lib.config import FitConfig
-from lib.dataset.cache import (
+from lib.dataset.memory import (
     ExampleCache,
     Examples,
     Positions,
@@ -18,7 +18,7 @@ from lib.dataset.cache import (
     refuse_too_many,
 )
 from lib.dataset.graph import decoded_dataset
-from lib.dataset.order import LaneOrder
+from lib.dataset.sampler import LaneOrder
 from lib.dataset.source import ImageSource
 from lib.dataset.stream import ImageStream
 from lib.errors import SettingsError

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from lib.config import TrainConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
-from lib.dataset.order import PADDING
+from lib.dataset.sampler import PADDING
 from lib.dataset.source import Decoder, ShardSource, TiffSource
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.logs import join_stage

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.dataset.order import LaneOrder
+from lib.dataset.sampler import LaneOrder
 from lib.errors import DataError, TooManyBadImagesError
 from lib.training.examples import FITTED_SPLITS, SplitExamples, load_features, load_images, split_order
 from lib.training.stalls import Heartbeat

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import ray.train
 
-from lib.dataset.order import balancing_weights
+from lib.dataset.sampler import balancing_weights
 from lib.errors import DivergedError
 from lib.runtime.logs import join_stage
 from lib.runtime.ray_data import prepare_context

@@ -11,7 +11,7 @@ import ray
 from ray import tune
 
 from lib.config import TrainConfig
-from lib.dataset.cache import memory_for_images
+from lib.dataset.memory import memory_for_images
 from lib.errors import DivergedError, TissueError
 from lib.runtime.logs import join_stage
 from lib.models.spec import parse_spec

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from lib.config import TrainConfig
-from lib.dataset.cache import ExampleCache
+from lib.dataset.memory import ExampleCache
 from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
 from lib.training.board import LocalBoard

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from lib.dataset.cache import Examples, Positions
-from lib.dataset.order import PADDING, LaneOrder
+from lib.dataset.memory import Examples, Positions
+from lib.dataset.sampler import PADDING, LaneOrder
 from lib.errors import StorageError
 from lib.models.augmentation import DRAWS, draw
 from lib.training.batches import Batches, read_ahead

@@ -10,8 +10,8 @@ import tensorflow as tf
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, log_loss
 
-from lib.dataset.cache import ExampleCache
-from lib.dataset.order import LaneOrder
+from lib.dataset.memory import ExampleCache
+from lib.dataset.sampler import LaneOrder
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
 from lib.training.batches import Batches

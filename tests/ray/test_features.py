@@ -13,7 +13,7 @@ import pytest
 
 import lib.training.features
 from lib.config import ImageConfig, JobConfig, ListingConfig, TrainConfig
-from lib.dataset.order import PADDING
+from lib.dataset.sampler import PADDING
 from lib.dataset.source import TiffSource, image_array
 from lib.errors import TissueError
 from lib.models.augmentation import Augmentation, draw

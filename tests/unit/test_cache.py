@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib.dataset.cache import MEMORY_SHARE, ExampleCache, memory_for_images, refuse_too_many
-from lib.dataset.order import PADDING, LaneOrder
+from lib.dataset.memory import MEMORY_SHARE, ExampleCache, memory_for_images, refuse_too_many
+from lib.dataset.sampler import PADDING, LaneOrder
 from lib.dataset.source import DECODED_SCHEMA
 from lib.errors import DataError
 
@@ -98,5 +98,5 @@ def test_more_images_than_memory_are_refused_with_what_to_do() -> None:
 
 
 def test_the_workers_of_a_machine_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.dataset.cache.psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr("lib.dataset.memory.psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     assert [memory_for_images(workers) for workers in (1, 4)] == [1000 * MEMORY_SHARE, 250 * MEMORY_SHARE]

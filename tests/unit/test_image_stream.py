@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.dataset.cache import ExampleCache
-from lib.dataset.order import CHUNK, PADDING, LaneOrder
+from lib.dataset.memory import ExampleCache
+from lib.dataset.sampler import CHUNK, PADDING, LaneOrder
 from lib.dataset.stream import ImageStream
 from tests.fakes.images import FakeSource, decode_without_ray
 

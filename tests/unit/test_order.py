@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.dataset.order import CHUNK, PADDING, LaneOrder, balancing_weights
+from lib.dataset.sampler import CHUNK, PADDING, LaneOrder, balancing_weights
 
 SHARINGS = st.tuples(st.integers(0, 150), st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**32 - 1)).map(
     lambda drawn: (drawn[0], max(drawn[1:3]), min(drawn[1:3]), drawn[3])

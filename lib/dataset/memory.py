@@ -9,7 +9,7 @@ import numpy.typing as npt
 import psutil
 import pyarrow as pa
 
-from lib.dataset.order import PADDING
+from lib.dataset.sampler import PADDING
 from lib.errors import DataError
 
 Examples = tuple[npt.NDArray[Any], npt.NDArray[np.int32]]
