@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from lib.config import ExportConfig
-from lib.models.export import export_model
+from lib.models.export.export import export_model
 from lib.runs import run_job
 from lib.summaries import Summary
 

@@ -25,7 +25,7 @@ from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:
-    from lib.models.forward import Classified
+    from lib.models.inference import Classified
     from lib.models.grad_cam import GradCam
 
 PREDICTION_SCHEMA = pa.schema(
@@ -104,7 +104,7 @@ class Predictor:
         join_stage("predict")
         import keras
 
-        from lib.models.forward import Forward, views_of
+        from lib.models.inference import Forward, views_of
 
         folder = Location(config.model_dir)
         record, self._network = read_model_record(folder), load_network(folder)
@@ -117,7 +117,7 @@ class Predictor:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Predict a unit (`DECODED_SCHEMA`) and write `predictions/`, `embeddings/` and `grad_cam/` of it."""
-        from lib.models.forward import classify
+        from lib.models.inference import classify
 
         join_stage("predict")  # decoding may have been done by this process
         name = part_name(first_position(decoded))

@@ -44,7 +44,7 @@ def weights_file(spec: ModelSpec, image_size: int) -> Iterator[Path]:
         StorageError: If it cannot be read.
     """
     if spec.weights == "imagenet":
-        from lib.models.transfer import require_weights
+        from lib.models.applications import require_weights
 
         yield require_weights(spec, image_size)
         return

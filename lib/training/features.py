@@ -36,7 +36,7 @@ from lib.storage.tables import footer, read_table, write_table
 
 if TYPE_CHECKING:
     from lib.models.augmentation import Augmentation
-    from lib.models.forward import Change, Forward
+    from lib.models.inference import Change, Forward
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ class FeatureWriter:
         import keras
 
         from lib.models.augmentation import Augmentation
-        from lib.models.forward import Forward
+        from lib.models.inference import Forward
         from lib.models.registry import build_base
 
         keras.config.set_dtype_policy(self._task.config.precision)

@@ -107,7 +107,7 @@ def require_imagenet_weights(specs: Iterable[ModelSpec], image_size: int) -> Non
     """
     for spec in specs:
         if spec.name in KERAS_NETWORKS and spec.weights == "imagenet":
-            from lib.models.transfer import require_weights
+            from lib.models.applications import require_weights
 
             require_weights(spec, image_size)
 

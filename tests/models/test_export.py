@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from lib.config import ExportConfig
 from lib.errors import SettingsError, TissueError
-from lib.models import export_formats
-from lib.models.export import export_model
-from lib.models.export_agreement import PROBABILITY_TOLERANCE, check_images, measure_agreement, run_in_parts
-from lib.models.export_runtimes import Outputs
+from lib.models.export.export import formats as export_formats
+from lib.models.export.export import export_model
+from lib.models.export.agreement import PROBABILITY_TOLERANCE, check_images, measure_agreement, run_in_parts
+from lib.models.export.runtimes import Outputs
 from lib.folders.model import load_network
 from lib.models.inputs import image_input
 from lib.storage.location import Location
@@ -232,7 +232,7 @@ def test_a_missing_package_is_named_before_tensorflow_is_imported(tmp_path: Path
         "import importlib.util, sys\n"
         "from lib.config import ExportConfig\n"
         "from lib.errors import SettingsError\n"
-        "from lib.models.export import export_model\n"
+        "from lib.models.export.export import export_model\n"
         "importlib.util.find_spec = lambda name: None\n"
         "for kind in ('onnx', 'tflite'):\n"
         "    try:\n"

@@ -23,7 +23,7 @@ from lib.evaluation.predictions import (
     read_predictions,
 )
 from lib.ingest.image import decode_jpeg
-from lib.models.forward import Classified, Forward, classify, views_of
+from lib.models.inference import Classified, Forward, classify, views_of
 from lib.models.grad_cam import GradCam
 from lib.models.probabilities import softmax
 from lib.models.reference import reference_record, write_reference

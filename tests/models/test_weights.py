@@ -12,7 +12,7 @@ import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
 from lib.errors import TissueError
-from lib.models import transfer
+from lib.models import applications as transfer
 from lib.models.registry import build_base, build_network
 from lib.models.spec import parse_spec
 from lib.models.weights import weights_digest

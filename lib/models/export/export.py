@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config import ExportConfig
 from lib.errors import TissueError
-from lib.models.export_agreement import (
+from lib.models.export.agreement import (
     PROBABILITY_TOLERANCE,
     Agreement,
     check_images,
     measure_agreement,
     run_in_parts,
 )
-from lib.models.export_runtimes import (
+from lib.models.export.runtimes import (
     RUNTIMES,
     SIGNATURE,
     FloatArray,
@@ -115,7 +115,7 @@ def _interface(file_format: str, model: dict[str, Any]) -> dict[str, Any]:
 
 def _compute_in_float32(network: "keras.Model", images: UInt8Array) -> dict[str, Any] | None:
     """Switch a network of mixed precision to float32, and say what that changes; None if it computes in float32."""
-    from lib.models.export_formats import compute_in_float32, mixed_policy
+    from lib.models.export.formats import compute_in_float32, mixed_policy
 
     policy = mixed_policy(network)
     if policy is None:
@@ -129,7 +129,7 @@ def _compute_in_float32(network: "keras.Model", images: UInt8Array) -> dict[str,
 
 def _write_and_run(config: ExportConfig, network: "keras.Model", file: Path, images: UInt8Array) -> Outputs:
     """What the exported model says of the images, once it is written."""
-    from lib.models.export_formats import serving_function, write_exported
+    from lib.models.export.formats import serving_function, write_exported
 
     try:
         write_exported(serving_function(network), file, config.format, config.quantize)
@@ -143,7 +143,7 @@ def _write_and_run(config: ExportConfig, network: "keras.Model", file: Path, ima
 
 
 def _logits(network: "keras.Model", images: UInt8Array) -> FloatArray:
-    from lib.models.export_formats import network_logits
+    from lib.models.export.formats import network_logits
 
     def run(part: UInt8Array) -> Outputs:
         return Outputs.of_logits(network_logits(network, part))

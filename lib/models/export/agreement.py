@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lib.models.export_runtimes import FloatArray, Outputs, UInt8Array
+from lib.models.export.runtimes import FloatArray, Outputs, UInt8Array
 from lib.models.probabilities import softmax
 
 PROBABILITY_TOLERANCE = 1e-4

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from lib.models.export_runtimes import SIGNATURE, FloatArray, UInt8Array
+from lib.models.export.runtimes import SIGNATURE, FloatArray, UInt8Array
 
 OPSET = 17
 """Of ONNX: read by ONNX Runtime from 1.12 of July 2022 on."""
