@@ -6,9 +6,9 @@ import numpy as np
 
 from lib.dataset.sampler import LaneOrder
 from lib.errors import DataError, TooManyBadImagesError
-from lib.training.examples import FITTED_SPLITS, SplitExamples, load_features, load_images, split_order
-from lib.training.stalls import Heartbeat
-from lib.training.task import COUNTS_KEY, Peers, TrainTask
+from lib.training.fit.loader import FITTED_SPLITS, SplitExamples, load_features, load_images, split_order
+from lib.training.workers.watchdog import Heartbeat
+from lib.training.workers.peers import COUNTS_KEY, Peers, TrainTask
 
 
 class ExampleLoader:

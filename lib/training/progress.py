@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lib.errors import TissueError
-from lib.training.checkpoint import Arrays, Checkpoint, CheckpointFolder, TrainState
+from lib.training.fit.checkpoint import Arrays, Checkpoint, CheckpointFolder, TrainState
 
 if TYPE_CHECKING:
     import keras
 
-    from lib.training.callbacks import History, KeepBest
-    from lib.training.synchronous import SynchronousModel
+    from lib.training.fit.callbacks import History, KeepBest
+    from lib.training.fit.synchronous import SynchronousModel
 
 
 class FitProgress:

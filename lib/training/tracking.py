@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lib.config import TrainConfig
 from lib.errors import SettingsError, TissueError
 from lib.storage.output import OutputFolder
-from lib.training.board import BoardClient
+from lib.training.workers.messages import BoardClient
 from lib.folders.sweep import TrialResult
 
 if TYPE_CHECKING:

@@ -21,15 +21,15 @@ from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.training.backend import TensorflowAddresses
-from lib.training.board import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
-from lib.training.examples import FITTED_SPLITS
-from lib.training.failures import user_error
+from lib.training.workers.messages import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
+from lib.training.fit.loader import FITTED_SPLITS
+from lib.training.workers.failures import user_error
 from lib.training.features import FeatureSource, compute_features
-from lib.training.loop import train_on_worker
+from lib.training.fit.loop import train_on_worker
 from lib.training.plan import plan_phases
-from lib.training.scaling import ResilientTrainer, in_this_process, run_config, scaling
-from lib.training.stalls import StallWatch
-from lib.training.task import TrainTask
+from lib.training.workers.ray_train import ResilientTrainer, in_this_process, run_config, scaling
+from lib.training.workers.watchdog import StallWatch
+from lib.training.workers.peers import TrainTask
 from lib.training.tracking import open_tracker
 
 logger = logging.getLogger(__name__)

@@ -84,6 +84,6 @@ def decode_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         in_order = dataset.context.execution_options.preserve_order
         return map(dataset.decoder, dataset.units if in_order else reversed(dataset.units))
 
-    for module in ("lib.dataset.stream", "lib.training.examples"):
+    for module in ("lib.dataset.stream", "lib.training.fit.loader"):
         monkeypatch.setattr(f"{module}.decoded_dataset", graph)
         monkeypatch.setattr(f"{module}.stream_tables", tables)

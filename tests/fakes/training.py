@@ -15,10 +15,10 @@ from lib.config import TrainConfig
 from lib.dataset.memory import ExampleCache
 from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
-from lib.training.board import LocalBoard
+from lib.training.workers.messages import LocalBoard
 from lib.training.features import Features
-from lib.training.loop import Worker
-from lib.training.task import Peers, TrainTask
+from lib.training.fit.loop import Worker
+from lib.training.workers.peers import Peers, TrainTask
 from tests.fakes.images import FakeSource, decode_without_ray
 
 AGREEING = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
@@ -99,7 +99,7 @@ class TrainingHere:
 
     def use_optimizer(self, create: Callable[[], keras.optimizers.Optimizer]) -> None:
         """Train with another optimizer than Adam."""
-        self._monkeypatch.setattr("lib.training.phases.phase_optimizer", lambda *_: create())
+        self._monkeypatch.setattr("lib.training.fit.phases.phase_optimizer", lambda *_: create())
 
     def run(
         self, folder: Path, source: FakeSource, *, spec: str = "cnn", stop_before: int | None = None, **fit: Any

@@ -11,7 +11,7 @@ from lib.dataset.memory import Examples, Positions
 from lib.dataset.sampler import PADDING, LaneOrder
 from lib.errors import StorageError
 from lib.models.augmentation import DRAWS, draw
-from lib.training.batches import Batches, read_ahead
+from lib.training.fit.batches import Batches, read_ahead
 from tests.fakes.jobs import wait_for
 
 EXAMPLE = ((1,), np.int64)

@@ -16,7 +16,7 @@ from lib.models.registry import Network, build_base, build_network, unfreeze
 from lib.models.spec import check_spec, parse_spec
 from lib.models.weights import weights_digest
 from lib.storage.location import Location
-from lib.training.synchronous import SynchronousModel
+from lib.training.fit.synchronous import SynchronousModel
 
 SIZE, WIDTH, CLASS_COUNT = 20, 6, 3
 

@@ -12,7 +12,7 @@ import pytest
 from lib.errors import TissueError
 from lib.models.registry import Network, build_base, build_network, unfreeze
 from lib.models.spec import KERAS_NETWORKS, parse_spec
-from lib.training.synchronous import SynchronousModel
+from lib.training.fit.synchronous import SynchronousModel
 from tests.fakes.networks import write_random_weights
 
 CLASS_COUNT = 3

@@ -14,10 +14,10 @@ from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import LaneOrder
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
-from lib.training.batches import Batches
-from lib.training.board import LocalBoard
-from lib.training.callbacks import History, KeepBest
-from lib.training.synchronous import SynchronousModel
+from lib.training.fit.batches import Batches
+from lib.training.workers.messages import LocalBoard
+from lib.training.fit.callbacks import History, KeepBest
+from lib.training.fit.synchronous import SynchronousModel
 from tests.fakes.sources import striped_image
 
 CLASS_COUNT, SIZE = 3, 16

@@ -10,7 +10,7 @@ import pytest
 
 from lib.config import FitConfig
 from lib.models.registry import Network
-from lib.training.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
+from lib.training.fit.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
 from lib.training.plan import FINE_TUNE, Phase
 from tests.fakes.images import FakeSource
 from tests.fakes.training import AGREEING, StoppedError, Trained, TrainingHere
@@ -348,7 +348,7 @@ def test_training_that_is_lost_at_its_very_end_does_the_end_again(
     fit = {"epochs": 1, "batch_size": 4}
     undisturbed = here.run(tmp_path / "one", source(), **fit)
     with monkeypatch.context() as patch:
-        patch.setattr("lib.training.closing.write_reference", lost)
+        patch.setattr("lib.training.fit.finish.write_reference", lost)
         assert here.run(tmp_path / "two", source(), **fit).results == {}
     assert (tmp_path / "two" / "model.keras").exists()
     again = here.run(tmp_path / "two", source(), **fit)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lib.errors import StorageError
 from lib.storage.location import Location
-from lib.training import checkpoint
-from lib.training.checkpoint import KEPT, Arrays, CheckpointFolder, TrainState
+from lib.training.fit import checkpoint
+from lib.training.fit.checkpoint import KEPT, Arrays, CheckpointFolder, TrainState
 
 ROW = {"epoch": 1, "phase": "fit", "loss": 0.1 + 0.2, "val_loss": None, "accuracy": float("nan")}
 

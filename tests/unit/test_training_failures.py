@@ -23,10 +23,10 @@ from ray.train.v2.api.preemption import PreemptionInfo
 
 from lib.config import FitConfig
 from lib.errors import DataError, SettingsError, StorageError, TissueError
-from lib.training.board import LocalBoard, Sign
-from lib.training.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
-from lib.training.scaling import in_this_process, is_elastic, scaling
-from lib.training.stalls import LONG_SILENCE_S, LONG_WORK_S, Heartbeat, StallWatch, find_stalled
+from lib.training.workers.messages import LocalBoard, Sign
+from lib.training.workers.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
+from lib.training.workers.ray_train import in_this_process, is_elastic, scaling
+from lib.training.workers.watchdog import LONG_SILENCE_S, LONG_WORK_S, Heartbeat, StallWatch, find_stalled
 from tests.fakes.jobs import wait_for
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
@@ -139,7 +139,7 @@ def test_a_user_is_told_which_workers_were_lost_once_too_often() -> None:
 def test_a_broken_collective_names_the_other_worker(message: str, peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorflow import errors
 
-    monkeypatch.setattr("lib.training.failures.CULPRIT_FIRST_S", 0)
+    monkeypatch.setattr("lib.training.workers.failures.CULPRIT_FIRST_S", 0)
     with pytest.raises(LostPeerError, match=f"^its connection to {peer} broke$"), lost_peers_named():
         raise errors.UnavailableError(None, None, message)
 
@@ -147,7 +147,7 @@ def test_a_broken_collective_names_the_other_worker(message: str, peer: str, mon
 def test_a_taken_port_is_no_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorflow import errors
 
-    monkeypatch.setattr("lib.training.failures.CULPRIT_FIRST_S", 0)
+    monkeypatch.setattr("lib.training.workers.failures.CULPRIT_FIRST_S", 0)
     with pytest.raises(LostPeerError, match="its port was taken before it started"), lost_peers_named():
         raise errors.UnknownError(None, None, "Could not start gRPC server")
 

@@ -10,7 +10,7 @@ import pytest
 from lib.config import TrainConfig
 from lib.errors import SettingsError
 from lib.folders.sweep import TrialResult, rank
-from lib.training.trials import Trial, draw_trials, in_words, read_sweep
+from lib.training.search.trials import Trial, draw_trials, in_words, read_sweep
 
 RATES = {"low": 1e-4, "high": 1e-1, "log": True}
 CHOICE = {"values": [4, 8]}

@@ -17,15 +17,15 @@ from lib.runtime.logs import join_stage
 from lib.models.spec import parse_spec
 from lib.runtime.ray_data import prepare_context
 from lib.storage.output import OutputFolder
-from lib.training.board import LocalBoard
-from lib.training.checkpoint import CheckpointFolder
+from lib.training.workers.messages import LocalBoard
+from lib.training.fit.checkpoint import CheckpointFolder
 from lib.training.features import FeatureSource
-from lib.training.loop import train_alone
+from lib.training.fit.loop import train_alone
 from lib.training.plan import plan_phases
-from lib.training.results import watched_loss
-from lib.training.task import TrainTask
+from lib.training.fit.history import watched_loss
+from lib.training.workers.peers import TrainTask
 from lib.training.trainer import LabelledSource, describe_model, model_folder
-from lib.training.trials import Trial
+from lib.training.search.trials import Trial
 
 NUMBER, EPOCH, FINISHED, ERROR = "number", "epoch", "finished", "error"
 NO_NUMBER = 1e30

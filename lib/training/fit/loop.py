@@ -13,21 +13,21 @@ from lib.dataset.sampler import balancing_weights
 from lib.errors import DivergedError
 from lib.runtime.logs import join_stage
 from lib.runtime.ray_data import prepare_context
-from lib.training.checkpoint import Checkpoint, CheckpointFolder, TrainState
-from lib.training.examples import SplitExamples
-from lib.training.failures import LostPeerError, lost_peers_named
+from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
+from lib.training.fit.loader import SplitExamples
+from lib.training.workers.failures import LostPeerError, lost_peers_named
 from lib.training.loading import ExampleLoader
 from lib.training.plan import Phase, plan_phases
-from lib.training.preemption import checkpoint_wanted
-from lib.training.results import history_record, watched_loss, write_history
-from lib.training.stalls import Heartbeat
-from lib.training.task import AGREE_KEY, FIRST_PHASE_KEY, LANES_KEY, Peers, TrainTask
+from lib.training.workers.preemption import checkpoint_wanted
+from lib.training.fit.history import history_record, watched_loss, write_history
+from lib.training.workers.watchdog import Heartbeat
+from lib.training.workers.peers import AGREE_KEY, FIRST_PHASE_KEY, LANES_KEY, Peers, TrainTask
 
 if TYPE_CHECKING:
     import keras
 
     from lib.models.registry import Network
-    from lib.training.batches import Batches
+    from lib.training.fit.batches import Batches
 
 
 def train_on_worker(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Worker:
         return self._close(self._in_float32(network), examples) | history_record(self._rows)
 
     def _close(self, network: "Network", examples: dict[str, SplitExamples]) -> dict[str, Any]:
-        from lib.training.closing import Closing
+        from lib.training.fit.finish import Closing
 
         return {
             "world_size": self._peers.world_size,
@@ -130,7 +130,7 @@ class Worker:
     def _start(self, newest: Checkpoint | None) -> "Network":
         """Import TensorFlow and build the network: the slow part of starting, so done while examples load."""
         from lib.models.registry import build_network
-        from lib.training.synchronous import start_collectives
+        from lib.training.fit.synchronous import start_collectives
 
         if self._peers.world_size > 1:
             start_collectives()
@@ -157,7 +157,7 @@ class Worker:
         Returns:
             The examples of the last phase.
         """
-        from lib.training.phases import trained_network
+        from lib.training.fit.phases import trained_network
 
         self._rows = list(newest.state.rows) if newest else []
         phases = plan_phases(self._task.spec, self._task.config)
@@ -189,10 +189,10 @@ class Worker:
     ) -> None:
         """Train one phase, and leave its network as it was after its best epoch."""
         from lib.models.augmentation import Augmentation
-        from lib.training.callbacks import AverageStatistics, History, KeepBest, SaveCheckpoints, Scalars
-        from lib.training.phases import phase_optimizer
+        from lib.training.fit.callbacks import AverageStatistics, History, KeepBest, SaveCheckpoints, Scalars
+        from lib.training.fit.phases import phase_optimizer
         from lib.training.progress import FitProgress
-        from lib.training.synchronous import SynchronousModel
+        from lib.training.fit.synchronous import SynchronousModel
 
         config, order = self._task.config, examples["train"].order
         change = Augmentation(config.augment) if config.augment and not phase.on_features else None
@@ -236,7 +236,7 @@ class Worker:
         callbacks: list[Any],
     ) -> None:
         """Call `fit`: once for the rest of an interrupted epoch, and once for all the others."""
-        from lib.training.batches import original_error
+        from lib.training.fit.batches import original_error
 
         ends = [progress.epoch + 1, phase.epochs] if progress.step else [phase.epochs]
         for end in ends:
@@ -257,7 +257,7 @@ class Worker:
             progress.epoch = end
 
     def _batches(self, split: str, examples: SplitExamples, changed: bool) -> "Batches":
-        from lib.training.batches import Batches
+        from lib.training.fit.batches import Batches
 
         config, is_train = self._task.config, split == "train"
         counts = np.array(self._task.source.class_counts("train"), np.int64)

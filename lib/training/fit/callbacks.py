@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from lib.runtime.counters import count_epoch
 from lib.storage.location import Location
-from lib.training.batches import Batches
-from lib.training.board import BoardClient
-from lib.training.failures import PreemptedError
+from lib.training.fit.batches import Batches
+from lib.training.workers.messages import BoardClient
+from lib.training.workers.failures import PreemptedError
 from lib.training.progress import FitProgress
-from lib.training.stalls import Heartbeat
-from lib.training.synchronous import SynchronousModel
+from lib.training.workers.watchdog import Heartbeat
+from lib.training.fit.synchronous import SynchronousModel
 
 HISTORY_COLUMNS = (
     "epoch",

@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lib.errors import TissueError
-from lib.training.board import BoardClient, Sign
+from lib.training.workers.messages import BoardClient, Sign
 
 SIGN_INTERVAL_S = 0.5
 SILENT_S = 3.0

@@ -34,7 +34,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Traini
 
 from lib.runtime.environment import ray_is_ours
 from lib.errors import SettingsError, TissueError
-from lib.training.board import BoardClient
+from lib.training.workers.messages import BoardClient
 
 CULPRIT_FIRST_S = 5.0
 """The controller looks at the workers every 2 seconds and acts on the first error it sees."""

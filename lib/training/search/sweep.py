@@ -28,7 +28,7 @@ from lib.storage.output import OutputFolder
 from lib.training.features import FeatureSource
 from lib.folders.sweep import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
 from lib.training.plan import plan_phases
-from lib.training.scaling import machines, ray_storage
+from lib.training.workers.ray_train import machines, ray_storage
 from lib.training.tracking import open_tracker
 from lib.training.trainer import (
     LabelledSource,
@@ -38,7 +38,7 @@ from lib.training.trainer import (
     prepare_source,
     require_imagenet_weights,
 )
-from lib.training.trials import FLAG, Trial, draw_trials, in_words, read_sweep
+from lib.training.search.trials import FLAG, Trial, draw_trials, in_words, read_sweep
 
 for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the history of each trial is in its folder
@@ -52,7 +52,7 @@ for _name, _value in {
 from ray import tune  # noqa: E402 - reads these while it is imported
 from ray.tune.schedulers import AsyncHyperBandScheduler  # noqa: E402
 
-from lib.training.trial import EPOCH, ERROR, FINISHED, NO_NUMBER, NUMBER, TrialTask, run_trial  # noqa: E402
+from lib.training.search.trial import EPOCH, ERROR, FINISHED, NO_NUMBER, NUMBER, TrialTask, run_trial  # noqa: E402
 
 logger = logging.getLogger(__name__)
 

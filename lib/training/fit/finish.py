@@ -32,9 +32,9 @@ from lib.models.reference import (
 from lib.models.registry import Network
 from lib.projector import ProjectorPoints, choose_points, projector_files, unit_length
 from lib.training.chosen import choose_images
-from lib.training.examples import SplitExamples
-from lib.training.stalls import Heartbeat
-from lib.training.task import REFERENCE_KEY, VALIDATION_KEY, Peers, TrainTask
+from lib.training.fit.loader import SplitExamples
+from lib.training.workers.watchdog import Heartbeat
+from lib.training.workers.peers import REFERENCE_KEY, VALIDATION_KEY, Peers, TrainTask
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from lib.config import TrainConfig
 from lib.dataset.source import ImageSource
 from lib.models.spec import ModelSpec
 from lib.storage.location import Location
-from lib.training.board import BoardClient
+from lib.training.workers.messages import BoardClient
 from lib.training.features import FeatureSource
 
 AGREE_KEY, COUNTS_KEY, LANES_KEY, REFERENCE_KEY, VALIDATION_KEY, FIRST_PHASE_KEY = 1, 2, 3, 4, 5, 10
@@ -68,6 +68,6 @@ class Peers:
             return here
         import tensorflow as tf
 
-        from lib.training.synchronous import all_reduce_sum
+        from lib.training.fit.synchronous import all_reduce_sum
 
         return all_reduce_sum([tf.constant(here)], self.world_size, key)[0].numpy()  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.train.v2._internal.execution.train_fn_utils import get_train_fn_utils
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-from lib.training.board import BoardClient
+from lib.training.workers.messages import BoardClient
 
 SAVE_BEFORE_RESIZE_S = 120.0
 

@@ -1,0 +1,1 @@
+"""What one worker does, from loading its examples to the saved model."""
