@@ -83,7 +83,7 @@ def percentile_interval(values: FloatArray, units: int) -> Interval | None:
 
 @dataclass(frozen=True)
 class ResampledMeasures:
-    """Measures on every resample, as `lib.evaluation.metrics` defines them.
+    """Measures on every resample, as `lib.evaluation.measures.metrics` defines them.
 
     Attributes:
         accuracy: Shape (resamples,), as are those that follow.

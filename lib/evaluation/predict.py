@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from lib.config import ImageConfig, PredictConfig
 from lib.dataset.source import TiffSource
 from lib.folders.predictions import read_findings
-from lib.evaluation.predictions import predict_units
+from lib.evaluation.predictor import predict_units
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
 from lib.folders.model import read_model_record

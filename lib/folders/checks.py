@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lib.evaluation.checks import CHECKS_FILE, NEAR_DUPLICATES_FILE
+from lib.evaluation.checks.run import CHECKS_FILE, NEAR_DUPLICATES_FILE
 from lib.storage.location import Location
 from lib.storage.output import read_complete
 from lib.storage.tables import read_table

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from lib.config import ReportConfig
 from lib.errors import SettingsError
-from lib.evaluation.comparison import compare
-from lib.evaluation.maps import KINDS
+from lib.evaluation.measures.comparison import compare
+from lib.evaluation.views.maps import KINDS
 from lib.folders.checks import (
     LABEL_ERRORS_FILE,
     RESEMBLING_FILE,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lib.evaluation.comparison import Comparison
+from lib.evaluation.measures.comparison import Comparison
 from lib.plots import wilson_interval
 from lib.folders.checks import Baseline, Checks, LabelErrors, NearDuplicates
 from lib.folders.dataset import Dataset

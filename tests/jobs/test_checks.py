@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import lib.evaluation.checks
+import lib.evaluation.checks.run
 from lib.config import ConvertConfig, JobConfig
 from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, StorageError
-from lib.evaluation.checks import run_checks
-from lib.evaluation.descriptors import DESCRIPTOR_SCHEMA
-from lib.evaluation.near_duplicates import NEAR_DUPLICATE_SCHEMA
+from lib.evaluation.checks.run import run_checks
+from lib.evaluation.checks.descriptors import DESCRIPTOR_SCHEMA
+from lib.evaluation.checks.near_duplicates import NEAR_DUPLICATE_SCHEMA
 from lib.ingest.convert import convert_images
 from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.location import Location
@@ -110,7 +110,7 @@ def test_checks_that_were_cut_short_do_not_count_and_are_finished_by_a_rerun(
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lib.evaluation.checks, "write_table", fail)
+        patch.setattr(lib.evaluation.checks.run, "write_table", fail)
         with pytest.raises(StorageError):
             run_checks(dataset, "test", Location(str(tmp_path)), JobConfig())
     assert not (tmp_path / "checks.json").exists()

@@ -15,7 +15,7 @@ from lib.config import PredictionConfig
 from lib.dataset.source import DECODED_SCHEMA
 from lib.folders.predictions import read_findings
 from lib.evaluation.heatmaps import GRAD_CAM_SCHEMA, read_grad_cam
-from lib.evaluation.predictions import (
+from lib.evaluation.predictor import (
     ABSTAINING_LOGIT_SCHEMA,
     EMBEDDING_SCHEMA,
     PREDICTION_SCHEMA,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.evaluation.abstention import THRESHOLDS, abstention_table, risk_coverage_curve
+from lib.evaluation.measures.abstention import THRESHOLDS, abstention_table, risk_coverage_curve
 
 
 def test_four_images_by_hand() -> None:

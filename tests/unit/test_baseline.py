@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib.evaluation.baseline import BASELINE_SCHEMA, DEFAULT_STRENGTH, STRENGTHS, Baseline
-from lib.evaluation.descriptors import DESCRIPTOR_SCHEMA
+from lib.evaluation.checks.colour_baseline import BASELINE_SCHEMA, DEFAULT_STRENGTH, STRENGTHS, Baseline
+from lib.evaluation.checks.descriptors import DESCRIPTOR_SCHEMA
 
 CLASS_NAMES = ["liver", "lung", "skin"]
 
@@ -95,11 +95,11 @@ def test_labels_of_the_asked_split_have_no_say_in_what_is_predicted() -> None:
 
 
 def test_training_takes_a_bounded_number_of_images_evenly_from_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.evaluation.baseline.MOST_TRAINING_IMAGES", 20)
+    monkeypatch.setattr("lib.evaluation.checks.colour_baseline.MOST_TRAINING_IMAGES", 20)
     fitted: list[list[int]] = []
     fit = Baseline.of.__globals__["_Examples"].fit
     monkeypatch.setattr(
-        "lib.evaluation.baseline._Examples.fit",
+        "lib.evaluation.checks.colour_baseline._Examples.fit",
         lambda self, strength: (fitted.append(np.bincount(self.labels).tolist()), fit(self, strength))[1],
     )
     train = tinted("train", {"liver": 100, "lung": 50, "skin": 3})

@@ -15,7 +15,7 @@ from lib.evaluation.bootstrap import (
     resample_measures,
     resampled_weights,
 )
-from lib.evaluation.metrics import OVERALL, PER_CLASS, classification_metrics
+from lib.evaluation.measures.metrics import OVERALL, PER_CLASS, classification_metrics
 from lib.models.probabilities import calibration_error
 
 SLIDES = ["s2", "s1", "s1", "s2", "s3", "s1", "s3", "s3", "s2"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from lib.errors import DataError
-from lib.evaluation.comparison import compare, exact_mcnemar
+from lib.evaluation.measures.comparison import compare, exact_mcnemar
 
 
 def test_mcnemar_equals_the_binomial_computed_by_hand() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import DataError
-from lib.evaluation.maps import (
+from lib.evaluation.views.maps import (
     FEWEST_POINTS,
     KINDS,
     MAP_SCHEMA,

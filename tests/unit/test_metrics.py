@@ -22,7 +22,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from lib.evaluation.metrics import classification_metrics, uncalibrated
+from lib.evaluation.measures.metrics import classification_metrics, uncalibrated
 from lib.models.probabilities import calibration_error, cross_entropy, softmax
 from lib.plots import wilson_interval
 

@@ -18,7 +18,7 @@ from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
 from lib.folders.predictions import VERDICT_SCHEMA, Findings, read_findings, with_footer
 from lib.evaluation.heatmaps import most_confident_errors
-from lib.evaluation.predictions import (
+from lib.evaluation.predictor import (
     ABSTAINING_LOGIT_SCHEMA,
     ABSTAINING_SCHEMA,
     LOGIT_SCHEMA,

@@ -7,9 +7,9 @@ from typing import Any
 
 from lib.config import JobConfig
 from lib.dataset.source import ShardSource
-from lib.evaluation.baseline import Baseline
-from lib.evaluation.descriptors import describe_images
-from lib.evaluation.near_duplicates import NearDuplicates
+from lib.evaluation.checks.colour_baseline import Baseline
+from lib.evaluation.checks.descriptors import describe_images
+from lib.evaluation.checks.near_duplicates import NearDuplicates
 from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
@@ -31,7 +31,7 @@ def run_checks(dataset: ShardSource, split: str, output: Location, config: JobCo
         The content of `checks.json`: `images` described; `near_duplicates`, the number of pairs;
         `near_duplicate_images`, those of them on the side of test, or of validation against train;
         `most_different_bits`, up to which pairs were searched for; and `baseline` (see
-        `lib.evaluation.baseline.Baseline`), None where there is none.
+        `lib.evaluation.checks.colour_baseline.Baseline`), None where there is none.
 
     Raises:
         SettingsError: If the folder holds the checks of another data set or split, or another run is writing there.

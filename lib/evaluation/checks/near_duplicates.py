@@ -29,8 +29,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.evaluation.descriptors import HASH_BITS, SPLITS, VIEWS
-from lib.evaluation.hash_index import HashArray, Pairs, different_bits, joined, near_pairs
+from lib.evaluation.checks.descriptors import HASH_BITS, SPLITS, VIEWS
+from lib.evaluation.checks.hash_index import HashArray, Pairs, different_bits, joined, near_pairs
 from lib.models.probabilities import FloatArray
 
 NEAR_DUPLICATE_SCHEMA = pa.schema(

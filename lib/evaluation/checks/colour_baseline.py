@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib.evaluation.metrics import classification_metrics
+from lib.evaluation.measures.metrics import classification_metrics
 from lib.models.probabilities import FloatArray, IntArray, cross_entropy
 
 BASELINE_SCHEMA = pa.schema(

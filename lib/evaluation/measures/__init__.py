@@ -1,0 +1,1 @@
+"""How good predictions are: every measure with its interval."""

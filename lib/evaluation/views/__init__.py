@@ -1,0 +1,1 @@
+"""What an evaluation draws: plots, maps, and the Projector."""
