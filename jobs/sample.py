@@ -9,7 +9,7 @@ import sys
 
 from lib.config import SampleConfig
 from lib.runs import run_job
-from lib.sample.files import write_sample
+from lib.sample.tiffs import write_sample
 from lib.summaries import Summary, sample_summary
 
 

@@ -23,7 +23,7 @@ from lib.projector import (
     verify_projector,
     verify_projector_files,
 )
-from lib.projector.files import EVENTS, METADATA, SPRITE, VECTORS, escape
+from lib.projector.run_folder import EVENTS, METADATA, SPRITE, VECTORS, escape
 from lib.projector.sprite import SPRITE_PX, columns, sprite, thumbnail_side
 from lib.projector.verification import check_routes, tensorboard
 

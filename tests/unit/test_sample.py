@@ -9,7 +9,7 @@ import tifffile
 from sklearn.linear_model import LogisticRegression
 
 from lib.config import SampleConfig
-from lib.sample.files import ENCODINGS, KINDS, SIZES, SampleImage, sample_images, write_sample
+from lib.sample.tiffs import ENCODINGS, KINDS, SIZES, SampleImage, sample_images, write_sample
 from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
 
 CYCLE = range(len(ENCODINGS))
