@@ -8,7 +8,7 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config import ReportConfig
-from lib.report.html import write_report
+from lib.report.page import write_report
 from lib.runs import run_job
 from lib.summaries import Summary, report_summary
 

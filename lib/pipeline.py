@@ -10,7 +10,7 @@ from lib.evaluation.evaluate import evaluate_model
 from lib.ingest.convert import convert_images
 from lib.folders.model import read_model_record
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
-from lib.report.html import write_report
+from lib.report.page import write_report
 from lib.storage.location import Location
 from lib.storage.lease import only_writer
 from lib.storage.output import RUN_FILE, failures_noted, now, package_versions

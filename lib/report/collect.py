@@ -27,7 +27,7 @@ from lib.folders.dataset import Dataset, read_dataset
 from lib.report.gallery import choose_mistakes
 from lib.report.pictures import evaluation_plots
 from lib.report.predictions import Mistake, Predictions
-from lib.report.records import (
+from lib.report.report import (
     Contest,
     Evaluation,
     Layouts,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.plots.palette import class_looks
-from lib.report.records import Evaluation, Report
+from lib.report.report import Evaluation, Report
 
 KIND_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "principal components"}
 """In the order in which the page offers them."""

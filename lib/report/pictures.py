@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from lib.report.records import Layouts, Plot
+from lib.report.report import Layouts, Plot
 from lib.storage.location import Location
 
 CAPTIONS = {

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from lib.report.doubt import Doubt
+from lib.report.doubts.doubt import Doubt
 from lib.report.formatting import count_of, percent, points
-from lib.report.records import Contest, Evaluation, Report, ranked
+from lib.report.report import Contest, Evaluation, Report, ranked
 
 CHANCE_P = 0.05
 """Probability from which on a difference between two models may be chance."""

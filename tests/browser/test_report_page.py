@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from lib.report.html import write_report
+from lib.report.page import write_report
 from tests.fakes.evaluations import HOSTILE, Lab
 
 CLASSES = ("liver", HOSTILE, "skin_and_subcutaneous_tissue")

@@ -22,11 +22,11 @@ from lib.errors import DataError, SettingsError
 from lib.folders.checks import MOST_SHOWN
 from lib.report.collect import collect
 from lib.folders.dataset import MOST_REFUSED, find_overlap
-from lib.report.doubts import doubts
+from lib.report.doubts.ranking import doubts
 from lib.report.formatting import duration, json_in_page
 from lib.report.gallery import MOST_MISTAKES, choose_mistakes
-from lib.report.html import write_report
-from lib.report.model_doubts import chance_calibration_error
+from lib.report.page import write_report
+from lib.report.doubts.model_doubts import chance_calibration_error
 from lib.report.pictures import lighter, most_confused
 from lib.report.predictions import Mistake
 from lib.report.thumbnails import MOST_SPRITE_PX, SIDE_PX, TILE_SIDES_PX, tile_side
@@ -138,12 +138,12 @@ def test_a_page_that_cannot_be_written_leaves_no_completed_report(lab: Lab, monk
     def fail(*_: object) -> str:
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr("lib.report.html.render", fail)
+    monkeypatch.setattr("lib.report.page.render", fail)
     with pytest.raises(RuntimeError):
         write_report(config)
     assert (lab.root / "report/report.html").exists()
     monkeypatch.setattr("lib.storage.location.Location.write_bytes", fail)
-    monkeypatch.setattr("lib.report.html.render", lambda *_: "page")
+    monkeypatch.setattr("lib.report.page.render", lambda *_: "page")
     with pytest.raises(RuntimeError):
         write_report(config)
     assert not (lab.root / "report/report.json").exists()

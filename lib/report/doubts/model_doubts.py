@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.models.probabilities import calibration_error
-from lib.report.doubt import Doubt
+from lib.report.doubts.doubt import Doubt
 from lib.report.formatting import count_of, percent, some
-from lib.report.records import Evaluation
+from lib.report.report import Evaluation
 
 OVERFIT_GAP = 0.1
 """How much better the training accuracy may be than the validation accuracy."""

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.config import ReportConfig
 from lib.report.collect import collect
-from lib.report.doubts import doubts
+from lib.report.doubts.ranking import doubts
 from lib.report.formatting import (
     breakable,
     count_of,
@@ -24,7 +24,7 @@ from lib.report.formatting import (
     unbroken,
 )
 from lib.report.page_data import PageData
-from lib.report.records import Evaluation, Report, ranked
+from lib.report.report import Evaluation, Report, ranked
 from lib.report.verdict import answers, can_be_chance, comparison, drawn_from, headline
 from lib.storage.location import Location
 from lib.storage.output import package_versions

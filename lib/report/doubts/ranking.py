@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from lib.report.data_doubts import data_doubts
-from lib.report.doubt import Doubt
+from lib.report.doubts.data_doubts import data_doubts
+from lib.report.doubts.doubt import Doubt
 from lib.report.formatting import count_of, percent, some
-from lib.report.model_doubts import model_doubts
-from lib.report.records import Evaluation, Report, ranked
+from lib.report.doubts.model_doubts import model_doubts
+from lib.report.report import Evaluation, Report, ranked
 from lib.report.verdict import can_be_chance
 
 FEW_PER_CLASS = 10

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from lib.folders.checks import Checks
 from lib.folders.dataset import Dataset
-from lib.report.doubt import Doubt
+from lib.report.doubts.doubt import Doubt
 from lib.report.formatting import count_of
-from lib.report.records import Report
+from lib.report.report import Report
 
 
 def data_doubts(report: Report) -> list[Doubt]:

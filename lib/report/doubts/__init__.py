@@ -1,0 +1,1 @@
+"""What a reader of the report should doubt, gravest first."""
