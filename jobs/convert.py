@@ -9,8 +9,8 @@ import sys
 
 from lib.config import ConvertConfig
 from lib.ingest.convert import convert_images
-from lib.runs import run_job
-from lib.summaries import Summary, accounting_summary
+from lib.runs.job import run_job
+from lib.runs.summaries import Summary, accounting_summary
 
 
 def main(config: ConvertConfig) -> Summary:

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from rich.console import Console
 
 from lib.config import DoctorConfig
-from lib.doctor.diagnose import Diagnosis
-from lib.runs import run_job
-from lib.summaries import Summary
+from lib.runs.doctor.diagnose import Diagnosis
+from lib.runs.job import run_job
+from lib.runs.summaries import Summary
 
 LOOKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "blocks": "[red]blocks [/]"}
 

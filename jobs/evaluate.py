@@ -9,8 +9,8 @@ import sys
 
 from lib.config import EvaluateConfig
 from lib.evaluation.evaluate import evaluate_model
-from lib.runs import run_job
-from lib.summaries import Summary, evaluation_summary
+from lib.runs.job import run_job
+from lib.runs.summaries import Summary, evaluation_summary
 
 
 def main(config: EvaluateConfig) -> Summary:

@@ -10,8 +10,8 @@ from typing import Any
 
 from lib.config import ExportConfig
 from lib.models.export.export import export_model
-from lib.runs import run_job
-from lib.summaries import Summary
+from lib.runs.job import run_job
+from lib.runs.summaries import Summary
 
 
 def main(config: ExportConfig) -> Summary:

@@ -9,9 +9,9 @@ every setting.
 import sys
 
 from lib.config import PipelineConfig
-from lib.pipeline import run_pipeline
-from lib.runs import run_job
-from lib.summaries import Summary, pipeline_summary
+from lib.runs.pipeline import run_pipeline
+from lib.runs.job import run_job
+from lib.runs.summaries import Summary, pipeline_summary
 
 
 def main(config: PipelineConfig) -> Summary:

@@ -9,8 +9,8 @@ import sys
 
 from lib.config import PredictConfig
 from lib.evaluation.predict import predict_images
-from lib.runs import run_job
-from lib.summaries import Summary, prediction_summary
+from lib.runs.job import run_job
+from lib.runs.summaries import Summary, prediction_summary
 
 
 def main(config: PredictConfig) -> Summary:

@@ -9,8 +9,8 @@ import sys
 
 from lib.config import ReportConfig
 from lib.report.page import write_report
-from lib.runs import run_job
-from lib.summaries import Summary, report_summary
+from lib.runs.job import run_job
+from lib.runs.summaries import Summary, report_summary
 
 
 def main(config: ReportConfig) -> Summary:

@@ -8,9 +8,9 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config import SampleConfig
-from lib.runs import run_job
+from lib.runs.job import run_job
 from lib.sample.tiffs import write_sample
-from lib.summaries import Summary, sample_summary
+from lib.runs.summaries import Summary, sample_summary
 
 
 def main(config: SampleConfig) -> Summary:

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lib.config import StatusConfig
-from lib.runs import run_job
-from lib.status import FolderStatus, State, read_status
+from lib.runs.job import run_job
+from lib.runs.status import FolderStatus, State, read_status
 from lib.storage.location import Location
-from lib.summaries import Summary
+from lib.runs.summaries import Summary
 
 COLOURS: dict[State, str] = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}
 

@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 from lib.config import TrainConfig
-from lib.runs import run_job
-from lib.summaries import Summary, training_summary
+from lib.runs.job import run_job
+from lib.runs.summaries import Summary, training_summary
 from lib.training.trainer import train_model
 
 

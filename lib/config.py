@@ -1,6 +1,6 @@
 """Every setting of every job, typed and closed. The text under a field is its `--help`.
 
-Settings come from default < `--config recipe.yaml` < flag (see `lib.command_line`).
+Settings come from default < `--config recipe.yaml` < flag (see `lib.runs.command_line`).
 """
 
 import math

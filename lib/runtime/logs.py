@@ -69,7 +69,7 @@ def report_failure(message: str, error: BaseException | None = None) -> None:
         error: Whose traceback is wanted.
     """
     trace = (type(error), error, error.__traceback__) if error is not None else None
-    record = logging.LogRecord("lib.runs", logging.ERROR, __file__, 0, message, (), trace)
+    record = logging.LogRecord("lib.runs.job", logging.ERROR, __file__, 0, message, (), trace)
     print(JsonLines().format(record), file=_Place.stream or sys.stderr, flush=True)
 
 

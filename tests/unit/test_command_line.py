@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lib.command_line import parse_settings, report_error
+from lib.runs.command_line import parse_settings, report_error
 from lib.config import ConvertConfig, PipelineConfig, ReportConfig, SampleConfig, SettingsT, TrainConfig
 from lib.errors import SettingsError
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from lib import config
-from lib.command_line import parse_settings
+from lib.runs.command_line import parse_settings
 from lib.config import (
     ConvertConfig,
     EvaluateConfig,

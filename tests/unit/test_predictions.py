@@ -30,7 +30,7 @@ from lib.ingest.listing import Listing, list_unlabelled
 from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
 from lib.storage.location import Location
 from lib.storage.tables import write_table
-from lib.summaries import prediction_summary
+from lib.runs.summaries import prediction_summary
 from tests.fakes.conversion import convert_here
 
 CLASS_NAMES = ["liver", "lung"]

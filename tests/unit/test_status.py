@@ -13,8 +13,8 @@ from lib.evaluation.evaluate import EVALUATION_FILE
 from lib.evaluation.predict import PREDICTIONS_FILE
 from lib.folders.shards import DATASET_FILE
 from lib.folders.model import MODEL_FILE
-from lib.pipeline import PIPELINE_FILE
-from lib.status import MARKERS, FolderStatus, read_status
+from lib.runs.pipeline import PIPELINE_FILE
+from lib.runs.status import MARKERS, FolderStatus, read_status
 from lib.storage.location import Location
 from lib.storage.output import OutputFolder
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lib.config import DoctorConfig
-from lib.doctor.storage import Sample
+from lib.runs.doctor.storage import Sample
 from lib.ingest.listing import Listing
 from lib.models.spec import ModelSpec
 

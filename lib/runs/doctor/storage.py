@@ -10,7 +10,7 @@ import psutil
 import pyarrow.compute as pc
 
 from lib.config import DoctorConfig, ImageConfig, ListingConfig
-from lib.doctor.findings import PATIENCE_S, Finding, within
+from lib.runs.doctor.findings import PATIENCE_S, Finding, within
 from lib.errors import DataError, ImageRefused
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.listing import Listing, list_labelled

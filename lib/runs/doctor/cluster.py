@@ -6,8 +6,8 @@ from typing import Any
 
 from lib.config import DoctorConfig
 from lib.dataset.memory import MEMORY_SHARE, image_bytes
-from lib.doctor.findings import Finding
-from lib.doctor.storage import Sample
+from lib.runs.doctor.findings import Finding
+from lib.runs.doctor.storage import Sample
 from lib.runtime.environment import ray_is_ours
 from lib.ingest.listing import Listing
 from lib.runtime.ray_data import start_ray

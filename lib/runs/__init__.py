@@ -1,0 +1,1 @@
+"""The roof: jobs, pipeline, status and doctor."""
