@@ -9,8 +9,8 @@ import sys
 
 from lib.config import SampleConfig
 from lib.runs.job import run_job
-from lib.sample.tiffs import write_sample
 from lib.runs.summaries import Summary, sample_summary
+from lib.sample.tiffs import write_sample
 
 
 def main(config: SampleConfig) -> Summary:

@@ -15,8 +15,8 @@ from rich.table import Table
 from lib.config import StatusConfig
 from lib.runs.job import run_job
 from lib.runs.status import FolderStatus, State, read_status
-from lib.storage.location import Location
 from lib.runs.summaries import Summary
+from lib.storage.location import Location
 
 COLOURS: dict[State, str] = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}
 

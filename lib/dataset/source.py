@@ -18,16 +18,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lib.config import ImageConfig, ListingConfig
+from lib.folders.output import OutputFolder, read_complete
+from lib.folders.shards import DATASET_FILE
 from lib.ingest.duplicates import find_duplicates, with_checksums
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
-from lib.folders.shards import DATASET_FILE
 from lib.ingest.tiff.decode import UInt8Array
 from lib.ingest.tiff.ranges import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.runtime.logs import join_stage
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder, read_complete
 from lib.storage.tables import read_table
 
 DECODED_SCHEMA = pa.schema(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lib.config import DecodeConfig
-from lib.dataset.memory import ExampleCache, Examples, Positions
 from lib.dataset.graph import decoded_dataset
+from lib.dataset.memory import ExampleCache, Examples, Positions
 from lib.dataset.sampler import PADDING, LaneOrder
 from lib.dataset.source import ImageSource
 from lib.runtime.ray_data import stream_tables

@@ -5,19 +5,19 @@ from typing import Any
 from lib.config import EvaluateConfig
 from lib.dataset.source import ShardSource
 from lib.errors import DataError, SettingsError
-from lib.evaluation.checks.run import run_checks
 from lib.evaluation.checks.descriptors import DESCRIPTORS
-from lib.evaluation.views.embeddings import resembling_training_images, show_embeddings
-from lib.folders.predictions import read_findings
 from lib.evaluation.checks.label_errors import label_error_candidates
+from lib.evaluation.checks.run import run_checks
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.outcome import Outcome
-from lib.evaluation.views.figures import draw_plots
 from lib.evaluation.predictor import predict_units, read_predictions
+from lib.evaluation.views.embeddings import resembling_training_images, show_embeddings
+from lib.evaluation.views.figures import draw_plots
 from lib.folders.model import read_model_record, read_seen_images
+from lib.folders.output import OutputFolder
+from lib.folders.predictions import read_findings
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 from lib.storage.tables import read_table, write_table
 
 EVALUATION_FILE, METRICS_FILE = "evaluation.json", "metrics.json"

@@ -8,13 +8,13 @@ import pyarrow.compute as pc
 
 from lib.config import ImageConfig, PredictConfig
 from lib.dataset.source import TiffSource
-from lib.folders.predictions import read_findings
 from lib.evaluation.predictor import predict_units
-from lib.ingest.listing import Listing, list_unlabelled
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
 from lib.folders.model import read_model_record
+from lib.folders.output import OutputFolder
+from lib.folders.predictions import read_findings
+from lib.ingest.listing import Listing, list_unlabelled
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 
 logger = logging.getLogger(__name__)

@@ -13,20 +13,20 @@ import pyarrow.compute as pc
 from lib.config import PredictionConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.source import ImageSource
-from lib.folders.predictions import PREDICTIONS, with_footer
 from lib.evaluation.heatmaps import GRAD_CAM, grad_cam_table, most_confident_errors
-from lib.runtime.logs import join_stage
-from lib.runtime.counters import count_images
 from lib.folders.model import load_network, read_model_record
+from lib.folders.predictions import PREDICTIONS, with_footer
 from lib.models.reference import Reference
+from lib.runtime.counters import count_images
+from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:
-    from lib.models.inference import Classified
     from lib.models.grad_cam import GradCam
+    from lib.models.inference import Classified
 
 PREDICTION_SCHEMA = pa.schema(
     [

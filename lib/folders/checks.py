@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.evaluation.checks.run import CHECKS_FILE, NEAR_DUPLICATES_FILE
+from lib.folders.output import read_complete
 from lib.storage.location import Location
-from lib.storage.output import read_complete
 from lib.storage.tables import read_table
 
 MOST_SHOWN = 30

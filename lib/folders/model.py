@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from lib.folders.output import read_complete
 from lib.storage.location import Location
-from lib.storage.output import read_complete
 from lib.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:

@@ -9,20 +9,20 @@ import pyarrow.compute as pc
 
 from lib.config import ConvertConfig, DecodeConfig, ImageConfig
 from lib.errors import DataError
+from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest
+from lib.folders.output import OutputFolder
+from lib.folders.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
-from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest
-from lib.folders.shards import DATASET_FILE, read_verdicts, write_shard
 from lib.ingest.tiff.ranges import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
-from lib.runtime.logs import join_stage
 from lib.runtime.counters import count_images
+from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 
 NOT_IDENTITY = {"verbose", "log_format", "output", "max_bad_fraction", "update", *DecodeConfig.model_fields}

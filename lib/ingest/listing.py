@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from lib.config import ListingConfig
 from lib.errors import SettingsError
+from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, ROWS_AT_ONCE, content_digest
+from lib.folders.shards import shard_column, shard_name
 from lib.ingest.duplicates import find_duplicates, make_sure, with_checksums
 from lib.ingest.labels import (
     LabelTable,
@@ -23,8 +25,6 @@ from lib.ingest.labels import (
     place_unlabelled,
     with_groups,
 )
-from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, ROWS_AT_ONCE, content_digest
-from lib.folders.shards import shard_column, shard_name
 from lib.ingest.splits import choose_validation, refuse_torn_groups
 from lib.storage.location import Location, StoredFile
 

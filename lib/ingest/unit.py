@@ -12,8 +12,8 @@ import pyarrow as pa
 from lib.config import ImageConfig
 from lib.errors import ImageRefused
 from lib.ingest.image import resize_image
-from lib.ingest.tiff.isolate import run_isolated
 from lib.ingest.tiff.decode import UInt8Array, decode_tiff
+from lib.ingest.tiff.isolate import run_isolated
 from lib.runtime.ray_data import is_repeated_task
 from lib.storage.location import FETCH_CONCURRENCY, Location, StoredFile
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.ingest.listing import Listing
 from lib.folders.manifest import MANIFEST_SCHEMA
 from lib.folders.shards import SHARD_NAME_TYPE, read_shard, read_verdicts, shard_column, shard_name, write_shard
+from lib.ingest.listing import Listing
 from lib.storage.location import Location
 
 CONVERTED_SCHEMA = MANIFEST_SCHEMA.append(pa.field("shard", SHARD_NAME_TYPE, nullable=False))

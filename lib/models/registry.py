@@ -7,11 +7,11 @@ from functools import reduce
 import keras
 
 from lib.errors import SettingsError
+from lib.models.applications import build_application_base, build_saved_base
 from lib.models.cnn import build_cnn
 from lib.models.hub import build_hub_base
 from lib.models.inputs import image_input, logits_layer
 from lib.models.spec import CNN, HUB, SAVED, ModelSpec
-from lib.models.applications import build_application_base, build_saved_base
 from lib.storage.location import Location
 
 

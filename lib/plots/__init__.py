@@ -4,8 +4,6 @@ They import nothing of the other packages, hold no global state (no pyplot figur
 for the same input. Colours are those of Okabe and Ito, and right and wrong differ in shape too.
 """
 
-from lib.plots.risk_coverage import abstention_curve
-from lib.plots.reliability import confidence_histogram, reliability
 from lib.plots.canvas import Picture
 from lib.plots.confusion import confusion_matrix
 from lib.plots.curves import curves
@@ -14,6 +12,8 @@ from lib.plots.heatmap_sheet import grad_cam_sheet
 from lib.plots.one_vs_rest import pr_curves, roc_curves
 from lib.plots.per_class import per_class_bars
 from lib.plots.proportion import wilson_interval
+from lib.plots.reliability import confidence_histogram, reliability
+from lib.plots.risk_coverage import abstention_curve
 from lib.plots.scatter import predicted_scatter
 from lib.plots.swarm import predicted_swarm
 

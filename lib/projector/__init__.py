@@ -9,8 +9,8 @@ At most `MOST_POINTS` images: `choose_points(labels, ids)` gives the indices of 
 It imports nothing of the other rooms but `errors`, and neither Keras nor TensorFlow.
 """
 
-from lib.projector.run_folder import projector_files
 from lib.projector.points import MOST_POINTS, ProjectorPoints, choose_points, unit_length
+from lib.projector.run_folder import projector_files
 from lib.projector.verification import verify_projector, verify_projector_files
 
 __all__ = [

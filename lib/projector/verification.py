@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from lib.errors import DataError
-from lib.projector.run_folder import COLUMNS, TENSOR_NAME
 from lib.projector.points import ProjectorPoints
+from lib.projector.run_folder import COLUMNS, TENSOR_NAME
 from lib.projector.sprite import columns, thumbnail_side
 
 START_TIMEOUT_S = 120.0

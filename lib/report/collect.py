@@ -24,6 +24,7 @@ from lib.folders.checks import (
     read_near_duplicates,
 )
 from lib.folders.dataset import Dataset, read_dataset
+from lib.folders.output import read_complete
 from lib.report.gallery import choose_mistakes
 from lib.report.pictures import evaluation_plots
 from lib.report.predictions import Mistake, Predictions
@@ -38,7 +39,6 @@ from lib.report.report import (
 )
 from lib.report.thumbnails import Thumbnails, read_thumbnails
 from lib.storage.location import Location
-from lib.storage.output import read_complete
 from lib.storage.tables import read_table
 
 MOST_TRIALS = 10

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.config import ReportConfig
+from lib.folders.output import package_versions
 from lib.report.collect import collect
 from lib.report.doubts.ranking import doubts
 from lib.report.formatting import (
@@ -27,7 +28,6 @@ from lib.report.page_data import PageData
 from lib.report.report import Evaluation, Report, ranked
 from lib.report.verdict import answers, can_be_chance, comparison, drawn_from, headline
 from lib.storage.location import Location
-from lib.storage.output import package_versions
 
 REPORT_FILE = "report.json"
 TEMPLATES = Path(__file__).parent / "templates"

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.evaluation.measures.comparison import Comparison
-from lib.plots import wilson_interval
 from lib.folders.checks import Baseline, Checks, LabelErrors, NearDuplicates
 from lib.folders.dataset import Dataset
+from lib.plots import wilson_interval
 from lib.report.predictions import Predictions
 from lib.report.thumbnails import Thumbnails
 

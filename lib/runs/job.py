@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from lib.runs.command_line import parse_settings, report_error
 from lib.config import JobConfig
-from lib.runtime.environment import name_job
 from lib.errors import expected_cause, in_one_line
+from lib.runs.command_line import parse_settings, report_error
+from lib.runs.summaries import Summary
+from lib.runtime.environment import name_job
 from lib.runtime.logs import context_fields, report_failure, wants_json, write_json_to
 from lib.runtime.native_messages import filter_native_messages, native_messages_as_json
 from lib.runtime.ray_data import stop_ray
-from lib.runs.summaries import Summary
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from lib.config import ConvertConfig, EvaluateConfig, PipelineConfig, ReportConfig, TrainConfig
 from lib.evaluation.evaluate import evaluate_model
-from lib.ingest.convert import convert_images
+from lib.folders.lease import only_writer
 from lib.folders.model import read_model_record
+from lib.folders.output import RUN_FILE, failures_noted, now, package_versions
+from lib.ingest.convert import convert_images
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.page import write_report
 from lib.storage.location import Location
-from lib.storage.lease import only_writer
-from lib.storage.output import RUN_FILE, failures_noted, now, package_versions
 from lib.training.trainer import check_fit, require_imagenet_weights, train_model
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from lib.errors import SettingsError
+from lib.folders.lease import WRITER_FILE, writes
+from lib.folders.output import RUN_FILE
 from lib.storage.location import Location
-from lib.storage.lease import WRITER_FILE, writes
-from lib.storage.output import RUN_FILE
 
 State = Literal["done", "running", "failed", "stopped", "waiting"]
 MARKERS = {

@@ -16,10 +16,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from lib.config import SampleConfig
+from lib.folders.output import OutputFolder
 from lib.runtime.progress import Progress
 from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")

@@ -24,11 +24,11 @@ from lib.config import TrainConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.sampler import PADDING
 from lib.dataset.source import Decoder, ShardSource, TiffSource
-from lib.runtime.environment import ray_is_ours
-from lib.runtime.logs import join_stage
-from lib.runtime.counters import count_images
 from lib.models.spec import ModelSpec
 from lib.models.weights import weights_digest
+from lib.runtime.counters import count_images
+from lib.runtime.environment import ray_is_ours
+from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import FETCH_CONCURRENCY, Location

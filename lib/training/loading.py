@@ -7,8 +7,8 @@ import numpy as np
 from lib.dataset.sampler import LaneOrder
 from lib.errors import DataError, TooManyBadImagesError
 from lib.training.fit.loader import FITTED_SPLITS, SplitExamples, load_features, load_images, split_order
-from lib.training.workers.watchdog import Heartbeat
 from lib.training.workers.peers import COUNTS_KEY, Peers, TrainTask
+from lib.training.workers.watchdog import Heartbeat
 
 
 class ExampleLoader:

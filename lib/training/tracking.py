@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config import TrainConfig
 from lib.errors import SettingsError, TissueError
-from lib.storage.output import OutputFolder
-from lib.training.workers.messages import BoardClient
+from lib.folders.output import OutputFolder
 from lib.folders.sweep import TrialResult
+from lib.training.workers.messages import BoardClient
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

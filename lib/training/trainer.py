@@ -14,23 +14,23 @@ from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.errors import SettingsError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
 from lib.folders.model import MODEL_FILE, read_seen_images, write_seen_images
+from lib.folders.output import OutputFolder
 from lib.models.spec import CNN, HUB, KERAS_NETWORKS, SAVED, ModelSpec, check_spec, parse_spec
 from lib.models.weights import weights_digest
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 from lib.training.backend import TensorflowAddresses
-from lib.training.workers.messages import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
-from lib.training.fit.loader import FITTED_SPLITS
-from lib.training.workers.failures import user_error
 from lib.training.features import FeatureSource, compute_features
+from lib.training.fit.loader import FITTED_SPLITS
 from lib.training.fit.loop import train_on_worker
 from lib.training.plan import plan_phases
+from lib.training.tracking import open_tracker
+from lib.training.workers.failures import user_error
+from lib.training.workers.messages import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
+from lib.training.workers.peers import TrainTask
 from lib.training.workers.ray_train import ResilientTrainer, in_this_process, run_config, scaling
 from lib.training.workers.watchdog import StallWatch
-from lib.training.workers.peers import TrainTask
-from lib.training.tracking import open_tracker
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from lib.config import TiffPolicy
-from lib.runtime.environment import prepare_environment
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.tiff.decode import decode_tiff
+from lib.runtime.environment import prepare_environment
 from tests.benchmarks.bucket import SlowBucket, slow_bucket
 from tests.benchmarks.sources import tissue_tiffs, write_linked_source
 from tests.benchmarks.timing import interleaved_medians, print_row, seconds

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from lib.config import ReportConfig
 from lib.evaluation.checks.label_errors import LABEL_ERROR_SCHEMA
-from lib.evaluation.views.maps import map_table
-from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.checks.near_duplicates import NEAR_DUPLICATE_SCHEMA
+from lib.evaluation.measures.metrics import classification_metrics
+from lib.evaluation.views.maps import map_table
 
 HOSTILE = "<script>alert(1)</script>"
 PNG = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()

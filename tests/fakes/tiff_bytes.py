@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lib.config import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.tiff.refusals import REFUSAL_CODES
 from lib.ingest.tiff.decode import UInt8Array, decode_tiff
+from lib.ingest.tiff.refusals import REFUSAL_CODES
 
 POLICY = TiffPolicy(max_pixels=4_000_000)
 ODD_TIFFS = Path(__file__).parents[3] / "shared/data/odd-tiffs"

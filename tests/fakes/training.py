@@ -15,9 +15,9 @@ from lib.config import TrainConfig
 from lib.dataset.memory import ExampleCache
 from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
-from lib.training.workers.messages import LocalBoard
 from lib.training.features import Features
 from lib.training.fit.loop import Worker
+from lib.training.workers.messages import LocalBoard
 from lib.training.workers.peers import Peers, TrainTask
 from tests.fakes.images import FakeSource, decode_without_ray
 

@@ -13,7 +13,6 @@ import pytest
 
 from lib.config import PredictionConfig
 from lib.dataset.source import DECODED_SCHEMA
-from lib.folders.predictions import read_findings
 from lib.evaluation.heatmaps import GRAD_CAM_SCHEMA, read_grad_cam
 from lib.evaluation.predictor import (
     ABSTAINING_LOGIT_SCHEMA,
@@ -22,9 +21,10 @@ from lib.evaluation.predictor import (
     Predictor,
     read_predictions,
 )
+from lib.folders.predictions import read_findings
 from lib.ingest.image import decode_jpeg
-from lib.models.inference import Classified, Forward, classify, views_of
 from lib.models.grad_cam import GradCam
+from lib.models.inference import Classified, Forward, classify, views_of
 from lib.models.probabilities import softmax
 from lib.models.reference import reference_record, write_reference
 from lib.models.registry import build_network

@@ -15,9 +15,9 @@ from lib.dataset.sampler import LaneOrder
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
 from lib.training.fit.batches import Batches
-from lib.training.workers.messages import LocalBoard
 from lib.training.fit.callbacks import History, KeepBest
 from lib.training.fit.synchronous import SynchronousModel
+from lib.training.workers.messages import LocalBoard
 from tests.fakes.sources import striped_image
 
 CLASS_COUNT, SIZE = 3, 16

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from lib.runtime import counters as metrics
 from lib.config import ConvertConfig
-from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
 from lib.errors import StorageError
 from lib.ingest.convert import convert_images
+from lib.runtime import counters as metrics
+from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
 from lib.runtime.logs import join_stage
 from lib.storage.drive.limiter import ClusterLimiter
 from lib.storage.retry import TransientStorageError, retry

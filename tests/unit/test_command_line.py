@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lib.runs.command_line import parse_settings, report_error
 from lib.config import ConvertConfig, PipelineConfig, ReportConfig, SampleConfig, SettingsT, TrainConfig
 from lib.errors import SettingsError
+from lib.runs.command_line import parse_settings, report_error
 
 NEEDED = ["--source", "/s", "--output", "/o"]
 

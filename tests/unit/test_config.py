@@ -11,7 +11,6 @@ import yaml
 from pydantic import ValidationError
 
 from lib import config
-from lib.runs.command_line import parse_settings
 from lib.config import (
     ConvertConfig,
     EvaluateConfig,
@@ -24,6 +23,7 @@ from lib.config import (
     absolute_uri,
 )
 from lib.models.spec import parse_spec
+from lib.runs.command_line import parse_settings
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "jobs/recipes").glob("*.yaml"))

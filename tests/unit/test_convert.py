@@ -9,11 +9,11 @@ import pytest
 
 from lib.config import ConvertConfig
 from lib.errors import DataError, SettingsError, TooManyBadImagesError
+from lib.folders.manifest import MANIFEST_SCHEMA
+from lib.folders.shards import SHARD_SCHEMA
 from lib.ingest.convert import convert_unit, jpeg_path
 from lib.ingest.image import decode_jpeg
 from lib.ingest.listing import list_labelled
-from lib.folders.manifest import MANIFEST_SCHEMA
-from lib.folders.shards import SHARD_SCHEMA
 from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
 from tests.fakes.tiffs import write_source, write_tiff

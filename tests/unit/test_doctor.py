@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from lib.config import DoctorConfig
+from lib.errors import DataError
+from lib.models.spec import parse_spec
 from lib.runs.doctor import cluster, estimate
 from lib.runs.doctor.findings import NoAnswerError, look, within
 from lib.runs.doctor.storage import Sample, judge_disk, judge_sample, list_source
-from lib.errors import DataError
-from lib.models.spec import parse_spec
 from tests.fakes.sources import write_source
 
 

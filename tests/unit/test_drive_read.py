@@ -15,8 +15,8 @@ import pytest
 from google.auth import _helpers
 
 from lib.errors import SettingsError, StorageError
-from lib.storage.drive.filesystem import DriveFileSystem, drive_filesystem
 from lib.storage.drive.answers import DriveRefused, Rejection
+from lib.storage.drive.filesystem import DriveFileSystem, drive_filesystem
 from lib.storage.drive.options import DriveSettings
 from tests.fakes.drive import PERSON, SERVICE_ACCOUNT, drive_server, private_pem
 from tests.fakes.drive_lab import Lab

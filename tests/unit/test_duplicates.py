@@ -7,9 +7,9 @@ import pytest
 
 from lib.config import ConvertConfig, ListingConfig
 from lib.errors import DataError
+from lib.folders.manifest import LISTING_SCHEMA
 from lib.ingest.duplicates import find_duplicates, make_sure, with_checksums
 from lib.ingest.listing import list_labelled
-from lib.folders.manifest import LISTING_SCHEMA
 from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
 from tests.fakes.tiffs import write_source

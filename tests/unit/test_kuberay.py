@@ -220,8 +220,8 @@ def test_a_cluster_is_removed_however_its_job_ends() -> None:
 
 
 def test_the_job_is_one_of_ours_with_settings_that_it_knows() -> None:
-    from lib.runs.command_line import parse_settings
     from lib.config import PipelineConfig
+    from lib.runs.command_line import parse_settings
 
     words = manifest("ray-job.yaml")["spec"]["entrypoint"].split()
     assert words[:3] == ["python", "-m", "jobs.pipeline"]

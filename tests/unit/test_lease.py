@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from lib.errors import SettingsError
-from lib.storage import lease
+from lib.folders import lease
+from lib.folders.lease import WRITER_FILE, only_writer, refuse_second_writer
+from lib.folders.output import OutputFolder
 from lib.storage.location import Location
-from lib.storage.lease import WRITER_FILE, only_writer, refuse_second_writer
-from lib.storage.output import OutputFolder
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from lib.config import ListingConfig
 from lib.errors import DataError, SettingsError, TissueError, TooManyBadImagesError
-from lib.ingest.listing import Listing, image_id, list_labelled, list_unlabelled
 from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
+from lib.ingest.listing import Listing, image_id, list_labelled, list_unlabelled
 from lib.storage.location import Location
 
 CONFIG = ListingConfig()

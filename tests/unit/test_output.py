@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lib.errors import SettingsError
+from lib.folders.output import OutputFolder, read_complete
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder, read_complete
 
 MARKER = "dataset.json"
 SETTINGS = {"image_size": 180, "models": ["cnn", "vgg16"], "learning_rate": None}

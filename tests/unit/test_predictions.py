@@ -16,7 +16,6 @@ from lib.config import ConvertConfig, PredictConfig
 from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
-from lib.folders.predictions import VERDICT_SCHEMA, Findings, read_findings, with_footer
 from lib.evaluation.heatmaps import most_confident_errors
 from lib.evaluation.predictor import (
     ABSTAINING_LOGIT_SCHEMA,
@@ -26,11 +25,12 @@ from lib.evaluation.predictor import (
     ExtraColumns,
     prediction_table,
 )
-from lib.ingest.listing import Listing, list_unlabelled
 from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
+from lib.folders.predictions import VERDICT_SCHEMA, Findings, read_findings, with_footer
+from lib.ingest.listing import Listing, list_unlabelled
+from lib.runs.summaries import prediction_summary
 from lib.storage.location import Location
 from lib.storage.tables import write_table
-from lib.runs.summaries import prediction_summary
 from tests.fakes.conversion import convert_here
 
 CLASS_NAMES = ["liver", "lung"]

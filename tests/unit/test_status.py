@@ -11,12 +11,12 @@ import pytest
 from lib.errors import DataError, SettingsError
 from lib.evaluation.evaluate import EVALUATION_FILE
 from lib.evaluation.predict import PREDICTIONS_FILE
-from lib.folders.shards import DATASET_FILE
 from lib.folders.model import MODEL_FILE
+from lib.folders.output import OutputFolder
+from lib.folders.shards import DATASET_FILE
 from lib.runs.pipeline import PIPELINE_FILE
 from lib.runs.status import MARKERS, FolderStatus, read_status
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 
 
 def status_of(folder: Path) -> dict[str, FolderStatus]:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from lib.errors import StorageError
-from lib.ingest.listing import image_id
 from lib.folders.manifest import MANIFEST_SCHEMA
 from lib.folders.shards import SHARD_SCHEMA, read_verdicts, write_shard
+from lib.ingest.listing import image_id
 from lib.storage.location import Location
 from lib.storage.tables import footer, read_table, write_table
 

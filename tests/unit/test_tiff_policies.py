@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lib.runs.command_line import parse_settings
 from lib.config import ConvertConfig, TiffPolicy, parse_ranges
 from lib.errors import SettingsError
 from lib.ingest.tiff.decode import decode_tiff
+from lib.runs.command_line import parse_settings
 from tests.fakes.tiff_bytes import (
     NOISE,
     POLICY,

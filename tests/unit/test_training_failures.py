@@ -23,8 +23,8 @@ from ray.train.v2.api.preemption import PreemptionInfo
 
 from lib.config import FitConfig
 from lib.errors import DataError, SettingsError, StorageError, TissueError
-from lib.training.workers.messages import LocalBoard, Sign
 from lib.training.workers.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
+from lib.training.workers.messages import LocalBoard, Sign
 from lib.training.workers.ray_train import in_this_process, is_elastic, scaling
 from lib.training.workers.watchdog import LONG_SILENCE_S, LONG_WORK_S, Heartbeat, StallWatch, find_stalled
 from tests.fakes.jobs import wait_for

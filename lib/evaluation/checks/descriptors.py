@@ -14,8 +14,8 @@ from lib.config import JobConfig
 from lib.dataset.graph import done
 from lib.dataset.source import ShardSource
 from lib.errors import DataError
-from lib.ingest.image import decode_jpeg
 from lib.folders.shards import read_shard
+from lib.ingest.image import decode_jpeg
 from lib.ingest.tiff.decode import UInt8Array
 from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress

@@ -10,8 +10,8 @@ from lib.dataset.source import ShardSource
 from lib.evaluation.checks.colour_baseline import Baseline
 from lib.evaluation.checks.descriptors import describe_images
 from lib.evaluation.checks.near_duplicates import NearDuplicates
+from lib.folders.output import OutputFolder
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 from lib.storage.tables import write_table
 
 CHECKS_FILE = "checks.json"

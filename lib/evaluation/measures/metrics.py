@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
-from lib.evaluation.measures.abstention import abstention_table
 from lib.evaluation.bootstrap import ResampledMeasures, Units, in_top, percentile_interval, resample_measures
+from lib.evaluation.measures.abstention import abstention_table
 from lib.models.probabilities import (
     SMALLEST_PROBABILITY,
     FloatArray,

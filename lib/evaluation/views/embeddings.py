@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from lib.config import EvaluateConfig
 from lib.dataset.source import ShardSource
 from lib.dataset.thumbnails import read_thumbnails
-from lib.evaluation.views.maps import embedding_maps, map_table
 from lib.evaluation.checks.near_duplicates import NEAR_DUPLICATE_SCHEMA, proposed_duplicates
 from lib.evaluation.outcome import Outcome
 from lib.evaluation.predictor import EMBEDDINGS
+from lib.evaluation.views.maps import embedding_maps, map_table
 from lib.models.reference import REFERENCE_FILE
 from lib.projector import (
     ProjectorPoints,

@@ -11,11 +11,11 @@ import numpy as np
 
 from lib.config import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.tiff.refusals import REFUSAL_CODES, damage_as_refusal
 from lib.ingest.tiff.colour import to_rgb
-from lib.ingest.tiff.samples import read_samples
-from lib.ingest.tiff.pages import open_pages
 from lib.ingest.tiff.eight_bits import UInt8Array
+from lib.ingest.tiff.pages import open_pages
+from lib.ingest.tiff.refusals import REFUSAL_CODES, damage_as_refusal
+from lib.ingest.tiff.samples import read_samples
 from lib.ingest.tiff.structure import check_pages
 
 __all__ = ["REFUSAL_CODES", "UInt8Array", "decode_tiff"]

@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 
 from lib.config import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.tiff.refusals import damage_as_refusal
+from lib.folders.output import OutputFolder
 from lib.ingest.tiff.colour import holds_intensities, split_channels
-from lib.ingest.tiff.samples import read_samples
-from lib.ingest.tiff.pages import open_pages
 from lib.ingest.tiff.eight_bits import UNRESOLVED, Samples, check_finite, needs_range, sample_type, stated_white
+from lib.ingest.tiff.pages import open_pages
+from lib.ingest.tiff.refusals import damage_as_refusal
+from lib.ingest.tiff.samples import read_samples
 from lib.ingest.tiff.structure import check_pages
 from lib.storage.location import Location, StoredFile
-from lib.storage.output import OutputFolder
 
 PolicyT = TypeVar("PolicyT", bound=TiffPolicy)
 Ranges = dict[str, tuple[float, float]]

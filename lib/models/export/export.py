@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config import ExportConfig
 from lib.errors import TissueError
+from lib.folders.model import load_network, read_model_record
+from lib.folders.output import OutputFolder
 from lib.models.export.agreement import (
     PROBABILITY_TOLERANCE,
     Agreement,
@@ -25,9 +27,7 @@ from lib.models.export.runtimes import (
     require_packages,
     runtime_versions,
 )
-from lib.folders.model import load_network, read_model_record
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 
 if TYPE_CHECKING:
     import keras

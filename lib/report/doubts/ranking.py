@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from lib.report.doubts.data_doubts import data_doubts
 from lib.report.doubts.doubt import Doubt
-from lib.report.formatting import count_of, percent, some
 from lib.report.doubts.model_doubts import model_doubts
+from lib.report.formatting import count_of, percent, some
 from lib.report.report import Evaluation, Report, ranked
 from lib.report.verdict import can_be_chance
 

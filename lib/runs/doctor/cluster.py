@@ -6,10 +6,10 @@ from typing import Any
 
 from lib.config import DoctorConfig
 from lib.dataset.memory import MEMORY_SHARE, image_bytes
+from lib.ingest.listing import Listing
 from lib.runs.doctor.findings import Finding
 from lib.runs.doctor.storage import Sample
 from lib.runtime.environment import ray_is_ours
-from lib.ingest.listing import Listing
 from lib.runtime.ray_data import start_ray
 
 AGREEING = ("ray", "tensorflow", "keras", "pyarrow", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")

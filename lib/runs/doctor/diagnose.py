@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lib.config import DoctorConfig
+from lib.errors import TissueError, in_one_line
+from lib.models.spec import ModelSpec
 from lib.runs.doctor import storage
 from lib.runs.doctor.cluster import check_nodes, cluster_cpus, judge_memory
 from lib.runs.doctor.estimate import Estimate, estimate
 from lib.runs.doctor.findings import Finding, look
-from lib.errors import TissueError, in_one_line
-from lib.models.spec import ModelSpec
 from lib.runs.pipeline import plan_models
 from lib.training.trainer import require_imagenet_weights
 

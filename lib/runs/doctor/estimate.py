@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lib.config import DoctorConfig
-from lib.runs.doctor.storage import Sample
 from lib.ingest.listing import Listing
 from lib.models.spec import ModelSpec
+from lib.runs.doctor.storage import Sample
 
 BATCH, REPEATS = 8, 3
 BACKWARD = 3

@@ -10,11 +10,11 @@ import psutil
 import pyarrow.compute as pc
 
 from lib.config import DoctorConfig, ImageConfig, ListingConfig
-from lib.runs.doctor.findings import PATIENCE_S, Finding, within
 from lib.errors import DataError, ImageRefused
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.tiff.decode import decode_tiff
+from lib.runs.doctor.findings import PATIENCE_S, Finding, within
 from lib.storage.location import Location, StoredFile
 
 SAMPLE = 20

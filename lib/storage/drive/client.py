@@ -14,10 +14,10 @@ import requests
 
 from lib.errors import StorageError
 from lib.runtime.counters import STORAGE_RETRIES
-from lib.storage.drive.credentials import DriveCredential
 from lib.storage.drive.answers import Rejection, TransientFailure
-from lib.storage.drive.options import DriveSettings
+from lib.storage.drive.credentials import DriveCredential
 from lib.storage.drive.limiter import Limiter
+from lib.storage.drive.options import DriveSettings
 
 logger = logging.getLogger(__name__)
 

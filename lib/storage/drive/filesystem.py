@@ -15,15 +15,15 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from lib.errors import StorageError
-from lib.storage.drive.api import DriveApi
-from lib.storage.drive.credentials import DriveCredential
 from lib.storage.drive.answers import NOT_FOUND, ContentChangedError, DriveRefused
+from lib.storage.drive.api import DriveApi
 from lib.storage.drive.client import DriveClient
+from lib.storage.drive.credentials import DriveCredential
+from lib.storage.drive.limiter import shared_limiter
 from lib.storage.drive.names import UNREADABLE, Item
 from lib.storage.drive.options import DriveSettings
 from lib.storage.drive.tree import DriveTree, Entry
 from lib.storage.drive.writer import DriveWriter
-from lib.storage.drive.limiter import shared_limiter
 
 
 def drive_filesystem() -> AbstractFileSystem:

@@ -6,8 +6,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from lib.errors import StorageError
-from lib.storage.drive.api import DriveApi
 from lib.storage.drive.answers import NOT_FOUND, DriveRefused
+from lib.storage.drive.api import DriveApi
 from lib.storage.drive.names import (
     BROKEN_SHORTCUT,
     CYCLE,

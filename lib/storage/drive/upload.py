@@ -10,8 +10,8 @@ import requests
 
 from lib.errors import StorageError
 from lib.storage.checksum import md5
-from lib.storage.drive.api import FIELDS, GONE, item_of
 from lib.storage.drive.answers import DriveRefused, TransientFailure
+from lib.storage.drive.api import FIELDS, GONE, item_of
 from lib.storage.drive.client import UNITS_WRITE, Call, DriveClient, parsed
 from lib.storage.drive.names import Item
 

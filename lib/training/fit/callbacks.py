@@ -13,11 +13,11 @@ import tensorflow as tf
 from lib.runtime.counters import count_epoch
 from lib.storage.location import Location
 from lib.training.fit.batches import Batches
-from lib.training.workers.messages import BoardClient
-from lib.training.workers.failures import PreemptedError
-from lib.training.progress import FitProgress
-from lib.training.workers.watchdog import Heartbeat
 from lib.training.fit.synchronous import SynchronousModel
+from lib.training.progress import FitProgress
+from lib.training.workers.failures import PreemptedError
+from lib.training.workers.messages import BoardClient
+from lib.training.workers.watchdog import Heartbeat
 
 HISTORY_COLUMNS = (
     "epoch",

@@ -19,8 +19,8 @@ import pyarrow as pa
 import tensorflow as tf
 
 from lib.dataset.sampler import PADDING
-from lib.models.calibration import Calibration, scale_last_layer
 from lib.folders.model import NETWORK_FILE
+from lib.models.calibration import Calibration, scale_last_layer
 from lib.models.probabilities import softmax
 from lib.models.reference import (
     MOST_IMAGES,
@@ -33,8 +33,8 @@ from lib.models.registry import Network
 from lib.projector import ProjectorPoints, choose_points, projector_files, unit_length
 from lib.training.chosen import choose_images
 from lib.training.fit.loader import SplitExamples
-from lib.training.workers.watchdog import Heartbeat
 from lib.training.workers.peers import REFERENCE_KEY, VALIDATION_KEY, Peers, TrainTask
+from lib.training.workers.watchdog import Heartbeat
 
 FloatArray = npt.NDArray[np.float32]
 

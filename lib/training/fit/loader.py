@@ -9,6 +9,7 @@ import numpy.typing as npt
 import ray.train
 
 from lib.config import FitConfig
+from lib.dataset.graph import decoded_dataset
 from lib.dataset.memory import (
     ExampleCache,
     Examples,
@@ -17,7 +18,6 @@ from lib.dataset.memory import (
     memory_for_images,
     refuse_too_many,
 )
-from lib.dataset.graph import decoded_dataset
 from lib.dataset.sampler import LaneOrder
 from lib.dataset.source import ImageSource
 from lib.dataset.stream import ImageStream

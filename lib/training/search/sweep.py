@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import ray
 
 from lib.config import SweepConfig, TrainConfig
-from lib.runtime.environment import ray_is_ours
 from lib.errors import SettingsError, TissueError
 from lib.folders.model import MODEL_FILE
+from lib.folders.output import OutputFolder
+from lib.folders.sweep import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
 from lib.models.spec import parse_spec
+from lib.runtime.environment import ray_is_ours
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.storage.output import OutputFolder
 from lib.training.features import FeatureSource
-from lib.folders.sweep import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
 from lib.training.plan import plan_phases
-from lib.training.workers.ray_train import machines, ray_storage
+from lib.training.search.trials import FLAG, Trial, draw_trials, in_words, read_sweep
 from lib.training.tracking import open_tracker
 from lib.training.trainer import (
     LabelledSource,
@@ -38,7 +38,7 @@ from lib.training.trainer import (
     prepare_source,
     require_imagenet_weights,
 )
-from lib.training.search.trials import FLAG, Trial, draw_trials, in_words, read_sweep
+from lib.training.workers.ray_train import machines, ray_storage
 
 for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the history of each trial is in its folder

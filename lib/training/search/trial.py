@@ -13,19 +13,19 @@ from ray import tune
 from lib.config import TrainConfig
 from lib.dataset.memory import memory_for_images
 from lib.errors import DivergedError, TissueError
-from lib.runtime.logs import join_stage
+from lib.folders.output import OutputFolder
 from lib.models.spec import parse_spec
+from lib.runtime.logs import join_stage
 from lib.runtime.ray_data import prepare_context
-from lib.storage.output import OutputFolder
-from lib.training.workers.messages import LocalBoard
-from lib.training.fit.checkpoint import CheckpointFolder
 from lib.training.features import FeatureSource
+from lib.training.fit.checkpoint import CheckpointFolder
+from lib.training.fit.history import watched_loss
 from lib.training.fit.loop import train_alone
 from lib.training.plan import plan_phases
-from lib.training.fit.history import watched_loss
-from lib.training.workers.peers import TrainTask
-from lib.training.trainer import LabelledSource, describe_model, model_folder
 from lib.training.search.trials import Trial
+from lib.training.trainer import LabelledSource, describe_model, model_folder
+from lib.training.workers.messages import LocalBoard
+from lib.training.workers.peers import TrainTask
 
 NUMBER, EPOCH, FINISHED, ERROR = "number", "epoch", "finished", "error"
 NO_NUMBER = 1e30

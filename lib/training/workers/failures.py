@@ -32,8 +32,8 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 
-from lib.runtime.environment import ray_is_ours
 from lib.errors import SettingsError, TissueError
+from lib.runtime.environment import ray_is_ours
 from lib.training.workers.messages import BoardClient
 
 CULPRIT_FIRST_S = 5.0

@@ -9,8 +9,8 @@ from lib.config import TrainConfig
 from lib.dataset.source import ImageSource
 from lib.models.spec import ModelSpec
 from lib.storage.location import Location
-from lib.training.workers.messages import BoardClient
 from lib.training.features import FeatureSource
+from lib.training.workers.messages import BoardClient
 
 AGREE_KEY, COUNTS_KEY, LANES_KEY, REFERENCE_KEY, VALIDATION_KEY, FIRST_PHASE_KEY = 1, 2, 3, 4, 5, 10
 

@@ -14,8 +14,8 @@ from lib.config import AcceleratorConfig, FitConfig, TrainConfig
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.ray_data import accelerator_label
 from lib.storage.location import Location
-from lib.training.workers.messages import BoardClient
 from lib.training.workers.failures import RestartAfterLoss
+from lib.training.workers.messages import BoardClient
 from lib.training.workers.preemption import SaveBeforeResize
 
 RAY_NODE_ID_KEY = "ray.io/node-id"

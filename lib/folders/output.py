@@ -14,8 +14,8 @@ from importlib.metadata import version
 from typing import Any
 
 from lib.errors import SettingsError, StorageError, in_one_line
+from lib.folders.lease import WRITER_FILE, only_writer, refuse_second_writer
 from lib.storage.location import Location
-from lib.storage.lease import WRITER_FILE, only_writer, refuse_second_writer
 
 logger = logging.getLogger(__name__)
 
