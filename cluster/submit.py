@@ -186,7 +186,7 @@ def completion(job: str, output: str) -> dict[str, Any] | None:
     Raises:
         TissueError: If storage cannot be read from here.
     """
-    from lib.runs.status import MARKERS
+    from lib.folders.markers import MARKERS
     from lib.storage.location import Location
 
     [marker] = [marker for marker, writer in MARKERS.items() if writer == job]
@@ -220,7 +220,7 @@ def judge(ending: Ending, before: dict[str, Any] | None, after: dict[str, Any] |
 def run(job: str, flags: list[str]) -> int:
     """Submit one job, and follow it to its end."""
     from lib.errors import TissueError
-    from lib.runs.status import MARKERS
+    from lib.folders.markers import MARKERS
 
     output = str(read_settings(job, flags).model_dump()["output"])
     writes = job in MARKERS.values()

@@ -5,23 +5,21 @@ from typing import Any
 from lib.config import EvaluateConfig
 from lib.dataset.source import ShardSource
 from lib.errors import DataError, SettingsError
-from lib.evaluation.checks.descriptors import DESCRIPTORS
 from lib.evaluation.checks.label_errors import label_error_candidates
 from lib.evaluation.checks.run import run_checks
 from lib.evaluation.measures.metrics import classification_metrics
-from lib.evaluation.outcome import Outcome
-from lib.evaluation.predictor import predict_units, read_predictions
+from lib.evaluation.predictor import predict_units
 from lib.evaluation.views.embeddings import resembling_training_images, show_embeddings
 from lib.evaluation.views.figures import draw_plots
+from lib.folders.checks import DESCRIPTORS
+from lib.folders.evaluation import EVALUATION_FILE, LABEL_ERRORS_FILE, METRICS_FILE, RESEMBLING_FILE
 from lib.folders.model import read_model_record, read_seen_images
 from lib.folders.output import OutputFolder
-from lib.folders.predictions import read_findings
+from lib.folders.predictions import Outcome, read_findings, read_predictions
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
-EVALUATION_FILE, METRICS_FILE = "evaluation.json", "metrics.json"
-LABEL_ERRORS_FILE, RESEMBLING_FILE = "label_errors.parquet", "near_duplicates.parquet"
 SETTINGS = ("model_dir", "dataset", "split", "test_time_augmentation", "logits", "bootstrap_resamples", "maps")
 """What the content of the folder depends on."""
 

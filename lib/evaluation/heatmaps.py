@@ -10,24 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.dataset.source import image_array
+from lib.folders.predictions import GRAD_CAM_SCHEMA
 from lib.ingest.image import encode_jpeg
-from lib.storage.location import Location
-from lib.storage.tables import read_table
 
 if TYPE_CHECKING:
     from lib.models.grad_cam import GradCam
 
-GRAD_CAM_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("confidence", pa.float32(), nullable=False),
-        pa.field("image", pa.binary(), nullable=False),  # JPEG of what the network saw
-        pa.field("heatmap", pa.binary(), nullable=False),  # PNG, 8-bit gray, of what spoke for `predicted`
-    ]
-)
-GRAD_CAM = "grad_cam"
 ERRORS_OF_UNIT = 3
 JPEG_QUALITY = 95
 
@@ -55,10 +43,3 @@ def grad_cam_table(errors: pa.Table, images: pa.Table, class_names: Sequence[str
     values["image"] = [encode_jpeg(image, JPEG_QUALITY) for image in pixels]
     values["heatmap"] = [bytes(cv2.imencode(".png", heatmap)[1]) for heatmap in gray]
     return pa.table(values, schema=GRAD_CAM_SCHEMA)
-
-
-def read_grad_cam(output: Location) -> pa.Table:
-    """The heatmaps below a folder (`GRAD_CAM_SCHEMA`), the most confident errors first; perhaps none."""
-    if not (output / GRAD_CAM).list_files():
-        return GRAD_CAM_SCHEMA.empty_table()
-    return read_table(output / GRAD_CAM).sort_by([("confidence", "descending"), ("image_id", "ascending")])

@@ -13,46 +13,21 @@ import pyarrow.compute as pc
 from lib.config import PredictionConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.source import ImageSource
-from lib.evaluation.heatmaps import GRAD_CAM, grad_cam_table, most_confident_errors
-from lib.folders.model import load_network, read_model_record
-from lib.folders.predictions import PREDICTIONS, with_footer
+from lib.evaluation.heatmaps import grad_cam_table, most_confident_errors
+from lib.folders.model import read_model_record
+from lib.folders.predictions import EMBEDDING_SCHEMA, EMBEDDINGS, GRAD_CAM, PREDICTIONS, ExtraColumns, with_footer
 from lib.models.reference import Reference
+from lib.models.saved import load_network
 from lib.runtime.counters import count_images
 from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.storage.tables import read_table, write_table
+from lib.storage.tables import write_table
 
 if TYPE_CHECKING:
     from lib.models.grad_cam import GradCam
     from lib.models.inference import Classified
-
-PREDICTION_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("correct", pa.bool_()),
-        pa.field("confidence", pa.float32(), nullable=False),
-        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in class_names order, sum 1
-        pa.field("feature_distance", pa.float32()),  # see `Reference`; null if the model has none
-        pa.field("unfamiliar", pa.bool_()),
-    ]
-)
-LOGIT_SCHEMA = PREDICTION_SCHEMA.append(pa.field("logits", pa.list_(pa.float32()), nullable=False))
-"""With `--logits`: in class_names order, the mean over the views."""
-_ABSTAINED = pa.field("abstained", pa.bool_(), nullable=False)
-ABSTAINING_SCHEMA, ABSTAINING_LOGIT_SCHEMA = PREDICTION_SCHEMA.append(_ABSTAINED), LOGIT_SCHEMA.append(_ABSTAINED)
-"""Of the job `predict`: whether the confidence is below `--min-confidence`."""
-EMBEDDING_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # the input of the last layer
-    ]
-)
-EMBEDDINGS = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -143,26 +118,6 @@ class Predictor:
         return GradCam.of(self._network)
 
 
-@dataclass(frozen=True)
-class ExtraColumns:
-    """What predictions have beside the columns of `PREDICTION_SCHEMA`.
-
-    Attributes:
-        logits: Whether they have the logits.
-        min_confidence: Confidence below which the model abstains; None for predictions that do not say so.
-    """
-
-    logits: bool = False
-    min_confidence: float | None = None
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The schema with these columns."""
-        if self.min_confidence is None:
-            return LOGIT_SCHEMA if self.logits else PREDICTION_SCHEMA
-        return ABSTAINING_LOGIT_SCHEMA if self.logits else ABSTAINING_SCHEMA
-
-
 def prediction_table(
     images: pa.Table,
     classified: "Classified",
@@ -207,8 +162,3 @@ def _familiarity(embeddings: npt.NDArray[np.float32], reference: Reference | Non
 
 def _embedding_table(images: pa.Table, embeddings: npt.NDArray[np.float32]) -> pa.Table:
     return pa.table({"image_id": images["image_id"], "embedding": list(embeddings)}, schema=EMBEDDING_SCHEMA)
-
-
-def read_predictions(output: Location) -> pa.Table:
-    """All predictions below a folder, in the order of the data set."""
-    return read_table(output / PREDICTIONS)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lib.evaluation.checks.run import CHECKS_FILE, NEAR_DUPLICATES_FILE
+import pyarrow as pa
+
+from lib.evaluation.checks.colour_baseline import Baseline
+from lib.evaluation.checks.near_duplicates import NearDuplicates
 from lib.folders.output import read_complete
 from lib.storage.location import Location
 from lib.storage.tables import read_table
@@ -157,3 +160,55 @@ def _baseline(record: dict[str, Any]) -> Baseline:
         balanced_accuracy=record["balanced_accuracy"],
         images=record["images"],
     )
+
+
+BASELINE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+    ]
+)
+
+
+CHECKS_FILE = "checks.json"
+
+
+NEAR_DUPLICATES_FILE, BASELINE_FILE = "near_duplicates.parquet", "baseline.parquet"
+
+
+DESCRIPTOR_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("group", pa.string()),
+        pa.field("perceptual_hash", pa.uint64()),  # null where the image has no structure
+        pa.field("view_hashes", pa.list_(pa.uint64())),  # of the 8 mirrored and turned views; the first is the image
+        pa.field("histogram", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+
+DESCRIPTORS = "descriptors"
+
+
+SPLITS = ("train", "validation", "test")
+
+
+NEAR_DUPLICATE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("other_image_id", pa.string(), nullable=False),
+        pa.field("other_path", pa.string(), nullable=False),
+        pa.field("other_label", pa.string(), nullable=False),
+        pa.field("other_split", pa.string(), nullable=False),
+        pa.field("hamming", pa.int32(), nullable=False),  # different bits of 63, in the view that is closest
+    ]
+)

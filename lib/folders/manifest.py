@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import TissueError, TooManyBadImagesError
-from lib.ingest.labels import EXCLUSIONS
+from lib.storage.drive.names import UNREADABLE
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -107,3 +107,16 @@ def _counts(table: pa.Table, columns: list[str]) -> "Counter[tuple[Any, ...]]":
     counted = table.select(columns).group_by(columns).aggregate([([], "count_all")])
     rows = counted.sort_by([(name, "ascending") for name in columns]).select([*columns, "count_all"]).to_pylist()
     return Counter({tuple(row[name] for name in columns): row["count_all"] for row in rows})
+
+
+EXCLUSIONS = {
+    **UNREADABLE,
+    "hidden_file": "a name that starts with a dot, or in a folder with such a name, as left by an operating system",
+    "not_tiff_name": "the name does not end in .tif or .tiff",
+    "outside_splits": "not below train/ or test/",
+    "no_label": "directly in train/ or test/, not in a folder that names its label",
+    "not_in_table": "not named by the table of labels",
+    "duplicate": "the same bytes as another image, which is kept",
+    "duplicate_conflict": "the same bytes as an image of another class, so that no label can be trusted",
+    "test_split": "kept for testing, so not touched by training",
+}

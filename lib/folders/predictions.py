@@ -4,13 +4,24 @@ So predictions and account are one object, written in one step, and the account 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.dataset.source import ShardSource
 from lib.storage.location import Location
-from lib.storage.tables import footer
+from lib.storage.tables import footer, read_table
+
+if TYPE_CHECKING:
+    pass
+if TYPE_CHECKING:
+    pass
 
 VERDICT_SCHEMA = pa.schema(
     [
@@ -75,3 +86,210 @@ def read_findings(output: Location) -> Findings:
 def _total(counts: list[dict[str, int | None]], name: str) -> int | None:
     known = [number for count in counts if (number := count[name]) is not None]
     return sum(known) if len(known) == len(counts) else None
+
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("correct", pa.bool_()),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in class_names order, sum 1
+        pa.field("feature_distance", pa.float32()),  # see `Reference`; null if the model has none
+        pa.field("unfamiliar", pa.bool_()),
+    ]
+)
+
+
+LOGIT_SCHEMA = PREDICTION_SCHEMA.append(pa.field("logits", pa.list_(pa.float32()), nullable=False))
+"""With `--logits`: in class_names order, the mean over the views."""
+
+
+_ABSTAINED = pa.field("abstained", pa.bool_(), nullable=False)
+
+
+ABSTAINING_SCHEMA, ABSTAINING_LOGIT_SCHEMA = PREDICTION_SCHEMA.append(_ABSTAINED), LOGIT_SCHEMA.append(_ABSTAINED)
+"""Of the job `predict`: whether the confidence is below `--min-confidence`."""
+
+
+EMBEDDING_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # the input of the last layer
+    ]
+)
+
+
+EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True)
+class ExtraColumns:
+    """What predictions have beside the columns of `PREDICTION_SCHEMA`.
+
+    Attributes:
+        logits: Whether they have the logits.
+        min_confidence: Confidence below which the model abstains; None for predictions that do not say so.
+    """
+
+    logits: bool = False
+    min_confidence: float | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema with these columns."""
+        if self.min_confidence is None:
+            return LOGIT_SCHEMA if self.logits else PREDICTION_SCHEMA
+        return ABSTAINING_LOGIT_SCHEMA if self.logits else ABSTAINING_SCHEMA
+
+
+def read_predictions(output: Location) -> pa.Table:
+    """All predictions below a folder, in the order of the data set."""
+    return read_table(output / PREDICTIONS)
+
+
+GRAD_CAM_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),  # JPEG of what the network saw
+        pa.field("heatmap", pa.binary(), nullable=False),  # PNG, 8-bit gray, of what spoke for `predicted`
+    ]
+)
+
+
+GRAD_CAM = "grad_cam"
+
+
+def read_grad_cam(output: Location) -> pa.Table:
+    """The heatmaps below a folder (`GRAD_CAM_SCHEMA`), the most confident errors first; perhaps none."""
+    if not (output / GRAD_CAM).list_files():
+        return GRAD_CAM_SCHEMA.empty_table()
+    return read_table(output / GRAD_CAM).sort_by([("confidence", "descending"), ("image_id", "ascending")])
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong prediction."""
+
+    image_id: str
+    path: str
+    actual: str
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of one evaluation, without their probabilities; arrays of shape (n,).
+
+    Attributes:
+        image_ids: Of the n images.
+        paths: Where they came from.
+        actual: Classes as their place in the class names of the model.
+        predicted: The same.
+        confidence: Probability of the predicted class, in [0, 1].
+        unfamiliar: How many lie far from all training images; None if the model has no reference.
+        mistakes: The wrong ones that are shown, the most confident first.
+    """
+
+    image_ids: list[str]
+    paths: list[str]
+    actual: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+    unfamiliar: int | None
+    mistakes: tuple[Mistake, ...]
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Whether each was right."""
+        return np.asarray(self.actual == self.predicted)
+
+    @property
+    def mistake_count(self) -> int:
+        """All wrong ones."""
+        return int((~self.right).sum())
+
+    @property
+    def mean_confidence(self) -> float:
+        """In [0, 1]; 0 without images."""
+        return float(self.confidence.mean()) if len(self.confidence) else 0.0
+
+    @cached_property
+    def correct(self) -> dict[str, bool]:
+        """Whether each was right, by image id."""
+        return dict(zip(self.image_ids, self.right.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model said of the images of a split.
+
+    Attributes:
+        predictions: Rows of `PREDICTION_SCHEMA`, all with a label.
+        class_names: Those of the model, in order.
+        groups: By `image_id`; None where it is unknown.
+        temperature: By which the logits of the model were divided after training; None if it was not calibrated.
+    """
+
+    predictions: pa.Table
+    class_names: list[str]
+    groups: Mapping[str, str | None]
+    temperature: float | None
+
+    @classmethod
+    def of(cls, predictions: pa.Table, model: Mapping[str, Any], dataset: ShardSource, split: str) -> "Outcome":
+        """The outcome of one evaluation.
+
+        Args:
+            predictions: Of the split.
+            model: The content of `model.json`.
+            dataset: Knows the groups.
+            split: Which was predicted.
+        """
+        calibration = model.get("calibration")
+        temperature = None if calibration is None else float(calibration["temperature"])
+        return cls(predictions, list(model["class_names"]), _groups(dataset, split), temperature)
+
+    @cached_property
+    def actual(self) -> npt.NDArray[np.int64]:
+        """The true class of each image as its place in `class_names`, shape (n,)."""
+        places = pc.index_in(self.predictions["label"], pa.array(self.class_names, pa.string()))
+        return np.asarray(places.to_numpy(), np.int64)
+
+    @cached_property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """Of the calibrated model, shape (n, classes)."""
+        flat = pc.list_flatten(self.predictions["probabilities"]).to_numpy()
+        return np.asarray(flat.reshape(-1, len(self.class_names)), np.float32)
+
+    @cached_property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """The predicted class of each image, shape (n,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float32]:
+        """The probability of the predicted class, shape (n,)."""
+        return np.asarray(self.probabilities.max(axis=1), np.float32)
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Whether each prediction is right, shape (n,)."""
+        return np.asarray(self.predicted == self.actual)
+
+    @property
+    def groups_in_order(self) -> list[str | None]:
+        """The group of each image."""
+        return [self.groups.get(image_id) for image_id in self.predictions["image_id"].to_pylist()]
+
+
+def _groups(dataset: ShardSource, split: str) -> dict[str, str | None]:
+    manifest = read_table(dataset.folder / "manifest.parquet", ["image_id", "group", "split"])
+    rows = manifest.filter(pc.equal(manifest["split"], split))
+    return dict(zip(rows["image_id"].to_pylist(), rows["group"].to_pylist(), strict=True))

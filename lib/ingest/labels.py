@@ -11,24 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import DataError, SettingsError
-from lib.storage.drive.names import UNREADABLE
 from lib.storage.location import Location
 
 LABELLED_SPLITS = ("train", "test")
 SPLITS = ("train", "validation", "test")
 TIFF_SUFFIXES = (".tif", ".tiff")
-
-EXCLUSIONS = {
-    **UNREADABLE,
-    "hidden_file": "a name that starts with a dot, or in a folder with such a name, as left by an operating system",
-    "not_tiff_name": "the name does not end in .tif or .tiff",
-    "outside_splits": "not below train/ or test/",
-    "no_label": "directly in train/ or test/, not in a folder that names its label",
-    "not_in_table": "not named by the table of labels",
-    "duplicate": "the same bytes as another image, which is kept",
-    "duplicate_conflict": "the same bytes as an image of another class, so that no label can be trusted",
-    "test_split": "kept for testing, so not touched by training",
-}
 
 
 @dataclass(frozen=True, slots=True)

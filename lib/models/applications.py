@@ -12,8 +12,8 @@ from typing import Any
 import keras
 
 from lib.errors import TissueError
-from lib.folders.model import load_network
 from lib.models.inputs import image_input
+from lib.models.saved import load_network
 from lib.models.spec import KERAS_NETWORKS, ModelSpec
 from lib.models.weights import weights_file
 from lib.storage.location import Location

@@ -3,7 +3,7 @@
 `hub.KerasLayer` does not work with Keras 3, and `keras.layers.TFSMLayer` keeps only the path of a SavedModel, so that a
 model that holds one cannot be opened where that path is not. The layer here has the SavedModel's files among its
 assets: `model.keras` is complete in itself. Keras finds the layer's class if this module is imported before
-`keras.saving.load_model` is called, as `lib.folders.model.load_network` does.
+`keras.saving.load_model` is called, as `lib.models.saved.load_network` does.
 
 A SavedModel is a program that may read and write files: use only those you trust, alone or in a `model.keras`.
 """

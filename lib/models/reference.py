@@ -4,32 +4,21 @@ The embedding of an image is the input of the last layer of its network, scaled 
 if its k-th nearest reference image is farther away than those of nearly all validation images are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.folders.model import REFERENCE_FILE
 from lib.projector import unit_length
 from lib.storage.location import Location
-from lib.storage.tables import read_table, write_table
+from lib.storage.tables import read_table
 
 FloatArray = npt.NDArray[np.float32]
 
-REFERENCE_FILE = "reference.parquet"
-REFERENCE_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("confidence", pa.float32(), nullable=False),
-        pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # unit length; as many for every image
-    ]
-)
 MOST_IMAGES = 10_000
 NEIGHBOURS = 5
 QUANTILE = 0.99
@@ -127,24 +116,3 @@ def reference_record(images: int, distances: FloatArray) -> dict[str, Any] | Non
         "quantile": QUANTILE,
         "validation_images": len(distances),
     }
-
-
-def write_reference(
-    images: pa.Table, class_names: Sequence[str], probabilities: FloatArray, embeddings: FloatArray, folder: Location
-) -> None:
-    """Write the reference images of a model.
-
-    Args:
-        images: Their `image_id`, `path` and `label`.
-        class_names: The classes in order.
-        probabilities: float32 (n, classes).
-        embeddings: float32 (n, d), each row of unit length.
-        folder: The model folder.
-    """
-    ends = np.arange(len(embeddings) + 1, dtype=np.int32) * embeddings.shape[1]
-    columns = {name: images[name] for name in ("image_id", "path", "label")} | {
-        "predicted": pa.array(class_names, pa.string()).take(pa.array(probabilities.argmax(axis=1))),
-        "confidence": pa.array(probabilities.max(axis=1)),
-        "embedding": pa.ListArray.from_arrays(pa.array(ends), pa.array(embeddings.ravel())),
-    }
-    write_table(pa.table(columns, schema=REFERENCE_SCHEMA), folder / REFERENCE_FILE)

@@ -6,14 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config import ReportConfig
 from lib.errors import SettingsError
 from lib.evaluation.measures.comparison import compare
-from lib.evaluation.views.maps import KINDS
 from lib.folders.checks import (
     LABEL_ERRORS_FILE,
     RESEMBLING_FILE,
@@ -24,25 +22,15 @@ from lib.folders.checks import (
     read_near_duplicates,
 )
 from lib.folders.dataset import Dataset, read_dataset
+from lib.folders.evaluation import read_layouts, read_trials
 from lib.folders.output import read_complete
+from lib.folders.predictions import Mistake, Predictions
 from lib.report.gallery import choose_mistakes
 from lib.report.pictures import evaluation_plots
-from lib.report.predictions import Mistake, Predictions
-from lib.report.report import (
-    Contest,
-    Evaluation,
-    Layouts,
-    Report,
-    SweepTrial,
-    comparable,
-    ranked,
-)
+from lib.report.report import Contest, Evaluation, Report, comparable, ranked
 from lib.report.thumbnails import Thumbnails, read_thumbnails
 from lib.storage.location import Location
 from lib.storage.tables import read_table
-
-MOST_TRIALS = 10
-"""Trials of a sweep shown for each model; the page states how many more there are."""
 
 
 def collect(config: ReportConfig) -> Report:
@@ -70,7 +58,7 @@ class _Folders:
         model_folder = Location(record["model_dir"])
         model = _read_named(model_folder, "model.json", "train", folder)
         metrics = (folder / "metrics.json").read_json()
-        layouts = _read_layouts(folder)
+        layouts = read_layouts(folder)
         label_errors, resembling = folder / LABEL_ERRORS_FILE, folder / RESEMBLING_FILE
         return Evaluation(
             uri=folder.uri,
@@ -81,7 +69,7 @@ class _Folders:
             dataset=self._dataset(Location(record["dataset"]), folder),
             predictions=_read_predictions(folder, record["class_names"]),
             plots=evaluation_plots(folder, model_folder, metrics, record["class_names"], layouts),
-            trials=_read_trials(model_folder) if "sweep" in model else (),
+            trials=read_trials(model_folder) if "sweep" in model else (),
             layouts=layouts,
             checks=self._checks(Location(record["checks"]), folder) if record.get("checks") else None,
             resembling=read_near_duplicates(resembling) if resembling.exists() else None,
@@ -105,34 +93,6 @@ def _read_named(folder: Location, marker: str, made_by: str, named_by: Location)
         return read_complete(folder, marker, made_by)
     except SettingsError as error:
         raise SettingsError(f"{error} (it is named by {(named_by / 'evaluation.json').uri})") from error
-
-
-def _read_trials(model_folder: Location) -> tuple[SweepTrial, ...]:
-    rows = (model_folder / "sweep" / "leaderboard.json").read_json()["trials"][:MOST_TRIALS]
-    shared = ("parameters", "val_loss", "val_accuracy", "epochs", "pruned")
-    return tuple(SweepTrial(row["trial"], **{name: row[name] for name in shared}) for row in rows)
-
-
-def _read_layouts(folder: Location) -> Layouts | None:
-    """Maps without a place for every image were not made; earlier versions made none at all."""
-    file = folder / "maps.parquet"
-    if not file.exists():
-        return None
-    table = read_table(file)
-    made = {kind: table.select([f"{kind}_x", f"{kind}_y"]) for kind in KINDS}
-    places: dict[str, npt.NDArray[np.float32]] = {
-        kind: _scaled(np.stack([column.to_numpy() for column in columns.columns], axis=1))
-        for kind, columns in made.items()
-        if columns.num_rows and not any(column.null_count for column in columns.columns)
-    }
-    return Layouts(table["image_id"].to_pylist(), places) if places else None
-
-
-def _scaled(places: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Into the unit square, centred, with one scale for both axes."""
-    low, high = places.min(axis=0), places.max(axis=0)
-    extent = float((high - low).max()) or 1.0
-    return np.asarray((places - (low + high) / 2) / extent + 0.5, np.float32)
 
 
 def _read_predictions(folder: Location, class_names: list[str]) -> Predictions:

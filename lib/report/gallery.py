@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from lib.report.predictions import Mistake
+from lib.folders.predictions import Mistake
 
 MOST_MISTAKES = 300
 """Misclassified images shown for each model; the page states how many more there are."""

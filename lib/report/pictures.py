@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from lib.report.report import Layouts, Plot
+from lib.folders.evaluation import Layouts
+from lib.report.report import Plot
 from lib.storage.location import Location
 
 CAPTIONS = {

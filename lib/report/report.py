@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from lib.evaluation.measures.comparison import Comparison
 from lib.folders.checks import Baseline, Checks, LabelErrors, NearDuplicates
 from lib.folders.dataset import Dataset
+from lib.folders.evaluation import Layouts, SweepTrial
+from lib.folders.predictions import Predictions
 from lib.plots import wilson_interval
-from lib.report.predictions import Predictions
 from lib.report.thumbnails import Thumbnails
 
 
@@ -25,40 +23,6 @@ class Plot:
     alt: str
     image: bytes
     media_type: str
-
-
-@dataclass(frozen=True)
-class SweepTrial:
-    """One trial of the sweep that a model was chosen from; its numbers are of the validation images.
-
-    Attributes:
-        number: In the order in which the trials were drawn, from 1.
-        parameters: What was tried, by setting.
-        val_loss: Of its best epoch; None if the loss never was a number.
-        val_accuracy: Of that epoch.
-        epochs: Epochs it was trained for.
-        pruned: Whether it was ended early, since others were better by then.
-    """
-
-    number: int
-    parameters: dict[str, Any]
-    val_loss: float | None
-    val_accuracy: float | None
-    epochs: int
-    pruned: bool
-
-
-@dataclass(frozen=True)
-class Layouts:
-    """Maps of the embeddings of one evaluation.
-
-    Attributes:
-        image_ids: Of the n images on the maps.
-        places: By kind (`pca`, `tsne`, `umap`), places in [0, 1], shape (n, 2); both axes of a map have one scale.
-    """
-
-    image_ids: list[str]
-    places: Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

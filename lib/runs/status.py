@@ -11,24 +11,11 @@ from typing import Any, Literal
 
 from lib.errors import SettingsError
 from lib.folders.lease import WRITER_FILE, writes
+from lib.folders.markers import MARKERS, PARTS
 from lib.folders.output import RUN_FILE
 from lib.storage.location import Location
 
 State = Literal["done", "running", "failed", "stopped", "waiting"]
-MARKERS = {
-    "sample.json": "sample",
-    "dataset.json": "convert",
-    "model.json": "train",
-    "checks.json": "checks",
-    "evaluation.json": "evaluate",
-    "predictions.json": "predict",
-    "export.json": "export",
-    "report.json": "report",
-    "pipeline.json": "pipeline",
-}
-"""The job that writes each completion file."""
-PARTS = {"convert": "images/", "evaluate": "predictions/", "predict": "predictions/", "train": "checkpoints/"}
-"""Where the files are that tell how far a job is."""
 
 
 @dataclass(frozen=True)

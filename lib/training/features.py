@@ -24,6 +24,7 @@ from lib.config import TrainConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.sampler import PADDING
 from lib.dataset.source import Decoder, ShardSource, TiffSource
+from lib.folders.features import FEATURE_SCHEMA, WIDTH_KEY
 from lib.models.spec import ModelSpec
 from lib.models.weights import weights_digest
 from lib.runtime.counters import count_images
@@ -40,19 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FEATURE_SCHEMA = pa.schema(
-    [
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("checksum", pa.string()),
-        pa.field("features", pa.list_(pa.float32())),  # as many for every image; null if refused
-        pa.field("reason", pa.string()),  # null unless refused
-        pa.field("detail", pa.string()),
-    ]
-)
-WIDTH_KEY = b"width"
-"""In the footer of each part: how many features an image has, known even where all of them were refused."""
 AUGMENTED_SPLIT = "train"
 SPLIT_COLUMN = "features_of"
 BATCH_SIZE = 64

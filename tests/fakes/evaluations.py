@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.config import ReportConfig
-from lib.evaluation.checks.label_errors import LABEL_ERROR_SCHEMA
-from lib.evaluation.checks.near_duplicates import NEAR_DUPLICATE_SCHEMA
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.views.maps import map_table
+from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
+from lib.folders.evaluation import LABEL_ERROR_SCHEMA
 
 HOSTILE = "<script>alert(1)</script>"
 PNG = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()

@@ -12,9 +12,8 @@ import lib.evaluation.checks.run
 from lib.config import ConvertConfig, JobConfig
 from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, StorageError
-from lib.evaluation.checks.descriptors import DESCRIPTOR_SCHEMA
-from lib.evaluation.checks.near_duplicates import NEAR_DUPLICATE_SCHEMA
 from lib.evaluation.checks.run import run_checks
+from lib.folders.checks import DESCRIPTOR_SCHEMA, NEAR_DUPLICATE_SCHEMA
 from lib.ingest.convert import convert_images
 from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.location import Location

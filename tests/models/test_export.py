@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from lib.config import ExportConfig
 from lib.errors import SettingsError, TissueError
-from lib.folders.model import load_network
 from lib.models.export.agreement import PROBABILITY_TOLERANCE, check_images, measure_agreement, run_in_parts
 from lib.models.export.export import export_model
 from lib.models.export.export import formats as export_formats
 from lib.models.export.runtimes import Outputs
 from lib.models.inputs import image_input
+from lib.models.saved import load_network
 from lib.storage.location import Location
 from tests.fakes.model_folders import CLASS_NAMES, build_model_folder, write_model_folder
 from tests.fakes.networks import write_random_weights

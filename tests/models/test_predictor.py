@@ -13,20 +13,22 @@ import pytest
 
 from lib.config import PredictionConfig
 from lib.dataset.source import DECODED_SCHEMA
-from lib.evaluation.heatmaps import GRAD_CAM_SCHEMA, read_grad_cam
-from lib.evaluation.predictor import (
+from lib.evaluation.predictor import Predictor
+from lib.folders.model import write_reference
+from lib.folders.predictions import (
     ABSTAINING_LOGIT_SCHEMA,
     EMBEDDING_SCHEMA,
+    GRAD_CAM_SCHEMA,
     PREDICTION_SCHEMA,
-    Predictor,
+    read_findings,
+    read_grad_cam,
     read_predictions,
 )
-from lib.folders.predictions import read_findings
 from lib.ingest.image import decode_jpeg
 from lib.models.grad_cam import GradCam
 from lib.models.inference import Classified, Forward, classify, views_of
 from lib.models.probabilities import softmax
-from lib.models.reference import reference_record, write_reference
+from lib.models.reference import reference_record
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
 from lib.projector import unit_length

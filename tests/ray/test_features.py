@@ -16,12 +16,13 @@ from lib.config import ImageConfig, JobConfig, ListingConfig, TrainConfig
 from lib.dataset.sampler import PADDING
 from lib.dataset.source import TiffSource, image_array
 from lib.errors import TissueError
+from lib.folders.features import FEATURE_SCHEMA
 from lib.models.augmentation import Augmentation, draw
 from lib.models.registry import build_base
 from lib.models.spec import ModelSpec, parse_spec
 from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.location import Location
-from lib.training.features import FEATURE_SCHEMA, FeatureSource, compute_features
+from lib.training.features import FeatureSource, compute_features
 from tests.fakes.networks import write_random_weights
 from tests.fakes.sources import damage, write_source
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib.evaluation.checks.colour_baseline import BASELINE_SCHEMA, DEFAULT_STRENGTH, STRENGTHS, Baseline
-from lib.evaluation.checks.descriptors import DESCRIPTOR_SCHEMA
+from lib.evaluation.checks.colour_baseline import DEFAULT_STRENGTH, STRENGTHS, Baseline
+from lib.folders.checks import BASELINE_SCHEMA, DESCRIPTOR_SCHEMA
 
 CLASS_NAMES = ["liver", "lung", "skin"]
 

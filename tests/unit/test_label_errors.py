@@ -5,8 +5,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from lib.evaluation.checks.label_errors import LABEL_ERROR_SCHEMA, label_error_candidates
-from lib.evaluation.predictor import PREDICTION_SCHEMA
+from lib.evaluation.checks.label_errors import label_error_candidates
+from lib.folders.evaluation import LABEL_ERROR_SCHEMA
+from lib.folders.predictions import PREDICTION_SCHEMA
 
 CLASS_NAMES = ["liver", "lung", "skin", "spleen"]
 

@@ -11,15 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import DataError, SettingsError
-from lib.ingest.labels import (
-    EXCLUSIONS,
-    LabelTable,
-    Placement,
-    check_classes,
-    label_typos,
-    place_labelled,
-    place_unlabelled,
-)
+from lib.folders.manifest import EXCLUSIONS
+from lib.ingest.labels import LabelTable, Placement, check_classes, label_typos, place_labelled, place_unlabelled
 from lib.ingest.splits import choose_validation as choose_groups
 from lib.ingest.splits import refuse_torn_groups
 from lib.storage.location import Location

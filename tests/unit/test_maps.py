@@ -6,14 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import DataError
-from lib.evaluation.views.maps import (
-    FEWEST_POINTS,
-    KINDS,
-    MAP_SCHEMA,
-    embedding_maps,
-    map_table,
-    principal_components,
-)
+from lib.evaluation.views.maps import FEWEST_POINTS, embedding_maps, map_table, principal_components
+from lib.folders.evaluation import KINDS, MAP_SCHEMA
 
 
 def clusters(count: int, dimensions: int = 16, kinds: int = 3) -> tuple[np.ndarray, np.ndarray]:

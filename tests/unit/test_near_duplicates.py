@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.evaluation.checks.descriptors import DESCRIPTOR_SCHEMA, colour_histogram, perceptual_hashes
+from lib.evaluation.checks.descriptors import colour_histogram, perceptual_hashes
 from lib.evaluation.checks.hash_index import HashIndex, different_bits, near_pairs
 from lib.evaluation.checks.near_duplicates import (
-    NEAR_DUPLICATE_SCHEMA,
     NearDuplicates,
     chance_limit,
     nearest_training_images,
     proposed_duplicates,
 )
+from lib.folders.checks import DESCRIPTOR_SCHEMA, NEAR_DUPLICATE_SCHEMA
 from lib.ingest.image import decode_jpeg, encode_jpeg, resize_image
 from tests.fakes.textures import CHANGES, Image, textured_image
 

@@ -17,16 +17,19 @@ from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
 from lib.evaluation.heatmaps import most_confident_errors
-from lib.evaluation.predictor import (
+from lib.evaluation.predictor import prediction_table
+from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
+from lib.folders.predictions import (
     ABSTAINING_LOGIT_SCHEMA,
     ABSTAINING_SCHEMA,
     LOGIT_SCHEMA,
     PREDICTION_SCHEMA,
+    VERDICT_SCHEMA,
     ExtraColumns,
-    prediction_table,
+    Findings,
+    read_findings,
+    with_footer,
 )
-from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
-from lib.folders.predictions import VERDICT_SCHEMA, Findings, read_findings, with_footer
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.runs.summaries import prediction_summary
 from lib.storage.location import Location

@@ -12,13 +12,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 import lib.models.reference
-from lib.models.reference import (
-    REFERENCE_SCHEMA,
-    Reference,
-    neighbour_distances,
-    reference_record,
-    write_reference,
-)
+from lib.folders.model import REFERENCE_SCHEMA, write_reference
+from lib.models.reference import Reference, neighbour_distances, reference_record
 from lib.projector import unit_length
 from lib.storage.location import Location
 from lib.training.chosen import choose_images, even_quotas

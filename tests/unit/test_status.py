@@ -9,13 +9,14 @@ import psutil
 import pytest
 
 from lib.errors import DataError, SettingsError
-from lib.evaluation.evaluate import EVALUATION_FILE
 from lib.evaluation.predict import PREDICTIONS_FILE
+from lib.folders.evaluation import EVALUATION_FILE
+from lib.folders.markers import MARKERS
 from lib.folders.model import MODEL_FILE
 from lib.folders.output import OutputFolder
 from lib.folders.shards import DATASET_FILE
 from lib.runs.pipeline import PIPELINE_FILE
-from lib.runs.status import MARKERS, FolderStatus, read_status
+from lib.runs.status import FolderStatus, read_status
 from lib.storage.location import Location
 
 

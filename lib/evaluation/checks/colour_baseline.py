@@ -18,17 +18,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lib.evaluation.measures.metrics import classification_metrics
+from lib.folders.checks import BASELINE_SCHEMA
 from lib.models.probabilities import FloatArray, IntArray, cross_entropy
 
-BASELINE_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("correct", pa.bool_(), nullable=False),
-        pa.field("confidence", pa.float32(), nullable=False),
-    ]
-)
 BASELINE_NAME = "colour histogram, logistic regression"
 MOST_TRAINING_IMAGES = 20_000
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)

@@ -14,6 +14,7 @@ from lib.config import JobConfig
 from lib.dataset.graph import done
 from lib.dataset.source import ShardSource
 from lib.errors import DataError
+from lib.folders.checks import DESCRIPTOR_SCHEMA, DESCRIPTORS, SPLITS
 from lib.folders.shards import read_shard
 from lib.ingest.image import decode_jpeg
 from lib.ingest.tiff.decode import UInt8Array
@@ -22,21 +23,6 @@ from lib.runtime.progress import Progress
 from lib.runtime.ray_data import map_units, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
-
-DESCRIPTOR_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("group", pa.string()),
-        pa.field("perceptual_hash", pa.uint64()),  # null where the image has no structure
-        pa.field("view_hashes", pa.list_(pa.uint64())),  # of the 8 mirrored and turned views; the first is the image
-        pa.field("histogram", pa.list_(pa.float32()), nullable=False),
-    ]
-)
-DESCRIPTORS = "descriptors"
-SPLITS = ("train", "validation", "test")
 
 HASH_BITS = 63
 VIEWS = 8

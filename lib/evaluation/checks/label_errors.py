@@ -5,16 +5,8 @@ import warnings
 import numpy as np
 import pyarrow as pa
 
-LABEL_ERROR_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("confidence", pa.float32(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),  # probability of the label; the lowest is the most doubtful
-    ]
-)
+from lib.folders.evaluation import LABEL_ERROR_SCHEMA
+
 FEWEST_CLASSES = 2
 
 

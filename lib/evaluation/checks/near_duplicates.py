@@ -29,23 +29,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.evaluation.checks.descriptors import HASH_BITS, SPLITS, VIEWS
+from lib.evaluation.checks.descriptors import HASH_BITS, VIEWS
 from lib.evaluation.checks.hash_index import HashArray, Pairs, different_bits, joined, near_pairs
+from lib.folders.checks import NEAR_DUPLICATE_SCHEMA, SPLITS
 from lib.models.probabilities import FloatArray
 
-NEAR_DUPLICATE_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("other_image_id", pa.string(), nullable=False),
-        pa.field("other_path", pa.string(), nullable=False),
-        pa.field("other_label", pa.string(), nullable=False),
-        pa.field("other_split", pa.string(), nullable=False),
-        pa.field("hamming", pa.int32(), nullable=False),  # different bits of 63, in the view that is closest
-    ]
-)
 SPLIT_PAIRS = (("test", "train"), ("test", "validation"), ("validation", "train"))
 LIMITS = (10, 8, 6, 4, 2)
 PROPOSED_LIMIT = 14

@@ -10,12 +10,10 @@ from lib.dataset.source import ShardSource
 from lib.evaluation.checks.colour_baseline import Baseline
 from lib.evaluation.checks.descriptors import describe_images
 from lib.evaluation.checks.near_duplicates import NearDuplicates
+from lib.folders.checks import BASELINE_FILE, CHECKS_FILE, NEAR_DUPLICATES_FILE
 from lib.folders.output import OutputFolder
 from lib.storage.location import Location
 from lib.storage.tables import write_table
-
-CHECKS_FILE = "checks.json"
-NEAR_DUPLICATES_FILE, BASELINE_FILE = "near_duplicates.parquet", "baseline.parquet"
 
 
 def run_checks(dataset: ShardSource, split: str, output: Location, config: JobConfig) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 from lib.config import EvaluateConfig
 from lib.dataset.source import ShardSource
 from lib.dataset.thumbnails import read_thumbnails
-from lib.evaluation.checks.near_duplicates import NEAR_DUPLICATE_SCHEMA, proposed_duplicates
-from lib.evaluation.outcome import Outcome
-from lib.evaluation.predictor import EMBEDDINGS
+from lib.evaluation.checks.near_duplicates import proposed_duplicates
 from lib.evaluation.views.maps import embedding_maps, map_table
-from lib.models.reference import REFERENCE_FILE
+from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
+from lib.folders.evaluation import MAPS_FILE
+from lib.folders.model import REFERENCE_FILE
+from lib.folders.predictions import EMBEDDINGS, Outcome
 from lib.projector import (
     ProjectorPoints,
     choose_points,
@@ -28,7 +29,6 @@ from lib.projector.sprite import THUMBNAIL_PX
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
-MAPS_FILE, PROJECTOR = "maps.parquet", "projector"
 SEED = 0
 Matrix = npt.NDArray[np.float32]
 

@@ -6,11 +6,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from lib.evaluation.heatmaps import read_grad_cam
 from lib.evaluation.measures.abstention import risk_coverage_curve
 from lib.evaluation.measures.metrics import uncalibrated
-from lib.evaluation.outcome import Outcome
-from lib.evaluation.views.maps import KINDS
+from lib.folders.evaluation import KINDS
+from lib.folders.predictions import Outcome, read_grad_cam
 from lib.ingest.image import decode_jpeg
 from lib.plots import (
     Picture,

@@ -5,31 +5,25 @@ Distances are those between embeddings of unit length, reduced to their first 50
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from lib.errors import DataError
+from lib.folders.evaluation import KINDS, MAP_SCHEMA, MapKind
 from lib.projector import unit_length
 
-MapKind = Literal["pca", "tsne", "umap"]
 MapArray = npt.NDArray[np.float32]
 Layout = Callable[[npt.NDArray[np.float64], int], npt.NDArray[Any]]
 
-KINDS: tuple[MapKind, ...] = ("pca", "tsne", "umap")
 FEWEST_POINTS = 10
 """Different embeddings that t-SNE and UMAP need, since they place a point by its neighbours. With fewer the map is not
 made; principal components under their name would be another map."""
 COMPONENTS = 50
 PERPLEXITY = 30.0
 NEIGHBOURS = 15
-
-MAP_SCHEMA = pa.schema(
-    [pa.field("image_id", pa.string(), nullable=False)]
-    + [pa.field(f"{kind}_{axis}", pa.float32()) for kind in KINDS for axis in "xy"]  # null where not made
-)
 
 
 def embedding_maps(

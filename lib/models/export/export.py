@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config import ExportConfig
 from lib.errors import TissueError
-from lib.folders.model import load_network, read_model_record
+from lib.folders.model import read_model_record
 from lib.folders.output import OutputFolder
 from lib.models.export.agreement import (
     PROBABILITY_TOLERANCE,
@@ -27,6 +27,7 @@ from lib.models.export.runtimes import (
     require_packages,
     runtime_versions,
 )
+from lib.models.saved import load_network
 from lib.storage.location import Location
 
 if TYPE_CHECKING:

@@ -19,16 +19,10 @@ import pyarrow as pa
 import tensorflow as tf
 
 from lib.dataset.sampler import PADDING
-from lib.folders.model import NETWORK_FILE
+from lib.folders.model import NETWORK_FILE, write_reference
 from lib.models.calibration import Calibration, scale_last_layer
 from lib.models.probabilities import softmax
-from lib.models.reference import (
-    MOST_IMAGES,
-    NEIGHBOURS,
-    neighbour_distances,
-    reference_record,
-    write_reference,
-)
+from lib.models.reference import MOST_IMAGES, NEIGHBOURS, neighbour_distances, reference_record
 from lib.models.registry import Network
 from lib.projector import ProjectorPoints, choose_points, projector_files, unit_length
 from lib.training.chosen import choose_images

@@ -5,25 +5,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lib.folders.model import CURVES_FILE, CURVES_SVG_FILE, HISTORY_FILE
+from lib.folders.model import CURVES_FILE, CURVES_SVG_FILE, HISTORY_FILE, HISTORY_SCHEMA
 from lib.plots import curves
 from lib.storage.location import Location
 from lib.storage.tables import write_table
-
-HISTORY_SCHEMA = pa.schema(
-    [
-        pa.field("epoch", pa.int32(), nullable=False),  # from 1, over all phases
-        pa.field("phase", pa.string(), nullable=False),
-        pa.field("loss", pa.float64(), nullable=False),
-        pa.field("accuracy", pa.float64(), nullable=False),
-        pa.field("val_loss", pa.float64()),
-        pa.field("val_accuracy", pa.float64()),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),  # validation included
-        pa.field("images_per_s", pa.float64(), nullable=False),  # over all workers, validation not included
-        pa.field("wait_share", pa.float64(), nullable=False),  # of the time of training, on rank 0
-    ]
-)
 
 
 def write_history(rows: list[dict[str, Any]], folder: Location) -> None:
