@@ -50,7 +50,7 @@ def _evaluate(
         raise DataError(
             f"{predictions.num_rows} predictions for {dataset.count(config.split)} images in {config.output}"
         )
-    outcome = Outcome.of(predictions, model, dataset, config.split)
+    outcome = Outcome.of(predictions, model, dataset.folder, config.split)
     metrics = _measure(outcome, config)
     (folder.location / METRICS_FILE).write_json(metrics)
     start_ray(config)

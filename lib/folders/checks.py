@@ -5,16 +5,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from lib.evaluation.checks.colour_baseline import Baseline
-from lib.evaluation.checks.near_duplicates import NearDuplicates
 from lib.folders.output import read_complete
 from lib.storage.location import Location
 from lib.storage.tables import read_table
 
 MOST_SHOWN = 30
 """Pairs and candidates shown with thumbnails; the page states how many more there are."""
-LABEL_ERRORS_FILE, RESEMBLING_FILE = "label_errors.parquet", "near_duplicates.parquet"
-"""In the evaluation folder."""
 
 
 @dataclass(frozen=True)
@@ -92,26 +88,6 @@ class Checks:
         return str(self.record["split"])
 
 
-@dataclass(frozen=True)
-class LabelError:
-    """An image whose label may be wrong; `score` is the probability the model gives to that label."""
-
-    image_id: str
-    path: str
-    label: str
-    predicted: str
-    confidence: float
-    score: float
-
-
-@dataclass(frozen=True)
-class LabelErrors:
-    """The most doubtful labels, and how many there are."""
-
-    shown: tuple[LabelError, ...]
-    count: int
-
-
 def read_checks(folder: Location) -> Checks:
     """Read a checks folder.
 
@@ -141,14 +117,6 @@ def read_near_duplicates(file: Location) -> NearDuplicates:
         for row in table.slice(0, MOST_SHOWN).to_pylist()
     )
     return NearDuplicates(pairs, table.num_rows, len(table["image_id"].unique()))
-
-
-def read_label_errors(file: Location) -> LabelErrors:
-    """The candidates of a file of rows of `LABEL_ERROR_SCHEMA`, which has the most doubtful first."""
-    table = read_table(file)
-    names = ["image_id", "path", "label", "predicted", "confidence", "score"]
-    rows = table.select(names).slice(0, MOST_SHOWN).to_pylist()
-    return LabelErrors(tuple(LabelError(**row) for row in rows), table.num_rows)
 
 
 def _baseline(record: dict[str, Any]) -> Baseline:

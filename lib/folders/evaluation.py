@@ -8,19 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lib.folders.checks import (
-    LABEL_ERRORS_FILE,
-    RESEMBLING_FILE,
-)
 from lib.storage.location import Location
 from lib.storage.tables import read_table
 
 EVALUATION_FILE, METRICS_FILE = "evaluation.json", "metrics.json"
-
-
 LABEL_ERRORS_FILE, RESEMBLING_FILE = "label_errors.parquet", "near_duplicates.parquet"
-
-
+MAPS_FILE, PROJECTOR = "maps.parquet", "projector"
 LABEL_ERROR_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -34,18 +27,11 @@ LABEL_ERROR_SCHEMA = pa.schema(
 
 
 MapKind = Literal["pca", "tsne", "umap"]
-
-
 KINDS: tuple[MapKind, ...] = ("pca", "tsne", "umap")
-
-
 MAP_SCHEMA = pa.schema(
     [pa.field("image_id", pa.string(), nullable=False)]
     + [pa.field(f"{kind}_{axis}", pa.float32()) for kind in KINDS for axis in "xy"]  # null where not made
 )
-
-
-MAPS_FILE, PROJECTOR = "maps.parquet", "projector"
 
 
 @dataclass(frozen=True)
@@ -87,6 +73,7 @@ MOST_TRIALS = 10
 
 
 def read_trials(model_folder: Location) -> tuple[SweepTrial, ...]:
+    """The best trials of the sweep that a model was chosen from."""
     rows = (model_folder / "sweep" / "leaderboard.json").read_json()["trials"][:MOST_TRIALS]
     shared = ("parameters", "val_loss", "val_accuracy", "epochs", "pruned")
     return tuple(SweepTrial(row["trial"], **{name: row[name] for name in shared}) for row in rows)
@@ -94,7 +81,7 @@ def read_trials(model_folder: Location) -> tuple[SweepTrial, ...]:
 
 def read_layouts(folder: Location) -> Layouts | None:
     """Maps without a place for every image were not made; earlier versions made none at all."""
-    file = folder / "maps.parquet"
+    file = folder / MAPS_FILE
     if not file.exists():
         return None
     table = read_table(file)
@@ -112,3 +99,31 @@ def _scaled(places: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     low, high = places.min(axis=0), places.max(axis=0)
     extent = float((high - low).max()) or 1.0
     return np.asarray((places - (low + high) / 2) / extent + 0.5, np.float32)
+
+
+@dataclass(frozen=True)
+class LabelError:
+    """An image whose label may be wrong; `score` is the probability the model gives to that label."""
+
+    image_id: str
+    path: str
+    label: str
+    predicted: str
+    confidence: float
+    score: float
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """The most doubtful labels, and how many there are."""
+
+    shown: tuple[LabelError, ...]
+    count: int
+
+
+def read_label_errors(file: Location) -> LabelErrors:
+    """The candidates of a file of rows of `LABEL_ERROR_SCHEMA`, which has the most doubtful first."""
+    table = read_table(file)
+    names = ["image_id", "path", "label", "predicted", "confidence", "score"]
+    rows = table.select(names).slice(0, MOST_SHOWN).to_pylist()
+    return LabelErrors(tuple(LabelError(**row) for row in rows), table.num_rows)

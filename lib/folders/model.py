@@ -1,17 +1,15 @@
 """The model folder: `model.keras`, what it means (`model.json`), and how it came about."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lib.folders.output import read_complete
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
-
-if TYPE_CHECKING:
-    pass
 
 MODEL_FILE = "model.json"
 NETWORK_FILE = "model.keras"
@@ -19,6 +17,7 @@ HISTORY_FILE = "history.parquet"
 CURVES_FILE = "curves.png"
 CURVES_SVG_FILE = "curves.svg"
 SEEN_FILE = "seen_images.parquet"
+FloatArray = npt.NDArray[np.float32]
 SeenImage = tuple[str, str]
 """`image_id`, which is unique within a data set only, and checksum."""
 SEEN_SCHEMA = pa.schema(

@@ -7,21 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.dataset.source import ShardSource
 from lib.storage.location import Location
 from lib.storage.tables import footer, read_table
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
-    pass
 
 VERDICT_SCHEMA = pa.schema(
     [
@@ -243,13 +237,13 @@ class Outcome:
     temperature: float | None
 
     @classmethod
-    def of(cls, predictions: pa.Table, model: Mapping[str, Any], dataset: ShardSource, split: str) -> "Outcome":
+    def of(cls, predictions: pa.Table, model: Mapping[str, Any], dataset: Location, split: str) -> "Outcome":
         """The outcome of one evaluation.
 
         Args:
             predictions: Of the split.
             model: The content of `model.json`.
-            dataset: Knows the groups.
+            dataset: The dataset folder, whose manifest knows the groups.
             split: Which was predicted.
         """
         calibration = model.get("calibration")
@@ -289,7 +283,7 @@ class Outcome:
         return [self.groups.get(image_id) for image_id in self.predictions["image_id"].to_pylist()]
 
 
-def _groups(dataset: ShardSource, split: str) -> dict[str, str | None]:
-    manifest = read_table(dataset.folder / "manifest.parquet", ["image_id", "group", "split"])
+def _groups(dataset: Location, split: str) -> dict[str, str | None]:
+    manifest = read_table(dataset / "manifest.parquet", ["image_id", "group", "split"])
     rows = manifest.filter(pc.equal(manifest["split"], split))
     return dict(zip(rows["image_id"].to_pylist(), rows["group"].to_pylist(), strict=True))

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from lib.folders.model import NETWORK_FILE
 from lib.storage.location import Location
 
 if TYPE_CHECKING:

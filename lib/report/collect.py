@@ -12,17 +12,9 @@ import pyarrow.compute as pc
 from lib.config import ReportConfig
 from lib.errors import SettingsError
 from lib.evaluation.measures.comparison import compare
-from lib.folders.checks import (
-    LABEL_ERRORS_FILE,
-    RESEMBLING_FILE,
-    Checks,
-    NearDuplicates,
-    read_checks,
-    read_label_errors,
-    read_near_duplicates,
-)
+from lib.folders.checks import Checks, NearDuplicates, read_checks, read_near_duplicates
 from lib.folders.dataset import Dataset, read_dataset
-from lib.folders.evaluation import read_layouts, read_trials
+from lib.folders.evaluation import LABEL_ERRORS_FILE, RESEMBLING_FILE, read_label_errors, read_layouts, read_trials
 from lib.folders.output import read_complete
 from lib.folders.predictions import Mistake, Predictions
 from lib.report.gallery import choose_mistakes

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.evaluation.measures.comparison import Comparison
-from lib.folders.checks import Baseline, Checks, LabelErrors, NearDuplicates
+from lib.folders.checks import Baseline, Checks, NearDuplicates
 from lib.folders.dataset import Dataset
-from lib.folders.evaluation import Layouts, SweepTrial
+from lib.folders.evaluation import LabelErrors, Layouts, SweepTrial
 from lib.folders.predictions import Predictions
 from lib.plots import wilson_interval
 from lib.report.thumbnails import Thumbnails

@@ -28,8 +28,8 @@ def prepare_environment() -> None:
 
 
 JOB_VARIABLE, LOG_FORMAT_VARIABLE = "TISSUE_JOB", "TISSUE_LOG_FORMAT"
-"""How workers know the job that they work for. A Ray of ours hands them its own environment; `lib.runtime.ray_data` gives them
-to a cluster's."""
+"""How workers know the job that they work for. A Ray of ours hands them its own environment;
+`lib.runtime.ray_data` gives them to a cluster's."""
 
 
 def name_job(job: str, log_format: str) -> None:

@@ -14,7 +14,7 @@ from lib.dataset.thumbnails import read_thumbnails
 from lib.evaluation.checks.near_duplicates import proposed_duplicates
 from lib.evaluation.views.maps import embedding_maps, map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
-from lib.folders.evaluation import MAPS_FILE
+from lib.folders.evaluation import MAPS_FILE, PROJECTOR
 from lib.folders.model import REFERENCE_FILE
 from lib.folders.predictions import EMBEDDINGS, Outcome
 from lib.projector import (
