@@ -5,7 +5,7 @@ import hashlib
 
 import google_crc32c
 
-from lib.storage.retry import TransientStorageError
+from lib.storage.faults import TransientStorageError
 
 
 def crc32c(data: bytes) -> str:

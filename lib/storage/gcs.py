@@ -1,8 +1,22 @@
 """Google Cloud Storage through gcsfs; `STORAGE_EMULATOR_HOST` redirects it to another server."""
 
+import asyncio
+import itertools
+import logging
 import os
+from collections.abc import Coroutine, Mapping
+from io import BytesIO
+from typing import Any, Final, TypeVar
 
+from aiohttp import ConnectionTimeoutError
 from fsspec import AbstractFileSystem
+from gcsfs import GCSFileSystem
+from gcsfs.core import UnclosableBytesIO
+from gcsfs.retry import ChecksumError, is_retriable
+
+from lib.runtime.counters import STORAGE_RETRIES
+from lib.storage.checksum import crc32c
+from lib.storage.faults import Fault, GivenUpError, fault_of, full_jitter_s, kind_of
 
 CONNECT_S, STALL_S = 10.0, 30.0
 """Longest to wait for a connection, and for the next bytes of an answer or the next bytes of an upload to be taken."""
@@ -20,3 +34,96 @@ def gcs_filesystem() -> AbstractFileSystem:
     timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
     # What is written is compared with the checksum that the server answers; "crc32c" would need one more package.
     return ReliableGCSFileSystem(token=token, consistency="md5", use_listings_cache=False, requests_timeout=timeout)
+
+
+logger = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+ATTEMPTS, SILENT_ATTEMPTS = 8, 4
+"""How often a request is made at the most, and if the last answer was none at all, each of which takes long."""
+FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 32.0
+
+# gcsfs's own six attempts have little jitter, wait for 3 minutes on a server that is silent, and log tracebacks.
+_request_once: Final = GCSFileSystem._request.__wrapped__
+
+
+class ReliableGCSFileSystem(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
+    """The one place where requests to GCS are repeated; whoever calls it need not.
+
+    A request that is refused as too many or fails on the server's side is made `ATTEMPTS` times, within 95 s and
+    48 s on average; one without an answer `SILENT_ATTEMPTS` times, with the usual timeouts within 127 s. So is one
+    whose access token has run out, since gcsfs takes a new token for each.
+    """
+
+    async def _request(self, *args: Any, data: Any = None, **kwargs: Any) -> Any:
+        """What gcsfs's own does.
+
+        Raises:
+            GivenUpError: If a fault stays that another attempt might have mended.
+            Exception: Of gcsfs, if it might not.
+        """
+        body = UnclosableBytesIO(data) if isinstance(data, bytes | bytearray | memoryview) else data
+        for attempt in itertools.count(1):
+            try:
+                return await self._unless_it_stalls(_request_once(self, *args, data=body, **kwargs), body)
+            except Exception as error:  # clients raise what they like; all of it is told apart here, or goes on
+                fault = self._fault_of(error)
+                if fault is None or not (fault.may_pass or is_retriable(error)):
+                    raise
+                if attempt >= (SILENT_ATTEMPTS if isinstance(error, TimeoutError) else ATTEMPTS):
+                    raise GivenUpError(f"{fault.reason} (tried {attempt} times)") from error
+                delay_s = full_jitter_s(attempt, FIRST_DELAY_S, LONGEST_DELAY_S)
+                logger.info("storage: %s; attempt %d in %.1f s", fault.reason, attempt + 1, delay_s)
+                STORAGE_RETRIES.add(1, reason=kind_of(error))
+                await asyncio.sleep(delay_s)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _unless_it_stalls(self, request: Coroutine[Any, Any, ResultT], body: object) -> ResultT:
+        """The answer to a request, or TimeoutError if nothing of its body is taken for as long as reading may stall.
+
+        aiohttp has no limit on that, so a server that stops reading would be waited for without end. How much is taken
+        is seen by the position in a body that is a file.
+        """
+        sending = asyncio.ensure_future(request)
+        try:
+            sent = -1
+            while not (await asyncio.wait([sending], timeout=self.requests_timeout.sock_read))[0]:
+                if isinstance(body, BytesIO):
+                    if body.tell() == sent:
+                        raise TimeoutError
+                    sent = body.tell()
+            return await sending
+        finally:
+            sending.cancel()
+
+    def _fault_of(self, error: Exception) -> Fault | None:
+        if isinstance(error, ConnectionTimeoutError):
+            return Fault(f"no connection to storage within {self.requests_timeout.sock_connect:g} s", may_pass=True)
+        if isinstance(error, TimeoutError):
+            return Fault(f"no answer from storage within {self.requests_timeout.sock_read:g} s", may_pass=True)
+        return fault_of(error)
+
+    async def _cat_file_sequential(
+        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
+    ) -> Any:
+        """The content of an object, compared with the `X-Goog-Hash` header of the JSON API's `alt=media` answers.
+
+        Raises:
+            ChecksumError: If it was cut short or changed on its way.
+        """
+        if start is not None or end is not None:  # the checksum is that of the whole object
+            return await super()._cat_file_sequential(path, start=start, end=end, **kwargs)
+        headers, data = await self._call("GET", self.url(path, generation=kwargs.get("generation")))
+        stated = _stated_crc32c(headers)
+        if stated is not None and crc32c(data) != stated:
+            raise ChecksumError(f"{len(data)} bytes arrived that do not have the checksum stated with them")
+        return data
+
+
+def _stated_crc32c(headers: Mapping[str, str]) -> str | None:
+    """The checksum in the form of `lib.storage.checksum`, unless the server unpacked the object on its way."""
+    if "Content-Encoding" in headers:
+        return None
+    hashes = dict(part.strip().split("=", 1) for part in headers.get("X-Goog-Hash", "").split(",") if "=" in part)
+    return f"crc32c:{hashes['crc32c']}" if "crc32c" in hashes else None

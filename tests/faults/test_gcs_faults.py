@@ -22,8 +22,8 @@ from lib.config import ConvertConfig
 from lib.errors import StorageError
 from lib.storage import gcs as gcs_module
 from lib.storage import retry as retry_module
+from lib.storage.faults import full_jitter_s
 from lib.storage.location import Location, StoredFile, _filesystem
-from lib.storage.retry import full_jitter_s
 from tests.fakes.conversion import convert_here
 from tests.fakes.gcs import GcsServer, gcs_server
 from tests.fakes.jobs import JobResult, run_job
@@ -87,7 +87,7 @@ def waits(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         pauses.append(full_jitter_s(*limits))
         return 0
 
-    monkeypatch.setattr("lib.storage.gcs_reliable.full_jitter_s", no_pause)
+    monkeypatch.setattr("lib.storage.gcs.full_jitter_s", no_pause)
     monkeypatch.setattr(retry_module, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(gcs_module, "STALL_S", STALL_S)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)

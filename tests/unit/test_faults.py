@@ -5,8 +5,7 @@ from gcsfs.retry import HttpError
 
 from lib.errors import StorageError
 from lib.storage import retry as retry_module
-from lib.storage.faults import attempt, named
-from lib.storage.retry import TransientStorageError, retry
+from lib.storage.faults import TransientStorageError, attempt, named, retry
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def test_an_interrupted_run_over_the_same_listing_reads_nothing_to_measure_again
 
 
 def test_a_file_that_is_not_as_it_was_listed_is_a_fault(source: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.storage.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr("lib.storage.faults.time.sleep", lambda _: None)
     images = listed(source)
     path = Path(source.uri) / images.filter(images["split"].to_numpy() == "train")["path"][0].as_py()
     path.write_bytes(path.read_bytes() + b"more")
