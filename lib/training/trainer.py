@@ -20,16 +20,15 @@ from lib.models.spec import CNN, HUB, KERAS_NETWORKS, SAVED, ModelSpec, check_sp
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.training.backend import TensorflowAddresses
 from lib.training.features import FeatureSource, compute_features
 from lib.training.fit.loader import FITTED_SPLITS
 from lib.training.fit.loop import train_on_worker
-from lib.training.plan import plan_phases
+from lib.training.fit.phases import plan_phases
 from lib.training.tracking import open_tracker
 from lib.training.workers.failures import user_error
 from lib.training.workers.messages import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
 from lib.training.workers.peers import TrainTask
-from lib.training.workers.ray_train import ResilientTrainer, in_this_process, run_config, scaling
+from lib.training.workers.ray_train import ResilientTrainer, TensorflowAddresses, in_this_process, run_config, scaling
 from lib.training.workers.watchdog import StallWatch
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,7 @@ import pytest
 
 from lib.config import FitConfig
 from lib.models.registry import Network
-from lib.training.fit.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
-from lib.training.plan import FINE_TUNE, Phase
+from lib.training.fit.phases import BASE_RATE, FINE_TUNE, LayerwiseAdam, Phase, WarmUp, phase_optimizer, trained_network
 from tests.fakes.images import FakeSource
 from tests.fakes.training import AGREEING, StoppedError, Trained, TrainingHere
 

@@ -16,7 +16,7 @@ from lib.folders.model import REFERENCE_SCHEMA, write_reference
 from lib.models.reference import Reference, neighbour_distances, reference_record
 from lib.projector import unit_length
 from lib.storage.location import Location
-from lib.training.chosen import choose_images, even_quotas
+from lib.training.fit.finish import choose_images, even_quotas
 from tests.fakes.images import CLASS_NAMES, FakeSource
 
 FloatArray = npt.NDArray[np.float32]

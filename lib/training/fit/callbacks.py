@@ -13,8 +13,8 @@ import tensorflow as tf
 from lib.runtime.counters import count_epoch
 from lib.storage.location import Location
 from lib.training.fit.batches import Batches
+from lib.training.fit.checkpoint import FitProgress
 from lib.training.fit.synchronous import SynchronousModel
-from lib.training.progress import FitProgress
 from lib.training.workers.failures import PreemptedError
 from lib.training.workers.messages import BoardClient
 from lib.training.workers.watchdog import Heartbeat

@@ -15,9 +15,8 @@ from lib.runtime.logs import join_stage
 from lib.runtime.ray_data import prepare_context
 from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
 from lib.training.fit.history import history_record, watched_loss, write_history
-from lib.training.fit.loader import SplitExamples
-from lib.training.loading import ExampleLoader
-from lib.training.plan import Phase, plan_phases
+from lib.training.fit.loader import ExampleLoader, SplitExamples
+from lib.training.fit.phases import Phase, plan_phases
 from lib.training.workers.failures import LostPeerError, lost_peers_named
 from lib.training.workers.peers import AGREE_KEY, FIRST_PHASE_KEY, LANES_KEY, Peers, TrainTask
 from lib.training.workers.preemption import checkpoint_wanted
@@ -190,9 +189,9 @@ class Worker:
         """Train one phase, and leave its network as it was after its best epoch."""
         from lib.models.augmentation import Augmentation
         from lib.training.fit.callbacks import AverageStatistics, History, KeepBest, SaveCheckpoints, Scalars
+        from lib.training.fit.checkpoint import FitProgress
         from lib.training.fit.phases import phase_optimizer
         from lib.training.fit.synchronous import SynchronousModel
-        from lib.training.progress import FitProgress
 
         config, order = self._task.config, examples["train"].order
         change = Augmentation(config.augment) if config.augment and not phase.on_features else None

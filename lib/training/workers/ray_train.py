@@ -1,13 +1,17 @@
 """How many workers train, what each of them holds, and how Ray Train is to treat their loss."""
 
+import json
 import os
+import socket
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray._private.state import state as cluster_state
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lib.config import AcceleratorConfig, FitConfig, TrainConfig
@@ -125,3 +129,35 @@ def _nodes_with(label_selector: Any) -> set[str]:
     """The nodes that are up and have the labels."""
     wanted = (label_selector or {}).items()
     return {node["NodeID"] for node in ray.nodes() if node["Alive"] and wanted <= node["Labels"].items()}
+
+
+def _free_address() -> str:
+    host = ray.util.get_node_ip_address()
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
+
+
+def _set_tf_config(value: str) -> None:
+    os.environ["TF_CONFIG"] = value
+
+
+class _TensorflowAddresses(Backend):
+    def on_start(self, worker_group: WorkerGroup, backend_config: BackendConfig) -> None:
+        addresses = worker_group.execute(_free_address)
+        for index in range(len(addresses)):
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            worker_group.execute_single(index, _set_tf_config, json.dumps(task))
+
+
+class TensorflowAddresses(BackendConfig):
+    """Sets TF_CONFIG on every worker.
+
+    `ray.train.tensorflow` does the same, but imports TensorFlow in the driver and the controller too, several
+    seconds each.
+    """
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The backend that Ray Train runs."""
+        return _TensorflowAddresses
