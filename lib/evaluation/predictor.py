@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -12,10 +13,18 @@ import pyarrow.compute as pc
 
 from lib.config import PredictionConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
-from lib.dataset.source import ImageSource
-from lib.evaluation.heatmaps import grad_cam_table, most_confident_errors
+from lib.dataset.source import ImageSource, image_array
 from lib.folders.model import read_model_record
-from lib.folders.predictions import EMBEDDING_SCHEMA, EMBEDDINGS, GRAD_CAM, PREDICTIONS, ExtraColumns, with_footer
+from lib.folders.predictions import (
+    EMBEDDING_SCHEMA,
+    EMBEDDINGS,
+    GRAD_CAM,
+    GRAD_CAM_SCHEMA,
+    PREDICTIONS,
+    ExtraColumns,
+    with_footer,
+)
+from lib.ingest.image import encode_jpeg
 from lib.models.reference import Reference
 from lib.models.saved import load_network
 from lib.runtime.counters import count_images
@@ -28,6 +37,8 @@ from lib.storage.tables import write_table
 if TYPE_CHECKING:
     from lib.models.grad_cam import GradCam
     from lib.models.inference import Classified
+if TYPE_CHECKING:
+    from lib.models.grad_cam import GradCam
 
 
 @dataclass(frozen=True)
@@ -162,3 +173,32 @@ def _familiarity(embeddings: npt.NDArray[np.float32], reference: Reference | Non
 
 def _embedding_table(images: pa.Table, embeddings: npt.NDArray[np.float32]) -> pa.Table:
     return pa.table({"image_id": images["image_id"], "embedding": list(embeddings)}, schema=EMBEDDING_SCHEMA)
+
+
+ERRORS_OF_UNIT = 3
+JPEG_QUALITY = 95
+
+
+def most_confident_errors(predictions: pa.Table, most: int = ERRORS_OF_UNIT) -> npt.NDArray[np.int64]:
+    """The rows of wrong predictions, the most confident first; where no label is known, nothing is wrong."""
+    wrong = np.flatnonzero(pc.fill_null(pc.invert(predictions["correct"]), False).to_numpy())
+    order = np.argsort(-predictions["confidence"].to_numpy()[wrong], kind="stable")
+    return wrong[order[:most]]
+
+
+def grad_cam_table(errors: pa.Table, images: pa.Table, class_names: Sequence[str], grad_cam: "GradCam") -> pa.Table:
+    """Rows of `GRAD_CAM_SCHEMA`.
+
+    Args:
+        errors: Predictions of images with a label, at least one.
+        images: The same images (`DECODED_SCHEMA`).
+        class_names: The classes in order.
+        grad_cam: Of the network that predicted them.
+    """
+    pixels = image_array(images, grad_cam.image_size)
+    classes = pc.index_in(errors["predicted"], pa.array(class_names, pa.string())).to_numpy()
+    gray = np.rint(grad_cam(pixels, classes) * 255).astype(np.uint8)
+    values = {name: errors[name] for name in ("image_id", "label", "predicted", "confidence")}
+    values["image"] = [encode_jpeg(image, JPEG_QUALITY) for image in pixels]
+    values["heatmap"] = [bytes(cv2.imencode(".png", heatmap)[1]) for heatmap in gray]
+    return pa.table(values, schema=GRAD_CAM_SCHEMA)

@@ -7,15 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.evaluation.bootstrap import (
+from lib.evaluation.measures.metrics import (
+    OVERALL,
+    PER_CLASS,
     ResampledMeasures,
     Units,
+    classification_metrics,
     in_top,
     percentile_interval,
     resample_measures,
     resampled_weights,
 )
-from lib.evaluation.measures.metrics import OVERALL, PER_CLASS, classification_metrics
 from lib.models.probabilities import calibration_error
 
 SLIDES = ["s2", "s1", "s1", "s2", "s3", "s1", "s3", "s3", "s2"]

@@ -16,8 +16,7 @@ from lib.config import ConvertConfig, PredictConfig
 from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
-from lib.evaluation.heatmaps import most_confident_errors
-from lib.evaluation.predictor import prediction_table
+from lib.evaluation.predictor import most_confident_errors, prediction_table
 from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
 from lib.folders.predictions import (
     ABSTAINING_LOGIT_SCHEMA,

@@ -7,7 +7,7 @@ from math import exp, lgamma, log
 import numpy as np
 
 from lib.errors import DataError
-from lib.evaluation.bootstrap import Interval, Units, percentile_interval, resampled_weights
+from lib.evaluation.measures.metrics import Interval, Units, percentile_interval, resampled_weights
 
 
 @dataclass(frozen=True)
