@@ -17,7 +17,6 @@ from lib.folders.dataset import Dataset, read_dataset
 from lib.folders.evaluation import LABEL_ERRORS_FILE, RESEMBLING_FILE, read_label_errors, read_layouts, read_trials
 from lib.folders.output import read_complete
 from lib.folders.predictions import Mistake, Predictions
-from lib.report.gallery import choose_mistakes
 from lib.report.pictures import evaluation_plots
 from lib.report.report import Contest, Evaluation, Report, comparable, ranked
 from lib.report.thumbnails import Thumbnails, read_thumbnails
@@ -153,3 +152,28 @@ def _paired(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
     for pair in (pair for pairs in found for pair in pairs.shown):
         for image in (pair.one, pair.other):
             yield image.split, image.image_id
+
+
+MOST_MISTAKES = 300
+"""Misclassified images shown for each model; the page states how many more there are."""
+OF_EACH_PAIR = 3
+
+
+def choose_mistakes(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
+    """The most confident mistakes, and of each pair of confused classes the three most confident.
+
+    Where there are too many pairs for three of each, every pair comes once before any comes twice.
+
+    Args:
+        mistakes: All of them, the most confident first.
+
+    Returns:
+        At most `MOST_MISTAKES`, the most confident first.
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    turns = []
+    for place, mistake in enumerate(mistakes):
+        turn = seen[mistake.actual, mistake.predicted]
+        seen[mistake.actual, mistake.predicted] += 1
+        turns.append((min(turn, OF_EACH_PAIR), place))
+    return tuple(mistakes[place] for place in sorted(place for _, place in sorted(turns)[:MOST_MISTAKES]))

@@ -22,11 +22,10 @@ from lib.errors import DataError, SettingsError
 from lib.folders.checks import MOST_SHOWN
 from lib.folders.dataset import MOST_REFUSED, find_overlap
 from lib.folders.predictions import Mistake
-from lib.report.collect import collect
+from lib.report.collect import MOST_MISTAKES, choose_mistakes, collect
 from lib.report.doubts.model_doubts import chance_calibration_error
 from lib.report.doubts.ranking import doubts
 from lib.report.formatting import duration, json_in_page
-from lib.report.gallery import MOST_MISTAKES, choose_mistakes
 from lib.report.page import write_report
 from lib.report.pictures import lighter, most_confused
 from lib.report.thumbnails import MOST_SPRITE_PX, SIDE_PX, TILE_SIDES_PX, tile_side
