@@ -12,6 +12,8 @@ from lib.storage.location import Location
 from lib.storage.tables import read_table
 
 EVALUATION_FILE, METRICS_FILE = "evaluation.json", "metrics.json"
+MOST_SHOWN = 30
+"""Pairs and candidates shown with thumbnails; the page states how many more there are."""
 LABEL_ERRORS_FILE, RESEMBLING_FILE = "label_errors.parquet", "near_duplicates.parquet"
 MAPS_FILE, PROJECTOR = "maps.parquet", "projector"
 LABEL_ERROR_SCHEMA = pa.schema(

@@ -17,8 +17,12 @@ from typing import TypeVar
 from lib.errors import StorageError
 from lib.runtime.counters import STORAGE_RETRIES
 
+logger = logging.getLogger(__name__)
+
 ResultT = TypeVar("ResultT")
 
+ATTEMPTS = 5
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 20.0
 TRANSIENT_STATUS = frozenset({408, 429, *range(500, 600)})
 REMEDIES = {
     HTTPStatus.UNAUTHORIZED: "the credentials are not valid (any more); "
@@ -134,14 +138,6 @@ def _from_status(status: int, error: Exception) -> Fault:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-logger = logging.getLogger(__name__)
-
-ResultT = TypeVar("ResultT")
-
-ATTEMPTS = 5
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 20.0
 
 
 class TransientStorageError(StorageError):

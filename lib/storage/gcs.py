@@ -8,7 +8,11 @@ from collections.abc import Coroutine, Mapping
 from io import BytesIO
 from typing import Any, Final, TypeVar
 
-from aiohttp import ConnectionTimeoutError
+# Read when gcsfs is imported; without it each operation on a server other than Google's waits 60 s.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+
+from aiohttp import ClientTimeout, ConnectionTimeoutError
 from fsspec import AbstractFileSystem
 from gcsfs import GCSFileSystem
 from gcsfs.core import UnclosableBytesIO
@@ -18,28 +22,12 @@ from lib.runtime.counters import STORAGE_RETRIES
 from lib.storage.checksum import crc32c
 from lib.storage.faults import Fault, GivenUpError, fault_of, full_jitter_s, kind_of
 
-CONNECT_S, STALL_S = 10.0, 30.0
-"""Longest to wait for a connection, and for the next bytes of an answer or the next bytes of an upload to be taken."""
-
-
-def gcs_filesystem() -> AbstractFileSystem:
-    """The filesystem for `gs://`, with Application Default Credentials, or anonymous against an emulator."""
-    # Read when gcsfs is imported; without it each operation on a server other than Google's waits 60 s.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    from aiohttp import ClientTimeout
-
-    from lib.storage.gcs_reliable import ReliableGCSFileSystem
-
-    token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"
-    timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
-    # What is written is compared with the checksum that the server answers; "crc32c" would need one more package.
-    return ReliableGCSFileSystem(token=token, consistency="md5", use_listings_cache=False, requests_timeout=timeout)
-
-
 logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 
+CONNECT_S, STALL_S = 10.0, 30.0
+"""Longest to wait for a connection, and for the next bytes of an answer or the next bytes of an upload to be taken."""
 ATTEMPTS, SILENT_ATTEMPTS = 8, 4
 """How often a request is made at the most, and if the last answer was none at all, each of which takes long."""
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 32.0
@@ -127,3 +115,11 @@ def _stated_crc32c(headers: Mapping[str, str]) -> str | None:
         return None
     hashes = dict(part.strip().split("=", 1) for part in headers.get("X-Goog-Hash", "").split(",") if "=" in part)
     return f"crc32c:{hashes['crc32c']}" if "crc32c" in hashes else None
+
+
+def gcs_filesystem() -> AbstractFileSystem:
+    """The filesystem for `gs://`, with Application Default Credentials, or anonymous against an emulator."""
+    token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"
+    timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
+    # What is written is compared with the checksum that the server answers; "crc32c" would need one more package.
+    return ReliableGCSFileSystem(token=token, consistency="md5", use_listings_cache=False, requests_timeout=timeout)

@@ -10,7 +10,8 @@ import pytest
 
 from lib.config import FitConfig
 from lib.models.registry import Network
-from lib.training.fit.phases import BASE_RATE, FINE_TUNE, LayerwiseAdam, Phase, WarmUp, phase_optimizer, trained_network
+from lib.training.fit.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
+from lib.training.fit.plan import FINE_TUNE, Phase
 from tests.fakes.images import FakeSource
 from tests.fakes.training import AGREEING, StoppedError, Trained, TrainingHere
 

@@ -140,7 +140,7 @@ def _class_rows(actual: IntArray, probabilities: FloatArray, class_names: Sequen
 
 
 def _class_intervals(
-    resampled: ResampledMeasures, number: int, units_of_class: int, units_predicted: int
+    resampled: "ResampledMeasures", number: int, units_of_class: int, units_predicted: int
 ) -> dict[str, list[float] | None]:
     found = {name: _interval(getattr(resampled, name)[:, number], units_of_class) for name in PER_CLASS}
     units = {"recall": units_of_class, "precision": units_predicted, "f1": 0}

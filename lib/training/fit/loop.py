@@ -16,7 +16,7 @@ from lib.runtime.ray_data import prepare_context
 from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
 from lib.training.fit.history import history_record, watched_loss, write_history
 from lib.training.fit.loader import ExampleLoader, SplitExamples
-from lib.training.fit.phases import Phase, plan_phases
+from lib.training.fit.plan import Phase, plan_phases
 from lib.training.workers.failures import LostPeerError, lost_peers_named
 from lib.training.workers.peers import AGREE_KEY, FIRST_PHASE_KEY, LANES_KEY, Peers, TrainTask
 from lib.training.workers.preemption import checkpoint_wanted

@@ -1,13 +1,12 @@
 """What a phase trains of a network, and with which optimizer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import keras
 
 from lib.config import FitConfig
 from lib.models.registry import Network, unfreeze
-from lib.models.spec import ModelSpec
+from lib.training.fit.plan import FINE_TUNE, Phase
 
 BASE_RATE = 0.1
 """Step size of the layers of a base while they are fine-tuned, as a share of the head's."""
@@ -69,31 +68,3 @@ class LayerwiseAdam(keras.optimizers.Adam):
         """One variable's step."""
         share = BASE_RATE if self._var_key(variable) in self._slower else 1.0
         super().update_step(gradient, variable, learning_rate * share)
-
-
-FIT, HEAD, FINE_TUNE = "fit", "head", "fine_tune"
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One call of `fit`.
-
-    Attributes:
-        number: From 0.
-        name: `fit`, `head` or `fine_tune`.
-        epochs: Most epochs.
-        on_features: Whether it is trained on features of the frozen base instead of images.
-    """
-
-    number: int
-    name: str
-    epochs: int
-    on_features: bool = False
-
-
-def plan_phases(spec: ModelSpec, config: FitConfig) -> list[Phase]:
-    """The phases of a training, in order."""
-    if not spec.has_frozen_base:
-        return [Phase(0, FIT, config.epochs)]
-    head = Phase(0, HEAD, config.epochs, on_features=True)
-    return [head, Phase(1, FINE_TUNE, config.fine_tune_epochs)] if config.fine_tune_epochs else [head]

@@ -21,7 +21,7 @@ from lib.training.features import FeatureSource
 from lib.training.fit.checkpoint import CheckpointFolder
 from lib.training.fit.history import watched_loss
 from lib.training.fit.loop import train_alone
-from lib.training.fit.phases import plan_phases
+from lib.training.fit.plan import plan_phases
 from lib.training.search.trials import Trial
 from lib.training.trainer import LabelledSource, describe_model, model_folder
 from lib.training.workers.messages import LocalBoard
