@@ -27,7 +27,7 @@ import yaml
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-    from lib.config import Settings
+    from lib.config.base import Settings
 
 ROOT = Path(__file__).parents[1]
 RUNTIME_ENV = ROOT / "cluster" / "runtime-env.yaml"

@@ -7,7 +7,7 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 
 import sys
 
-from lib.config import ConvertConfig
+from lib.config.conversion import ConvertConfig
 from lib.ingest.convert import convert_images
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, accounting_summary

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from lib.config import DoctorConfig
+from lib.config.chain import DoctorConfig
 from lib.runs.doctor.diagnose import Diagnosis
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary

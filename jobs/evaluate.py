@@ -7,7 +7,7 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 
 import sys
 
-from lib.config import EvaluateConfig
+from lib.config.prediction import EvaluateConfig
 from lib.evaluation.evaluate import evaluate_model
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, evaluation_summary

@@ -8,7 +8,7 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 from typing import Any
 
-from lib.config import ExportConfig
+from lib.config.prediction import ExportConfig
 from lib.models.export.export import export_model
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary

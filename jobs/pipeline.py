@@ -8,7 +8,7 @@ every setting.
 
 import sys
 
-from lib.config import PipelineConfig
+from lib.config.chain import PipelineConfig
 from lib.runs.job import run_job
 from lib.runs.pipeline import run_pipeline
 from lib.runs.summaries import Summary, pipeline_summary

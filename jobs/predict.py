@@ -7,7 +7,7 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 
 import sys
 
-from lib.config import PredictConfig
+from lib.config.prediction import PredictConfig
 from lib.evaluation.predict import predict_images
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, prediction_summary

@@ -7,7 +7,7 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 
 import sys
 
-from lib.config import ReportConfig
+from lib.config.chain import ReportConfig
 from lib.report.page import write_report
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, report_summary

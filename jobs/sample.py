@@ -7,7 +7,7 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 
 import sys
 
-from lib.config import SampleConfig
+from lib.config.conversion import SampleConfig
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, sample_summary
 from lib.sample.tiffs import write_sample

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from lib.config import StatusConfig
+from lib.config.chain import StatusConfig
 from lib.runs.job import run_job
 from lib.runs.status import FolderStatus, State, read_status
 from lib.runs.summaries import Summary

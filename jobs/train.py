@@ -10,7 +10,7 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 from typing import Any
 
-from lib.config import TrainConfig
+from lib.config.fitting import TrainConfig
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, training_summary
 from lib.training.trainer import train_model

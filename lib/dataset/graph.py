@@ -7,7 +7,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from lib.config import AcceleratorConfig, DecodeConfig
+from lib.config.resources import AcceleratorConfig, DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, Decoder, ImageSource
 from lib.runtime.ray_data import accelerator_label, decoding, map_units, stream_tables, units_dataset
 from lib.storage.location import Location

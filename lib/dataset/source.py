@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lib.config import ImageConfig, ListingConfig
+from lib.config.images import ImageConfig, ListingConfig
 from lib.folders.output import OutputFolder, read_complete
 from lib.folders.shards import DATASET_FILE
 from lib.ingest.duplicates import find_duplicates, with_checksums
@@ -203,7 +203,7 @@ class TiffSource:
         folder: Where the listed paths are.
         listing: The files.
         config: How a TIFF becomes an image.
-        images_per_unit: See `lib.config.UnitConfig.images_per_shard`.
+        images_per_unit: See `lib.config.images.UnitConfig.images_per_shard`.
         jpeg_quality: Set to get just the pixels that shards of this quality would hold; None for unchanged ones.
     """
 
@@ -228,7 +228,7 @@ class TiffSource:
         Where the listing states no checksums, images of equal size are read for that, also those for testing.
 
         Args:
-            duplicates: See `lib.config.ListingConfig.duplicates`.
+            duplicates: See `lib.config.images.ListingConfig.duplicates`.
 
         Raises:
             DataError: With `refuse`, if any are in two classes or in train and test.

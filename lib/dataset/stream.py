@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.config import DecodeConfig
+from lib.config.resources import DecodeConfig
 from lib.dataset.graph import decoded_dataset
 from lib.dataset.memory import ExampleCache, Examples, Positions
 from lib.dataset.sampler import PADDING, LaneOrder

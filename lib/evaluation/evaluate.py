@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lib.config import EvaluateConfig
+from lib.config.prediction import EvaluateConfig
 from lib.dataset.source import ShardSource
 from lib.errors import DataError, SettingsError
 from lib.evaluation.checks.label_errors import label_error_candidates

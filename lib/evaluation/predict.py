@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import ImageConfig, PredictConfig
+from lib.config.images import ImageConfig
+from lib.config.prediction import PredictConfig
 from lib.dataset.source import TiffSource
 from lib.evaluation.predictor import predict_units
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
@@ -81,7 +82,7 @@ def source_for(model: dict[str, Any], folder: Location, listing: Listing, images
         model: The content of `model.json`.
         folder: What the listed paths are relative to.
         listing: The files.
-        images_per_unit: See `lib.config.UnitConfig.images_per_shard`.
+        images_per_unit: See `lib.config.images.UnitConfig.images_per_shard`.
     """
     images = ImageConfig.model_validate(model["image_policy"])
     encoding = model["image_encoding"]

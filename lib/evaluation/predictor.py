@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import PredictionConfig
+from lib.config.prediction import PredictionConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.source import ImageSource, image_array
 from lib.folders.model import read_model_record

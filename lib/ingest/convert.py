@@ -7,7 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import ConvertConfig, DecodeConfig, ImageConfig
+from lib.config.conversion import ConvertConfig
+from lib.config.images import ImageConfig
+from lib.config.resources import DecodeConfig
 from lib.errors import DataError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest
 from lib.folders.output import OutputFolder

@@ -10,7 +10,7 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import ListingConfig
+from lib.config.images import ListingConfig
 from lib.errors import SettingsError
 from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, ROWS_AT_ONCE, content_digest
 from lib.folders.shards import shard_column, shard_name
@@ -66,7 +66,7 @@ class Listing:
         """The images in units of work, each of one split, with the name of their shard in a column `shard`.
 
         Args:
-            images_per_unit: How many; see `lib.config.UnitConfig.images_per_shard`.
+            images_per_unit: How many; see `lib.config.images.UnitConfig.images_per_shard`.
             made_with: What was measured on the whole listing; part of a shard's name, as the listed files are.
         """
         size = images_per_unit or min(max(self.images.num_rows // USUAL_UNITS, SMALLEST_UNIT), LARGEST_UNIT)

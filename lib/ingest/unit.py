@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import pyarrow as pa
 
-from lib.config import ImageConfig
+from lib.config.images import ImageConfig
 from lib.errors import ImageRefused
 from lib.ingest.image import resize_image
 from lib.ingest.tiff.decode import UInt8Array, decode_tiff

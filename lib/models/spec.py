@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lib.config import absolute_uri
+from lib.config.base import absolute_uri
 from lib.errors import SettingsError
 from lib.folders.model import read_model_record
 from lib.storage.location import Location

@@ -12,7 +12,7 @@ from lib.plots.heatmap_sheet import grad_cam_sheet
 from lib.plots.one_vs_rest import pr_curves, roc_curves
 from lib.plots.per_class import per_class_bars
 from lib.plots.proportion import wilson_interval
-from lib.plots.reliability import confidence_histogram, reliability
+from lib.plots.reliability_diagram import confidence_histogram, reliability
 from lib.plots.risk_coverage import abstention_curve
 from lib.plots.scatter import predicted_scatter
 from lib.plots.swarm import predicted_swarm

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import ReportConfig
+from lib.config.chain import ReportConfig
 from lib.errors import SettingsError
 from lib.evaluation.measures.comparison import compare
 from lib.folders.checks import Checks, NearDuplicates, read_checks, read_near_duplicates

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lib.config import ReportConfig
+from lib.config.chain import ReportConfig
 from lib.folders.output import package_versions
 from lib.plots.palette import class_looks
 from lib.report.collect import collect

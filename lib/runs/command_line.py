@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from lib.config import SettingsT
+from lib.config.base import SettingsT
 from lib.errors import SettingsError
 from lib.storage.yaml_file import read_settings_file
 

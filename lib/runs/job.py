@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from lib.config import JobConfig
+from lib.config.base import JobConfig
 from lib.errors import expected_cause, in_one_line
 from lib.runs.command_line import parse_settings, report_error
 from lib.runs.summaries import Summary

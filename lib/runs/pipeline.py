@@ -5,7 +5,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from lib.config import ConvertConfig, EvaluateConfig, PipelineConfig, ReportConfig, TrainConfig
+from lib.config.chain import PipelineConfig, ReportConfig
+from lib.config.conversion import ConvertConfig
+from lib.config.fitting import TrainConfig
+from lib.config.prediction import EvaluateConfig
 from lib.evaluation.evaluate import evaluate_model
 from lib.folders.lease import only_writer
 from lib.folders.model import read_model_record

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lib.config import AcceleratorConfig, DecodeConfig, JobConfig
+from lib.config.base import JobConfig
+from lib.config.resources import AcceleratorConfig, DecodeConfig
 from lib.runtime.environment import job_variables, ray_is_ours
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from lib.config import SampleConfig
+from lib.config.conversion import SampleConfig
 from lib.folders.output import OutputFolder
 from lib.runtime.progress import Progress
 from lib.sample.tissue import TISSUES, TissueKind, draw_tissue

@@ -15,7 +15,7 @@ from typing import IO, Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
-from lib.config import URI_FORMS
+from lib.config.base import URI_FORMS
 from lib.errors import SettingsError, StorageError
 from lib.storage.checksum import verified_checksum
 from lib.storage.faults import attempt

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import TrainConfig
+from lib.config.fitting import TrainConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.sampler import PADDING
 from lib.dataset.source import Decoder, ShardSource, TiffSource

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lib.config import TrainConfig
+from lib.config.fitting import TrainConfig
 from lib.errors import SettingsError, TissueError
 from lib.folders.output import OutputFolder
 from lib.folders.sweep import TrialResult

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from lib.config import AcceleratorConfig, FitConfig, TrainConfig
+from lib.config.fitting import FitConfig, TrainConfig
+from lib.config.resources import AcceleratorConfig
 from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.errors import SettingsError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.tiff.decode import decode_tiff
 from tests.benchmarks.sources import COMPRESSIONS, write_linked_source

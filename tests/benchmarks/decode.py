@@ -7,7 +7,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.ingest.tiff.decode import decode_tiff
 from tests.benchmarks.sources import COMPRESSIONS, PICTURES, tissue_tiffs
 from tests.benchmarks.timing import interleaved_medians, print_row

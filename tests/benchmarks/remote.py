@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.tiff.decode import decode_tiff
 from lib.runtime.environment import prepare_environment

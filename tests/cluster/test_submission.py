@@ -46,7 +46,7 @@ def test_what_is_uploaded_is_small_and_holds_the_code_and_nothing_else(tmp_path:
     assert package.stat().st_size < MOST_UPLOADED
     with zipfile.ZipFile(package) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
-    assert {"lib/config.py", "jobs/convert.py", "lib/report/templates/report.html.j2"} <= set(names)
+    assert {"lib/config/base.py", "jobs/convert.py", "lib/report/templates/report.html.j2"} <= set(names)
     assert {name.partition("/")[0] for name in names if "/" in name} == {"lib", "jobs"}
     assert not [name for name in names if "__pycache__" in name]
 

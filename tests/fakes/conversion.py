@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lib.config import ConvertConfig
+from lib.config.conversion import ConvertConfig
 from lib.ingest import convert
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.config import ReportConfig
+from lib.config.chain import ReportConfig
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.views.maps import map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib.config import DecodeConfig
+from lib.config.resources import DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, NAMES, Decoder
 from tests.fakes.sources import striped_image
 

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from hypothesis import strategies as st
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
 from lib.ingest.tiff.decode import UInt8Array, decode_tiff
 from lib.ingest.tiff.refusals import REFUSAL_CODES

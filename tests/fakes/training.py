@@ -11,7 +11,7 @@ import keras
 import pandas as pd
 import pytest
 
-from lib.config import TrainConfig
+from lib.config.fitting import TrainConfig
 from lib.dataset.memory import ExampleCache
 from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec

@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lib.config import ConvertConfig
+from lib.config.conversion import ConvertConfig
 from lib.errors import StorageError
+from lib.storage import faults as retry_module
 from lib.storage import gcs as gcs_module
-from lib.storage import retry as retry_module
 from lib.storage.faults import full_jitter_s
 from lib.storage.location import Location, StoredFile, _filesystem
 from tests.fakes.conversion import convert_here

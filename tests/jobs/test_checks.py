@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import lib.evaluation.checks.run
-from lib.config import ConvertConfig, JobConfig
+from lib.config.base import JobConfig
+from lib.config.conversion import ConvertConfig
 from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, StorageError
 from lib.evaluation.checks.run import run_checks

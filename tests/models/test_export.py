@@ -17,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.config import ExportConfig
+from lib.config.prediction import ExportConfig
 from lib.errors import SettingsError, TissueError
 from lib.models.export.agreement import PROBABILITY_TOLERANCE, check_images, measure_agreement, run_in_parts
 from lib.models.export.export import export_model
@@ -230,7 +230,7 @@ def test_a_complete_export_is_not_repeated_and_no_other_is_put_into_its_folder(
 def test_a_missing_package_is_named_before_tensorflow_is_imported(tmp_path: Path) -> None:
     script = (
         "import importlib.util, sys\n"
-        "from lib.config import ExportConfig\n"
+        "from lib.config.prediction import ExportConfig\n"
         "from lib.errors import SettingsError\n"
         "from lib.models.export.export import export_model\n"
         "importlib.util.find_spec = lambda name: None\n"

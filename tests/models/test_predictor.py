@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lib.config import PredictionConfig
+from lib.config.prediction import PredictionConfig
 from lib.dataset.source import DECODED_SCHEMA
 from lib.evaluation.predictor import Predictor
 from lib.folders.model import write_reference

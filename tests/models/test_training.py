@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.config import FitConfig
+from lib.config.fitting import FitConfig
 from lib.models.registry import Network
 from lib.training.fit.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
 from lib.training.fit.plan import FINE_TUNE, Phase

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import lib.training.features
-from lib.config import ImageConfig, JobConfig, ListingConfig, TrainConfig
+from lib.config.base import JobConfig
+from lib.config.fitting import TrainConfig
+from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.sampler import PADDING
 from lib.dataset.source import TiffSource, image_array
 from lib.errors import TissueError

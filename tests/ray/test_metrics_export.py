@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import ConvertConfig
+from lib.config.conversion import ConvertConfig
 from lib.errors import StorageError
 from lib.ingest.convert import convert_images
 from lib.runtime import counters as metrics
@@ -136,7 +136,7 @@ import os
 from lib.runtime.environment import name_job, prepare_environment
 prepare_environment()
 name_job("predict", "json")
-from lib.config import JobConfig
+from lib.config.base import JobConfig
 from lib.runtime.ray_data import start_ray
 start_ray(JobConfig())
 import ray

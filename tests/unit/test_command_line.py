@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from lib.config import ConvertConfig, PipelineConfig, ReportConfig, SampleConfig, SettingsT, TrainConfig
+from lib.config.base import SettingsT
+from lib.config.chain import PipelineConfig, ReportConfig
+from lib.config.conversion import ConvertConfig, SampleConfig
+from lib.config.fitting import TrainConfig
 from lib.errors import SettingsError
 from lib.runs.command_line import parse_settings, report_error
 

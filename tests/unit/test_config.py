@@ -2,33 +2,36 @@
 
 import inspect
 import os
+import pkgutil
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from lib import config
-from lib.config import (
-    ConvertConfig,
-    EvaluateConfig,
-    FitConfig,
-    ImageConfig,
-    JobConfig,
-    PipelineConfig,
-    Settings,
-    TrainConfig,
-    absolute_uri,
-)
+import lib.config
+from lib.config.base import JobConfig, Settings, absolute_uri
+from lib.config.chain import PipelineConfig
+from lib.config.conversion import ConvertConfig
+from lib.config.fitting import FitConfig, TrainConfig
+from lib.config.images import ImageConfig
+from lib.config.prediction import EvaluateConfig
 from lib.models.spec import parse_spec
 from lib.runs.command_line import parse_settings
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "jobs/recipes").glob("*.yaml"))
 COMMAND = re.compile(r"#\s*`?python -m jobs\.(\w+) (--config [^`(]*)`?(?:\(.*)?")
-SETTINGS = [kind for _, kind in inspect.getmembers(config, inspect.isclass) if issubclass(kind, Settings)]
+MODULES = [import_module(f"lib.config.{module.name}") for module in pkgutil.iter_modules(lib.config.__path__)]
+SETTINGS = [
+    kind
+    for module in MODULES
+    for _, kind in inspect.getmembers(module, inspect.isclass)
+    if issubclass(kind, Settings) and kind.__module__ == module.__name__
+]
 FIELDS = [(kind, name) for kind in SETTINGS for name in kind.model_fields]
 
 

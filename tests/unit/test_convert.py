@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lib.config import ConvertConfig
+from lib.config.conversion import ConvertConfig
 from lib.errors import DataError, SettingsError, TooManyBadImagesError
 from lib.folders.manifest import MANIFEST_SCHEMA
 from lib.folders.shards import SHARD_SCHEMA

@@ -46,7 +46,7 @@ def test_counters_are_shown_as_rates_or_totals_and_gauges_as_they_are() -> None:
 def test_without_ray_nothing_is_counted_and_ray_is_not_imported() -> None:
     script = (
         "import sys\n"
-        "from lib import metrics\n"
+        "from lib.runtime import counters as metrics\n"
         "metrics.count_images('convert', 3, 1); metrics.count_epoch(3, 1.0, 0.5)\n"
         "metrics.STORAGE_RETRIES.add(1, reason='timeout')\n"
         "assert 'ray' not in sys.modules and not metrics._exported.cache_info().currsize\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import DoctorConfig
+from lib.config.chain import DoctorConfig
 from lib.errors import DataError
 from lib.models.spec import parse_spec
 from lib.runs.doctor import cluster, estimate

@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lib.config import ConvertConfig, ListingConfig
+from lib.config.conversion import ConvertConfig
+from lib.config.images import ListingConfig
 from lib.errors import DataError
 from lib.folders.manifest import LISTING_SCHEMA
 from lib.ingest.duplicates import find_duplicates, make_sure, with_checksums

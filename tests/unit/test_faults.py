@@ -4,7 +4,7 @@ import pytest
 from gcsfs.retry import HttpError
 
 from lib.errors import StorageError
-from lib.storage import retry as retry_module
+from lib.storage import faults as retry_module
 from lib.storage.faults import TransientStorageError, attempt, named, retry
 
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from lib.errors import ImageRefused, TissueError
+from lib.ingest.tiff import samples as tiff_decoding
 from lib.ingest.tiff.decode import decode_tiff
-from lib.ingest.tiff.decode import samples as tiff_decoding
 from lib.ingest.tiff.isolate import run_isolated
 from tests.fakes.crashes import crash, exhaust, hang
 from tests.fakes.tiff_bytes import NOISE, POLICY, refusal_of, segments_of, written

@@ -220,7 +220,7 @@ def test_a_cluster_is_removed_however_its_job_ends() -> None:
 
 
 def test_the_job_is_one_of_ours_with_settings_that_it_knows() -> None:
-    from lib.config import PipelineConfig
+    from lib.config.chain import PipelineConfig
     from lib.runs.command_line import parse_settings
 
     words = manifest("ray-job.yaml")["spec"]["entrypoint"].split()

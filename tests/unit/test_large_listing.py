@@ -23,7 +23,7 @@ import sys, time
 started = time.perf_counter()
 import pyarrow as pa
 import jobs.convert
-from lib.config import ConvertConfig
+from lib.config.conversion import ConvertConfig
 from lib.ingest import convert
 from lib.ingest.update import CONVERTED_SCHEMA
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lib.config import ListingConfig
+from lib.config.images import ListingConfig
 from lib.errors import DataError, SettingsError, TissueError, TooManyBadImagesError
 from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
 from lib.ingest.listing import Listing, image_id, list_labelled, list_unlabelled

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.ingest.tiff.decode import UInt8Array, decode_tiff
 from lib.ingest.tiff.ranges import measure_ranges, resolve_policy
 from tests.fakes.tiff_bytes import ODD_TIFFS, POLICY, refusal_of

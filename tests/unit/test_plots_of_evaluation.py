@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lib import plots
-from lib.plots import abstention, calibration, canvas, embedding, grad_cam, one_vs_rest
+from lib.plots import canvas, embedding, one_vs_rest
+from lib.plots import heatmap_sheet as grad_cam
+from lib.plots import reliability_diagram as calibration
+from lib.plots import risk_coverage as abstention
 from lib.plots.label_places import spread_labels
 from lib.plots.palette import FEW_CLASSES, LOOKS, looks_apart
 

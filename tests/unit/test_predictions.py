@@ -12,7 +12,8 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.config import ConvertConfig, PredictConfig
+from lib.config.conversion import ConvertConfig
+from lib.config.prediction import PredictConfig
 from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.config import ReportConfig
+from lib.config.chain import ReportConfig
 from lib.errors import DataError, SettingsError
 from lib.folders.checks import MOST_SHOWN
 from lib.folders.dataset import MOST_REFUSED, find_overlap

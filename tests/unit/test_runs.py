@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ray.exceptions import RayTaskError
 
-from lib.config import SampleConfig
+from lib.config.conversion import SampleConfig
 from lib.errors import DataError, SettingsError, StorageError, TooManyBadImagesError, expected_cause
-from lib.runs.job import job as runs
+from lib.runs import job as runs
 from lib.runs.job import run_job
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from sklearn.linear_model import LogisticRegression
 
-from lib.config import SampleConfig
+from lib.config.conversion import SampleConfig
 from lib.sample.tiffs import ENCODINGS, KINDS, SIZES, SampleImage, sample_images, write_sample
 from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
 

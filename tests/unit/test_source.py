@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.config import ConvertConfig, ImageConfig, ListingConfig
+from lib.config.conversion import ConvertConfig
+from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, ShardSource, TiffSource, image_array
 from lib.errors import DataError, SettingsError, StorageError
 from lib.ingest.listing import list_unlabelled

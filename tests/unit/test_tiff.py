@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.tiff.decode import decode as tiff
+from lib.ingest.tiff import decode as tiff
 from lib.ingest.tiff.decode import decode_tiff
 from tests.fakes.tiff_bytes import (
     LOSSLESS,

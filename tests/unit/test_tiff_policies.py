@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lib.config import ConvertConfig, TiffPolicy, parse_ranges
+from lib.config.conversion import ConvertConfig
+from lib.config.images import TiffPolicy, parse_ranges
 from lib.errors import SettingsError
 from lib.ingest.tiff.decode import decode_tiff
 from lib.runs.command_line import parse_settings

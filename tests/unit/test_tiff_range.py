@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib.config import ImageConfig, TiffPolicy, parse_ranges
+from lib.config.images import ImageConfig, TiffPolicy, parse_ranges
 from lib.errors import StorageError
 from lib.folders.output import OutputFolder
-from lib.ingest.tiff.decode import ranges as tiff_range
+from lib.ingest.tiff import ranges as tiff_range
 from lib.ingest.tiff.ranges import measure_ranges, resolve_policy, with_measured_ranges, with_ranges_of_run
 from lib.storage.location import Location, StoredFile
 from tests.fakes.tiff_bytes import NOISE, gray_of, written

@@ -21,7 +21,7 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
-from lib.config import FitConfig
+from lib.config.fitting import FitConfig
 from lib.errors import DataError, SettingsError, StorageError, TissueError
 from lib.training.workers.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
 from lib.training.workers.messages import LocalBoard, Sign

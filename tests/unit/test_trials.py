@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lib.config import TrainConfig
+from lib.config.fitting import TrainConfig
 from lib.errors import SettingsError
 from lib.folders.sweep import TrialResult, rank
 from lib.training.search.trials import Trial, draw_trials, in_words, read_sweep

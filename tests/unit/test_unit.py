@@ -31,7 +31,7 @@ def test_small_files_are_fetched_many_at_a_time() -> None:
 
 PEAK = """
 import sys, tracemalloc
-from lib.config import ImageConfig, ListingConfig
+from lib.config.images import ImageConfig, ListingConfig
 from lib.ingest.listing import list_labelled
 from lib.ingest.unit import read_unit
 from lib.storage.location import Location

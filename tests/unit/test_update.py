@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lib.config import ConvertConfig
+from lib.config.conversion import ConvertConfig
 from lib.errors import SettingsError
 from lib.ingest import unit as unit_module
 from tests.fakes.conversion import convert_here

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lib.config import JobConfig
+from lib.config.base import JobConfig
 from lib.dataset.graph import done
 from lib.dataset.source import ShardSource
 from lib.errors import DataError

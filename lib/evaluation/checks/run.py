@@ -5,7 +5,7 @@ Near duplicates across splits, and what a colour histogram alone achieves. All e
 
 from typing import Any
 
-from lib.config import JobConfig
+from lib.config.base import JobConfig
 from lib.dataset.source import ShardSource
 from lib.evaluation.checks.colour_baseline import Baseline
 from lib.evaluation.checks.descriptors import describe_images

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import EvaluateConfig
+from lib.config.prediction import EvaluateConfig
 from lib.dataset.source import ShardSource
 from lib.dataset.thumbnails import read_thumbnails
 from lib.evaluation.checks.near_duplicates import proposed_duplicates

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
 from lib.ingest.tiff.eight_bits import Samples, UInt8Array, intensities_to_8_bits, rounded, to_full_scale
 from lib.ingest.tiff.structure import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
 from lib.ingest.tiff.colour import to_rgb
 from lib.ingest.tiff.eight_bits import UInt8Array

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lib.config import TiffPolicy, parse_ranges
+from lib.config.images import TiffPolicy, parse_ranges
 from lib.errors import ImageRefused
 
 UInt8Array = npt.NDArray[np.uint8]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
 
 # tifffile logs what it repairs or skips in a damaged file. Whatever matters is checked and refused here, and

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
 from lib.folders.output import OutputFolder
 from lib.ingest.tiff.colour import holds_intensities, split_channels

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from tifffile.tifffile import jpeg_shape
 
-from lib.config import TiffPolicy
+from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
 from lib.ingest.tiff.pages import declared_tags
 

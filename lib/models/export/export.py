@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.config import ExportConfig
+from lib.config.prediction import ExportConfig
 from lib.errors import TissueError
 from lib.folders.model import read_model_record
 from lib.folders.output import OutputFolder

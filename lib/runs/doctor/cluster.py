@@ -4,7 +4,7 @@ from importlib.metadata import version
 from platform import python_version
 from typing import Any
 
-from lib.config import DoctorConfig
+from lib.config.chain import DoctorConfig
 from lib.dataset.memory import MEMORY_SHARE, image_bytes
 from lib.ingest.listing import Listing
 from lib.runs.doctor.findings import Finding

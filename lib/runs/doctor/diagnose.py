@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lib.config import DoctorConfig
+from lib.config.chain import DoctorConfig
 from lib.errors import TissueError, in_one_line
 from lib.models.spec import ModelSpec
 from lib.runs.doctor import storage

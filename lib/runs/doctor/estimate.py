@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from lib.config import DoctorConfig
+from lib.config.chain import DoctorConfig
 from lib.ingest.listing import Listing
 from lib.models.spec import ModelSpec
 from lib.runs.doctor.storage import Sample

@@ -9,7 +9,8 @@ import numpy as np
 import psutil
 import pyarrow.compute as pc
 
-from lib.config import DoctorConfig, ImageConfig, ListingConfig
+from lib.config.chain import DoctorConfig
+from lib.config.images import ImageConfig, ListingConfig
 from lib.errors import DataError, ImageRefused
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.listing import Listing, list_labelled

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, ValidationError, field_validator
 
-from lib.config import Settings
+from lib.config.base import Settings
 from lib.errors import SettingsError
 
 DRIVE_ENDPOINT = "https://www.googleapis.com"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import ray.train
 
-from lib.config import FitConfig
+from lib.config.fitting import FitConfig
 from lib.dataset.graph import decoded_dataset
 from lib.dataset.memory import (
     ExampleCache,

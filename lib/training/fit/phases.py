@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from lib.config import FitConfig
+from lib.config.fitting import FitConfig
 from lib.models.registry import Network, unfreeze
 from lib.training.fit.plan import FINE_TUNE, Phase
 

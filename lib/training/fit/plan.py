@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lib.config import FitConfig
+from lib.config.fitting import FitConfig
 from lib.models.spec import ModelSpec
 
 FIT, HEAD, FINE_TUNE = "fit", "head", "fine_tune"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from lib.config import SweepConfig, TrainConfig
+from lib.config.fitting import SweepConfig, TrainConfig
 from lib.errors import SettingsError, TissueError
 from lib.folders.model import MODEL_FILE
 from lib.folders.output import OutputFolder

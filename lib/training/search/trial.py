@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from lib.config import TrainConfig
+from lib.config.fitting import TrainConfig
 from lib.dataset.memory import memory_for_images
 from lib.errors import DivergedError, TissueError
 from lib.folders.output import OutputFolder

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from lib.config import FitConfig, ParameterSpace, SweepConfig, TrainConfig
+from lib.config.fitting import FitConfig, ParameterSpace, SweepConfig, TrainConfig
 from lib.errors import SettingsError
 from lib.storage.location import Location
 from lib.storage.yaml_file import read_settings_file

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lib.config import TrainConfig
+from lib.config.fitting import TrainConfig
 from lib.dataset.source import ImageSource
 from lib.models.spec import ModelSpec
 from lib.storage.location import Location

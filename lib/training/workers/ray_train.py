@@ -14,7 +14,8 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from lib.config import AcceleratorConfig, FitConfig, TrainConfig
+from lib.config.fitting import FitConfig, TrainConfig
+from lib.config.resources import AcceleratorConfig
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.ray_data import accelerator_label
 from lib.storage.location import Location

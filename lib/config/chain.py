@@ -1,0 +1,55 @@
+"""Settings of the jobs that join or look at other jobs."""
+
+from typing import Literal
+
+from pydantic import (
+    Field,
+)
+
+from lib.config.base import JobConfig, StorageUri
+from lib.config.fitting import FitConfig
+from lib.config.images import ImageConfig, ListingConfig
+from lib.config.prediction import ForwardConfig, MeasureConfig
+
+
+class ReportConfig(JobConfig):
+    """Write one offline HTML page about one or more evaluations."""
+
+    evaluations: tuple[StorageUri, ...] = Field(min_length=1)
+    """Evaluation folders, shown side by side in this order."""
+    output: StorageUri
+    """Report folder to write."""
+
+
+class StatusConfig(JobConfig):
+    """Tell from storage alone what below a folder is done, running, stopped or failed."""
+
+    output: StorageUri
+    """The --output of a job, or any folder above."""
+
+
+class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, ListingConfig, JobConfig):
+    """Convert, train every model, evaluate each on the test split, and report."""
+
+    source: StorageUri
+    """Folder of TIFFs: `train/<label>/*.tif` and `test/<label>/*.tif`."""
+    output: StorageUri
+    """Folder for `dataset/`, `models/<name>/`, `evaluations/<name>/` and `report/`."""
+    models: tuple[str, ...] = Field(default=("cnn",), min_length=1)
+    """SPECs of the models to train, in this order (see `python -m jobs.train --help`)."""
+    layout: Literal["shards", "folder"] = "shards"
+    """`folder` also writes `dataset/<split>/<label>/<name>.jpg`."""
+
+
+class DoctorConfig(PipelineConfig):
+    """Look whether a pipeline with these settings can work, and what it will take, before anything is paid for."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    """CPUs that convert side by side, for the estimate; by default those that Ray has now."""
+    gpu_speedup: float = Field(default=30.0, gt=0)
+    """How many times faster one GPU trains than this machine's CPUs, for the estimate with --use-gpu."""
+    price_per_cpu_hour: float = Field(default=0.05, ge=0)
+    """Price of one CPU for an hour, in the currency of your bill; the default is about that of Google's N2 machines on
+    demand, in dollars. Spot machines cost a third or less."""
+    price_per_gpu_hour: float = Field(default=0.85, ge=0)
+    """Price of a machine with one GPU for an hour; the default is about that of Google's g2-standard-8 (L4)."""

@@ -1,0 +1,157 @@
+"""How models are fitted, and which settings a sweep searches."""
+
+import math
+import re
+from typing import Any, Literal, Self
+
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from lib.config.base import JobConfig, Settings, StorageUri
+from lib.config.images import ImageConfig, ListingConfig
+from lib.config.resources import AcceleratorConfig
+
+
+class FitConfig(AcceleratorConfig):
+    """How a model is fitted."""
+
+    epochs: int = Field(default=10, ge=1)
+    """Most epochs to train, of the head alone where a new head is trained; early stopping may end sooner."""
+    batch_size: int = Field(default=32, ge=1)
+    """Images in one optimizer step, over all workers together."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Step size of Adam; by default 0.001, or 0.01 where only a new head is trained on a frozen base. It belongs to
+    the global batch, so it stays the same whatever the number of workers."""
+    gradient_parts: int = Field(default=4, ge=1)
+    """Parts of a global batch whose gradients are computed apart and added in a fixed order: any number of workers that
+    divides it gives the same weights. Batch normalisation that is trained sees one part at a time."""
+    patience: int = Field(default=5, ge=1)
+    """Epochs without a better validation loss before training stops; the best epoch is kept either way."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Arithmetic of the layers while training. Weights and the saved model are float32 in any case."""
+    cache: Literal["auto", "memory", "none"] = "auto"
+    """Where decoded images stay between epochs: in the `memory` of the workers, refusing what does not fit; or nowhere,
+    so that every epoch streams them again; `auto` keeps them if they fit. The weights are the same either way."""
+    cache_gib: float | None = Field(default=None, gt=0)
+    """Memory for decoded images in each worker, in GiB; by default its share of 80 % of what is free when it starts."""
+    augment: tuple[Literal["flip", "rotate", "shift", "brightness", "stain"], ...] = ()
+    """Random changes of training images: `flip` both ways, `rotate` by quarter turns, `shift` by up to 1/16 of the
+    side, `brightness` by up to 10 %, and `stain`, the strength of the haematoxylin and eosin colours, by up to 15 %."""
+    augmented_features: int = Field(default=4, ge=1)
+    """With --augment and a frozen base: differently changed copies of each training image whose features are computed;
+    epochs take turns with them."""
+    class_weight: Literal["none", "balanced"] = "none"
+    """`balanced` weighs each image in the loss by the inverse of how common its class is, 1 on average."""
+    sampling: Literal["once", "balanced"] = "once"
+    """`once` takes every training image once an epoch; `balanced` draws as many, each class as often as any other."""
+    head_units: int = Field(default=0, ge=0)
+    """Units of a hidden layer in a new head on a frozen base; 0 for a linear head."""
+    fine_tune_epochs: int = Field(default=0, ge=0)
+    """Most epochs to go on training the top of the base together with its new head, after the head."""
+    fine_tune_layers: int = Field(default=20, ge=1)
+    """Layers with weights to fine-tune, counted from the end of the base; batch normalisation stays as it is, and does
+    not count."""
+    fine_tune_rate: float = Field(default=1e-4, gt=0)
+    """Step size of Adam for the head while fine-tuning; layers of the base take a tenth of it. It rises from 0 over the
+    first tenth of the steps. What fine-tuning does not better is not kept."""
+    features: StorageUri | None = None
+    """Folder where features of frozen bases are kept and found again; by default in the model folder."""
+    num_workers: int | str = 1
+    """Training workers, and with GPUs or on a cluster as many actors that compute features; one worker runs in the
+    job's own process, more are Ray Train workers. `1:4` starts with as many of 1
+    to 4 as the cluster can place, and follows it as it grows and shrinks."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often training may start again from its last checkpoint after a worker was lost; errors of the data or the
+    program end it at once."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints within an epoch; there is one after every epoch in any case."""
+    stall_timeout: float = Field(default=600.0, gt=0)
+    """Seconds without a step after which the worker that holds up the others is named, ended and replaced."""
+
+    @field_validator("num_workers")
+    @classmethod
+    def _workers(cls, value: int | str) -> int | str:
+        match = re.fullmatch(r"([1-9]\d{0,3})(?::([1-9]\d{0,3}))?", str(value))
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError("expected a number from 1, or a range such as 1:4")
+        return f"{match[1]}:{match[2]}" if match[2] else int(match[1])
+
+    @property
+    def fewest_workers(self) -> int:
+        """How many workers training needs at least."""
+        return int(str(self.num_workers).partition(":")[0])
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers training uses at most."""
+        return int(str(self.num_workers).rpartition(":")[2])
+
+
+class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
+    """Fit one model on a dataset folder, or on TIFFs streamed from storage."""
+
+    output: StorageUri
+    """Model folder to write."""
+    dataset: StorageUri | None = None
+    """Dataset folder made by `convert`."""
+    source: StorageUri | None = None
+    """Folder of TIFFs to stream straight into training instead; no dataset folder is kept."""
+    model: str = "cnn"
+    """SPEC: `cnn`; a Keras Applications network (`vgg16`, `mobilenet:alpha=0.25,weights=URI,sha256=HEX`); a SavedModel
+    of TF Hub (`hub:path=URI,output=KEY`); or an earlier model of ours (`saved:path=URI`)."""
+
+    sweep: StorageUri | None = None
+    """YAML file that says which settings to search (see `SweepConfig` in `lib/config/fitting.py`): many trials are trained,
+    those that fall behind are ended early, and --output gets the model of the best by its validation images."""
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        if (self.dataset is None) == (self.source is None):
+            raise ValueError("give either --dataset or --source")
+        return self
+
+
+class ParameterSpace(Settings):
+    """What a sweep tries for one setting: some values, or a range of numbers."""
+
+    values: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    """Values to choose from."""
+    low: float | None = None
+    """Least number of a range."""
+    high: float | None = None
+    """Greatest number of a range."""
+    log: bool = False
+    """Whether each doubling within the range is as likely as any other; as it should be for step sizes."""
+
+    @model_validator(mode="after")
+    def _values_or_range(self) -> Self:
+        if (self.values is None) != (self.low is not None and self.high is not None) or (
+            self.values is not None and (self.low, self.high, self.log) != (None, None, False)
+        ):
+            raise ValueError("give either values, or low and high")
+        if self.values is not None and any(value in self.values[:place] for place, value in enumerate(self.values)):
+            raise ValueError("a value is given twice")
+        if self.low is not None and self.high is not None and not -math.inf < self.low < self.high < math.inf:
+            raise ValueError("low must be less than high")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError("with log, low must be positive")
+        return self
+
+
+class SweepConfig(Settings):
+    """Which settings to search, and when a trial is given up."""
+
+    trials: int = Field(ge=1, le=10_000)
+    """How many combinations of settings to try; --seed draws them."""
+    metric: Literal["val_loss", "val_accuracy"] = "val_loss"
+    """By which number of the best epoch of each trial, on the validation images, trials are compared."""
+    grace_epochs: int = Field(default=1, ge=1)
+    """Epochs that every trial is given."""
+    reduction_factor: float = Field(default=3.0, gt=1)
+    """After the grace epochs, and each time their number has grown by this factor, a trial goes on only if it is among
+    the best of this fraction of the trials that came so far."""
+    parameters: dict[str, ParameterSpace] = Field(min_length=1)
+    """What to try for which settings of the fit, or for `model`: `{values: [...]}` or `{low:, high:, log:}`."""

@@ -1,0 +1,90 @@
+"""Settings of the jobs that use a trained model."""
+
+from typing import Literal, Self
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+
+from lib.config.base import JobConfig, Settings, StorageUri
+from lib.config.images import UnitConfig
+from lib.config.resources import AcceleratorConfig
+
+
+class ActorConfig(Settings):
+    """The pool of actors that hold a model and predict."""
+
+    predict_batch_size: int = Field(default=64, ge=1)
+    """Images in one forward pass of one actor."""
+    num_actors: int = Field(default=1, ge=1)
+    """Most copies of the model that predict side by side."""
+
+
+class ForwardConfig(ActorConfig):
+    """How a model is applied to images that it was not trained on."""
+
+    test_time_augmentation: Literal["none", "flips", "quarter_turns"] = "none"
+    """Average the probabilities over an image and its mirror images (`flips`, 4 views), or also over quarter turns of
+    them (`quarter_turns`, 8 views): as many times the work, for what has no up and down."""
+    logits: bool = False
+    """Also write the `logits` of each image, the mean over its views."""
+
+
+class PredictionConfig(AcceleratorConfig, ForwardConfig, JobConfig):
+    """Predict images with a model."""
+
+    model_dir: StorageUri
+    """Model folder made by `train`."""
+    output: StorageUri
+    """Folder to write."""
+
+
+class MeasureConfig(Settings):
+    """What is measured and drawn of predictions whose truth is known."""
+
+    bootstrap_resamples: int = Field(default=2000, ge=100)
+    """Samples, drawn again from the groups (or images) of the split, that the 95 % intervals come from."""
+    maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne", "umap")
+    """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes."""
+    checks: StorageUri | None = None
+    """Folder where the checks of the data set (near duplicates, colour baseline) are kept and found again; by default
+    in the evaluation folder."""
+
+
+class EvaluateConfig(MeasureConfig, PredictionConfig):
+    """Predict one split of a dataset with a model, and measure how good the predictions are."""
+
+    dataset: StorageUri
+    """Dataset folder made by `convert`."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which split to predict."""
+
+
+class PredictConfig(UnitConfig, PredictionConfig):
+    """Predict TIFFs that have no label."""
+
+    source: StorageUri
+    """Any folder tree of TIFFs."""
+    min_confidence: float = Field(default=0.0, ge=0, lt=1)
+    """Confidence below which the model abstains: the row says `abstained`, and the prediction should not be used."""
+
+
+class ExportConfig(JobConfig):
+    """Write a model in a format that other programs run, preprocessing included."""
+
+    model_dir: StorageUri
+    """Model folder made by `train`."""
+    output: StorageUri
+    """Folder to write the exported model into."""
+    format: Literal["savedmodel", "onnx", "tflite"] = "savedmodel"
+    """For TensorFlow Serving and TensorFlow; for ONNX Runtime; for LiteRT (TensorFlow Lite) on small devices."""
+    quantize: Literal["none", "dynamic", "float16"] = "none"
+    """Smaller weights, for `tflite` alone: `dynamic` 8-bit integers (a quarter), `float16` (half). Predictions change
+    a little; by how much is measured and stated."""
+
+    @model_validator(mode="after")
+    def _quantized_tflite(self) -> Self:
+        if self.quantize != "none" and self.format != "tflite":
+            raise ValueError(f"--quantize {self.quantize} is for --format tflite")
+        return self
