@@ -24,7 +24,7 @@ def main(config: TrainConfig) -> Summary:
 def _train(config: TrainConfig) -> dict[str, Any]:
     if config.sweep is None:
         return train_model(config)
-    from lib.training.search.sweep import search_model  # Ray Tune takes a second to import
+    from lib.training.search.tune import search_model  # Ray Tune takes a second to import
 
     return search_model(config)
 

@@ -104,7 +104,7 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     of TF Hub (`hub:path=URI,output=KEY`); or an earlier model of ours (`saved:path=URI`)."""
 
     sweep: StorageUri | None = None
-    """YAML file that says which settings to search (see `SweepConfig` in `lib/config/fitting.py`): many trials are trained,
+    """YAML file that says which settings to search (`SweepConfig` in `lib/config/fitting.py`): many trials are trained,
     those that fall behind are ended early, and --output gets the model of the best by its validation images."""
 
     @model_validator(mode="after")

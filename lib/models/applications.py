@@ -15,7 +15,7 @@ from lib.errors import TissueError
 from lib.models.inputs import image_input
 from lib.models.saved import load_network
 from lib.models.spec import KERAS_NETWORKS, ModelSpec
-from lib.models.weights import weights_file
+from lib.models.weights import given_weights
 from lib.storage.location import Location
 
 
@@ -54,7 +54,7 @@ def _with_weights(spec: ModelSpec, image_size: int) -> keras.Model:
         return _construct(spec.name, spec.alpha, image_size, None)
     if spec.weights == "imagenet":
         return _with_imagenet(spec.name, spec.alpha, image_size)[0]
-    with weights_file(spec, image_size) as file:
+    with given_weights(spec) as file:
         try:
             return _from_file(spec, image_size, file)
         except Exception as error:  # several types, as there are several ways to be a wrong file

@@ -17,9 +17,9 @@ from lib.folders.dataset import Dataset, read_dataset
 from lib.folders.evaluation import LABEL_ERRORS_FILE, RESEMBLING_FILE, read_label_errors, read_layouts, read_trials
 from lib.folders.output import read_complete
 from lib.folders.predictions import Mistake, Predictions
+from lib.report.page_thumbnails import Thumbnails, read_thumbnails
 from lib.report.pictures import evaluation_plots
 from lib.report.report import Contest, Evaluation, Report, comparable, ranked
-from lib.report.thumbnails import Thumbnails, read_thumbnails
 from lib.storage.location import Location
 from lib.storage.tables import read_table
 

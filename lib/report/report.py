@@ -10,7 +10,7 @@ from lib.folders.dataset import Dataset
 from lib.folders.evaluation import LabelErrors, Layouts, SweepTrial
 from lib.folders.predictions import Predictions
 from lib.plots import wilson_interval
-from lib.report.thumbnails import Thumbnails
+from lib.report.page_thumbnails import Thumbnails
 
 
 @dataclass(frozen=True)

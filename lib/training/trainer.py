@@ -16,12 +16,12 @@ from lib.errors import SettingsError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
 from lib.folders.model import MODEL_FILE, read_seen_images, write_seen_images
 from lib.folders.output import OutputFolder
+from lib.models.provenance import weights_digest
 from lib.models.spec import CNN, HUB, KERAS_NETWORKS, SAVED, ModelSpec, check_spec, parse_spec
-from lib.models.weights import weights_digest
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.training.features import FeatureSource, compute_features
+from lib.training.feature_extraction import FeatureSource, compute_features
 from lib.training.fit.loader import FITTED_SPLITS
 from lib.training.fit.loop import train_on_worker
 from lib.training.fit.plan import plan_phases

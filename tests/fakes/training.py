@@ -15,7 +15,7 @@ from lib.config.fitting import TrainConfig
 from lib.dataset.memory import ExampleCache
 from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
-from lib.training.features import Features
+from lib.training.feature_extraction import Features
 from lib.training.fit.loop import Worker
 from lib.training.workers.messages import LocalBoard
 from lib.training.workers.peers import Peers, TrainTask

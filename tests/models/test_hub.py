@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 from lib.errors import SettingsError
+from lib.models.provenance import weights_digest
 from lib.models.registry import Network, build_base, build_network, unfreeze
 from lib.models.saved import load_network
 from lib.models.spec import check_spec, parse_spec
-from lib.models.weights import weights_digest
 from lib.storage.location import Location
 from lib.training.fit.synchronous import SynchronousModel
 

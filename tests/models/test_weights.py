@@ -13,9 +13,9 @@ from keras.src.legacy.saving import legacy_h5_format
 
 from lib.errors import TissueError
 from lib.models import applications as transfer
+from lib.models.provenance import weights_digest
 from lib.models.registry import build_base, build_network
 from lib.models.spec import parse_spec
-from lib.models.weights import weights_digest
 from tests.fakes.networks import write_random_weights
 
 SIZE = 128  # the smallest for which Keras has a file of its own

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import lib.training.features
+import lib.training.feature_extraction
 from lib.config.base import JobConfig
 from lib.config.fitting import TrainConfig
 from lib.config.images import ImageConfig, ListingConfig
@@ -24,7 +24,7 @@ from lib.models.registry import build_base
 from lib.models.spec import ModelSpec, parse_spec
 from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.location import Location
-from lib.training.features import FeatureSource, compute_features
+from lib.training.feature_extraction import FeatureSource, compute_features
 from tests.fakes.networks import write_random_weights
 from tests.fakes.sources import damage, write_source
 
@@ -124,9 +124,11 @@ def test_a_range_is_read_from_the_parts_that_have_it_and_no_others(
 ) -> None:
     everything = features.read("train", range(20))
     opened = []
-    read_table = lib.training.features.read_table
+    read_table = lib.training.feature_extraction.read_table
     monkeypatch.setattr(
-        lib.training.features, "read_table", lambda location: opened.append(location.name) or read_table(location)
+        lib.training.feature_extraction,
+        "read_table",
+        lambda location: opened.append(location.name) or read_table(location),
     )
     some = features.read("train", range(5, 9))
     assert opened == ["part-000000004.parquet", "part-000000008.parquet"]
@@ -155,7 +157,9 @@ def test_what_is_there_is_not_computed_again(
     assert compute_features(source, spec, config, output, SPLITS) == features
     assert lost.read_bytes() == content
     assert {file for file, time in file_times(folder / "features").items() if before[file] != time} == {str(lost)}
-    monkeypatch.setattr(lib.training.features, "run_pool", None)  # no actor is started when all parts are there
+    monkeypatch.setattr(
+        lib.training.feature_extraction, "run_pool", None
+    )  # no actor is started when all parts are there
     assert compute_features(source, spec, config, output, SPLITS) == features
 
 
@@ -190,7 +194,7 @@ def test_the_key_stands_for_everything_that_features_depend_on(
     def instead(*_: Any, **__: Any) -> Iterator[int]:
         raise Computed
 
-    monkeypatch.setattr(lib.training.features, "run_pool", instead)
+    monkeypatch.setattr(lib.training.feature_extraction, "run_pool", instead)
 
     def is_there(source: TiffSource = source, spec: ModelSpec = spec, **changes: Any) -> bool:
         changed = config.model_copy(update=changes)

@@ -32,6 +32,7 @@ SETTINGS = [
     for _, kind in inspect.getmembers(module, inspect.isclass)
     if issubclass(kind, Settings) and kind.__module__ == module.__name__
 ]
+BY_NAME = {kind.__name__: kind for kind in SETTINGS}
 FIELDS = [(kind, name) for kind in SETTINGS for name in kind.model_fields]
 
 
@@ -130,7 +131,7 @@ def test_a_recipe_states_a_command_and_the_command_takes_it(path: Path, monkeypa
     job, arguments = stated[1], shlex.split(stated[2])
     assert arguments[1] == path.relative_to(ROOT).as_posix()
     assert (ROOT / f"jobs/{job}.py").exists()
-    settings = parse_settings(getattr(config, f"{job.capitalize()}Config"), arguments, f"python -m jobs.{job}")
+    settings = parse_settings(BY_NAME[f"{job.capitalize()}Config"], arguments, f"python -m jobs.{job}")
     for spec in getattr(settings, "models", [getattr(settings, "model", "cnn")]):
         parse_spec(spec)
     dumped = settings.model_dump()

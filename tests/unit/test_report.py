@@ -27,8 +27,8 @@ from lib.report.doubts.model_doubts import chance_calibration_error
 from lib.report.doubts.ranking import doubts
 from lib.report.formatting import duration, json_in_page
 from lib.report.page import write_report
+from lib.report.page_thumbnails import MOST_SPRITE_PX, SIDE_PX, TILE_SIDES_PX, tile_side
 from lib.report.pictures import lighter, most_confused
-from lib.report.thumbnails import MOST_SPRITE_PX, SIDE_PX, TILE_SIDES_PX, tile_side
 from lib.report.verdict import comparison, headline
 from tests.fakes.evaluations import HOSTILE, PNG, Lab
 

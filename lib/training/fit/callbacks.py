@@ -2,7 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ import tensorflow as tf
 from lib.runtime.counters import count_epoch
 from lib.storage.location import Location
 from lib.training.fit.batches import Batches
-from lib.training.fit.checkpoint import FitProgress
 from lib.training.fit.synchronous import SynchronousModel
-from lib.training.workers.failures import PreemptedError
 from lib.training.workers.messages import BoardClient
-from lib.training.workers.watchdog import Heartbeat
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -190,68 +186,3 @@ class KeepBest(keras.callbacks.Callback):
         """Go back to the best epoch, if there was one."""
         if self.weights:
             self._network.set_weights(self.weights)
-
-
-class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves a checkpoint after each epoch, every so many steps, and when the workers are about to be ended.
-
-    All workers come to the same decision at the same step, since statistics are averaged first; one of them writes.
-    """
-
-    def __init__(
-        self, progress: FitProgress, every: int | None, heartbeat: Heartbeat, is_leaving: Callable[[], bool]
-    ) -> None:
-        """Save.
-
-        Args:
-            progress: What is saved.
-            every: Steps between checkpoints within an epoch; None for none.
-            heartbeat: Of this worker.
-            is_leaving: Tells, asked at each step, whether this worker is about to be ended.
-        """
-        super().__init__()
-        self._progress, self._every, self._heartbeat = progress, every, heartbeat
-        self._is_leaving = is_leaving
-        self._epoch, self._began_at, self._steps = 0, 0, 0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Go on with the sums of an epoch that was interrupted."""
-        self._epoch, self._began_at = epoch, self._progress.begin_epoch()
-        self._steps = self._began_at
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count the step, and ask for a checkpoint if this worker was told to."""
-        self._heartbeat.step(patient=batch == 0)
-        self.model.wishes.assign(float(self._is_leaving()))
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save if it is time."""
-        self._steps = self._began_at + batch + 1
-        if batch + 1 == self.params["steps"]:
-            return  # the epoch is judged first, and then saved
-        if float(self.model.wished) > 0:
-            self._save(wait=True)
-            self._leave()
-        if self._every and self._steps % self._every == 0:
-            self._save()
-
-    def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Validation moves on."""
-        self._heartbeat.move(patient=batch == 0)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save the state between two epochs."""
-        self._heartbeat.move(patient=True)
-        leaving = float(self.model.wished) > 0
-        self._progress.save(epoch + 1, 0, wait=leaving)
-        if leaving:
-            self._leave()
-
-    def _leave(self) -> None:
-        self.model.meet()  # the first worker that leaves ends the others, and one of them has been writing
-        raise PreemptedError(f"saved in epoch {self._epoch + 1}")
-
-    def _save(self, *, wait: bool = False) -> None:
-        self._heartbeat.move(patient=True)
-        self.model.average_statistics()
-        self._progress.save(self._epoch, self._steps, wait=wait)

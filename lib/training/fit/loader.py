@@ -23,7 +23,7 @@ from lib.dataset.source import ImageSource
 from lib.dataset.stream import ImageStream
 from lib.errors import DataError, SettingsError, TooManyBadImagesError
 from lib.runtime.ray_data import stream_tables
-from lib.training.features import FeatureSource
+from lib.training.feature_extraction import FeatureSource
 from lib.training.workers.peers import COUNTS_KEY, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat
 

@@ -188,9 +188,9 @@ class Worker:
     ) -> None:
         """Train one phase, and leave its network as it was after its best epoch."""
         from lib.models.augmentation import Augmentation
-        from lib.training.fit.callbacks import AverageStatistics, History, KeepBest, SaveCheckpoints, Scalars
-        from lib.training.fit.checkpoint import FitProgress
+        from lib.training.fit.callbacks import AverageStatistics, History, KeepBest, Scalars
         from lib.training.fit.phases import phase_optimizer
+        from lib.training.fit.resume import FitProgress, SaveCheckpoints
         from lib.training.fit.synchronous import SynchronousModel
 
         config, order = self._task.config, examples["train"].order

@@ -17,7 +17,7 @@ from lib.folders.output import OutputFolder
 from lib.models.spec import parse_spec
 from lib.runtime.logs import join_stage
 from lib.runtime.ray_data import prepare_context
-from lib.training.features import FeatureSource
+from lib.training.feature_extraction import FeatureSource
 from lib.training.fit.checkpoint import CheckpointFolder
 from lib.training.fit.history import watched_loss
 from lib.training.fit.loop import train_alone

@@ -9,7 +9,7 @@ from lib.config.fitting import TrainConfig
 from lib.dataset.source import ImageSource
 from lib.models.spec import ModelSpec
 from lib.storage.location import Location
-from lib.training.features import FeatureSource
+from lib.training.feature_extraction import FeatureSource
 from lib.training.workers.messages import BoardClient
 
 AGREE_KEY, COUNTS_KEY, LANES_KEY, REFERENCE_KEY, VALIDATION_KEY, FIRST_PHASE_KEY = 1, 2, 3, 4, 5, 10

@@ -25,8 +25,8 @@ from lib.dataset.graph import done, first_position, part_name, run_pool, without
 from lib.dataset.sampler import PADDING
 from lib.dataset.source import Decoder, ShardSource, TiffSource
 from lib.folders.features import FEATURE_SCHEMA, WIDTH_KEY
+from lib.models.provenance import weights_digest
 from lib.models.spec import ModelSpec
-from lib.models.weights import weights_digest
 from lib.runtime.counters import count_images
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.logs import join_stage

@@ -26,7 +26,7 @@ from lib.runtime.environment import ray_is_ours
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.training.features import FeatureSource
+from lib.training.feature_extraction import FeatureSource
 from lib.training.fit.plan import plan_phases
 from lib.training.search.trials import FLAG, Trial, draw_trials, in_words, read_sweep
 from lib.training.tracking import open_tracker
