@@ -11,7 +11,7 @@ import json
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,6 @@ import numpy.typing as npt
 from lib.errors import StorageError
 from lib.storage.checksum import crc32c
 from lib.storage.location import Location
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

@@ -1,32 +1,17 @@
 """How far one phase is on one worker, and its way into a checkpoint and back."""
 
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
 import keras
-import numpy as np
-import tensorflow as tf
-from lib.runtime.counters import count_epoch
-from lib.storage.location import Location
-from lib.training.fit.batches import Batches
-from lib.training.fit.synchronous import SynchronousModel
-from lib.training.workers.failures import PreemptedError
-from lib.training.workers.messages import BoardClient
-from lib.training.workers.watchdog import Heartbeat
-
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
 from lib.errors import TissueError
-
-if TYPE_CHECKING:
-    import keras
-
-from lib.training.fit.callbacks import (History, KeepBest)
-    from lib.training.fit.synchronous import SynchronousModel
+from lib.training.fit.callbacks import History, KeepBest
+from lib.training.fit.checkpoint import Arrays, Checkpoint, CheckpointFolder, TrainState
+from lib.training.fit.synchronous import SynchronousModel
+from lib.training.workers.failures import PreemptedError
+from lib.training.workers.watchdog import Heartbeat
 
 
 class FitProgress:
@@ -35,9 +20,9 @@ class FitProgress:
     def __init__(
         self,
         phase: int,
-        model: "SynchronousModel",
-        history: "History",
-        best: "KeepBest",
+        model: SynchronousModel,
+        history: History,
+        best: KeepBest,
         checkpoints: CheckpointFolder | None,
     ) -> None:
         """Begin at the beginning of a phase.
@@ -106,11 +91,11 @@ class FitProgress:
         return [variable for metric in self._model.metrics for variable in metric.variables]
 
 
-def _copies(variables: "list[keras.Variable]") -> Arrays:
+def _copies(variables: list[keras.Variable]) -> Arrays:
     return [np.array(variable.numpy()) for variable in variables]
 
 
-def _assign(variables: "list[keras.Variable]", values: Arrays) -> None:
+def _assign(variables: list[keras.Variable], values: Arrays) -> None:
     shapes = [tuple(variable.shape) for variable in variables]
     if shapes != [value.shape for value in values]:
         raise TissueError("the checkpoint is of another network; choose another --output")
