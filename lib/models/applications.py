@@ -13,8 +13,9 @@ import keras
 
 from lib.errors import TissueError
 from lib.models.inputs import image_input
+from lib.models.networks import KERAS_NETWORKS
 from lib.models.saved import load_network
-from lib.models.spec import KERAS_NETWORKS, ModelSpec
+from lib.models.spec import ModelSpec
 from lib.models.weights import given_weights
 from lib.storage.location import Location
 

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import traceback
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -20,12 +21,22 @@ NUMBERS = "numbers"
 """The `extra` of a log call that holds further fields: numbers by name."""
 
 
-class _Place:
-    """Where this process is in its job."""
+@dataclass
+class _Process:
+    """Where this process is in its job.
+
+    Attributes:
+        stage: Of all its lines from now on.
+        stream: Where the process of the job itself writes; None in a worker.
+        is_worker_set_up: Whether a worker writes in the format of the job already.
+    """
 
     stage: str | None = None
-    is_set_up = False
     stream: TextIO | None = None
+    is_worker_set_up: bool = False
+
+
+_process = _Process()
 
 
 def wants_json() -> bool:
@@ -35,7 +46,7 @@ def wants_json() -> bool:
 
 def enter_stage(stage: str | None) -> str | None:
     """Name the stage of all lines from now on, and return the one before."""
-    before, _Place.stage = _Place.stage, stage
+    before, _process.stage = _process.stage, stage
     return before
 
 
@@ -44,20 +55,20 @@ def join_stage(stage: str) -> None:
 
     Nothing in the process of the job itself, which may do the work of a worker and has its own stages.
     """
-    if _Place.stream is not None:
+    if _process.stream is not None:
         return
-    _Place.stage = stage
-    if wants_json() and not _Place.is_set_up:
+    _process.stage = stage
+    if wants_json() and not _process.is_worker_set_up:
         ours = logging.getLogger("lib")  # Ray Train puts handlers of its own on the root
         ours.addHandler(_json_handler(sys.stderr))
         ours.setLevel(logging.INFO)
         ours.propagate = False
-        _Place.is_set_up = True
+        _process.is_worker_set_up = True
 
 
 def write_json_to(stream: TextIO, level: int) -> None:
     """Have the process of a job write all of its log lines as JSON."""
-    _Place.stream = stream
+    _process.stream = stream
     logging.basicConfig(handlers=[_json_handler(stream)], level=level)
 
 
@@ -70,14 +81,14 @@ def report_failure(message: str, error: BaseException | None = None) -> None:
     """
     trace = (type(error), error, error.__traceback__) if error is not None else None
     record = logging.LogRecord("lib.runs.job", logging.ERROR, __file__, 0, message, (), trace)
-    print(JsonLines().format(record), file=_Place.stream or sys.stderr, flush=True)
+    print(JsonLines().format(record), file=_process.stream or sys.stderr, flush=True)
 
 
 def context_fields() -> dict[str, str | int | None]:
     """What all lines of this process have in common."""
     return {
         "job": job_variables().get(JOB_VARIABLE),
-        "stage": _Place.stage,
+        "stage": _process.stage,
         "node": platform.node(),
         "pid": os.getpid(),
     }

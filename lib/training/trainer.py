@@ -16,8 +16,9 @@ from lib.errors import SettingsError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
 from lib.folders.model import MODEL_FILE, read_seen_images, write_seen_images
 from lib.folders.output import OutputFolder
+from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
-from lib.models.spec import CNN, HUB, KERAS_NETWORKS, SAVED, ModelSpec, check_spec, parse_spec
+from lib.models.spec import CNN, HUB, SAVED, ModelSpec, check_spec, parse_spec
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lib.errors import TissueError
+from lib.models.networks import KERAS_NETWORKS
 from lib.models.registry import Network, build_base, build_network, unfreeze
-from lib.models.spec import KERAS_NETWORKS, parse_spec
+from lib.models.spec import parse_spec
 from lib.training.fit.synchronous import SynchronousModel
 from tests.fakes.networks import write_random_weights
 

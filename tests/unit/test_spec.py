@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import SettingsError
-from lib.models.spec import KERAS_NETWORKS, ModelSpec, check_spec, folder_names, parse_spec
+from lib.models.networks import KERAS_NETWORKS
+from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.storage.location import Location
 
 NAMES = ("cnn", "saved", "hub", *KERAS_NETWORKS)
