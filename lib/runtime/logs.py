@@ -22,7 +22,7 @@ NUMBERS = "numbers"
 
 
 @dataclass
-class _Process:
+class Process:
     """Where this process is in its job.
 
     Attributes:
@@ -36,7 +36,7 @@ class _Process:
     is_worker_set_up: bool = False
 
 
-_process = _Process()
+process = Process()
 
 
 def wants_json() -> bool:
@@ -46,7 +46,7 @@ def wants_json() -> bool:
 
 def enter_stage(stage: str | None) -> str | None:
     """Name the stage of all lines from now on, and return the one before."""
-    before, _process.stage = _process.stage, stage
+    before, process.stage = process.stage, stage
     return before
 
 
@@ -55,20 +55,20 @@ def join_stage(stage: str) -> None:
 
     Nothing in the process of the job itself, which may do the work of a worker and has its own stages.
     """
-    if _process.stream is not None:
+    if process.stream is not None:
         return
-    _process.stage = stage
-    if wants_json() and not _process.is_worker_set_up:
+    process.stage = stage
+    if wants_json() and not process.is_worker_set_up:
         ours = logging.getLogger("lib")  # Ray Train puts handlers of its own on the root
         ours.addHandler(_json_handler(sys.stderr))
         ours.setLevel(logging.INFO)
         ours.propagate = False
-        _process.is_worker_set_up = True
+        process.is_worker_set_up = True
 
 
 def write_json_to(stream: TextIO, level: int) -> None:
     """Have the process of a job write all of its log lines as JSON."""
-    _process.stream = stream
+    process.stream = stream
     logging.basicConfig(handlers=[_json_handler(stream)], level=level)
 
 
@@ -81,14 +81,14 @@ def report_failure(message: str, error: BaseException | None = None) -> None:
     """
     trace = (type(error), error, error.__traceback__) if error is not None else None
     record = logging.LogRecord("lib.runs.job", logging.ERROR, __file__, 0, message, (), trace)
-    print(JsonLines().format(record), file=_process.stream or sys.stderr, flush=True)
+    print(JsonLines().format(record), file=process.stream or sys.stderr, flush=True)
 
 
 def context_fields() -> dict[str, str | int | None]:
     """What all lines of this process have in common."""
     return {
         "job": job_variables().get(JOB_VARIABLE),
-        "stage": _process.stage,
+        "stage": process.stage,
         "node": platform.node(),
         "pid": os.getpid(),
     }

@@ -26,7 +26,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Where a job writes JSON, in this process."""
     for name in (JOB_VARIABLE, LOG_FORMAT_VARIABLE):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(logs._Place, "stage", None)  # a unit of work may have been done here before
+    monkeypatch.setattr(logs.process, "stage", None)  # a unit of work may have been done here before
     name_job("convert", "json")
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
@@ -82,7 +82,7 @@ def test_an_exception_is_one_line_with_its_traceback(stream: io.StringIO) -> Non
 def test_a_bug_is_reported_with_its_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logs._Place, "stream", None)
+    monkeypatch.setattr(logs.process, "stream", None)
     logs.report_failure("KeyError: 'x'", KeyError("x"))
     (record,) = records(capsys.readouterr().err)
     assert (record["message"], record["severity"]) == ("KeyError: 'x'", "ERROR")

@@ -1,18 +1,17 @@
 """Whether the nodes of the cluster agree, see their GPUs, and have the memory that the settings take."""
 
-from importlib.metadata import version
 from platform import python_version
 from typing import Any
 
 from lib.config.chain import DoctorConfig
 from lib.dataset.memory import MEMORY_SHARE, image_bytes
+from lib.folders.output import package_versions
 from lib.ingest.listing import Listing
 from lib.runs.doctor.findings import Finding
 from lib.runs.doctor.storage import Sample
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.ray_data import start_ray
 
-AGREEING = ("ray", "tensorflow", "keras", "pyarrow", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")
 ANSWER_S = 120.0
 DECODED_BYTES_PER_PIXEL = 16
 """What decoding a page takes at its peak: the file, samples of up to 8 bytes, and RGB."""
@@ -20,7 +19,7 @@ DECODED_BYTES_PER_PIXEL = 16
 
 def describe_node() -> dict[str, str]:
     """The versions on this machine that must be the same on all."""
-    return {"python": python_version(), **{name: version(name) for name in AGREEING}}
+    return {"python": python_version(), **package_versions()}
 
 
 def visible_gpus() -> int:
