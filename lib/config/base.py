@@ -1,16 +1,11 @@
 """What all settings share: closed, immutable, with locations as URIs."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationInfo, field_validator
 
 LOCAL_SCHEME = "file://"
 REMOTE_SCHEMES = ("gs", "gdrive")
@@ -37,6 +32,14 @@ StorageUri = Annotated[str, AfterValidator(absolute_uri)]
 """A local path, `file://...`, `gs://bucket/prefix` or `gdrive://<folder id>/path`."""
 
 
+@dataclass(frozen=True)
+class NotIdentity:
+    """Marks a setting that does not change the result, so that a run goes on with another value of it."""
+
+
+NOT_IDENTITY = NotIdentity()
+"""The mark, in the annotation of a field. A field without it is part of the identity of a run."""
+
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
@@ -53,6 +56,15 @@ class Settings(BaseModel):
             raise ValueError("expected a number")
         return value
 
+    @classmethod
+    def identity_fields(cls) -> set[str]:
+        """The settings that tell one run from another: all but those marked `NOT_IDENTITY`."""
+        return {name for name, field in cls.model_fields.items() if NOT_IDENTITY not in field.metadata}
+
+    def identity(self) -> dict[str, JsonValue]:
+        """What makes this run the same as another, as JSON values: an output folder takes no run with another one."""
+        return self.model_dump(mode="json", include=self.identity_fields())
+
     def part(self, config_type: type[SettingsT], **changes: object) -> SettingsT:
         """Other settings, taken from the fields that both have, then from `changes`."""
         shared = {name: getattr(self, name) for name in config_type.model_fields if hasattr(self, name)}
@@ -62,7 +74,7 @@ class Settings(BaseModel):
 class JobConfig(Settings):
     """What every job understands."""
 
-    verbose: bool = False
+    verbose: Annotated[bool, NOT_IDENTITY] = False
     """Show the messages of Ray and TensorFlow too."""
-    log_format: Literal["text", "json"] = "text"
+    log_format: Annotated[Literal["text", "json"], NOT_IDENTITY] = "text"
     """How lines on stderr are written: for people, or one JSON object a line, as Google Cloud Logging reads them."""

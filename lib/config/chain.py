@@ -1,12 +1,10 @@
 """Settings of the jobs that join or look at other jobs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from lib.config.base import JobConfig, StorageUri
+from lib.config.base import NOT_IDENTITY, JobConfig, StorageUri
 from lib.config.fitting import FitConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.prediction import ForwardConfig, MeasureConfig
@@ -17,14 +15,14 @@ class ReportConfig(JobConfig):
 
     evaluations: tuple[StorageUri, ...] = Field(min_length=1)
     """Evaluation folders, shown side by side in this order."""
-    output: StorageUri
+    output: Annotated[StorageUri, NOT_IDENTITY]
     """Report folder to write."""
 
 
 class StatusConfig(JobConfig):
     """Tell from storage alone what below a folder is done, running, stopped or failed."""
 
-    output: StorageUri
+    output: Annotated[StorageUri, NOT_IDENTITY]
     """The --output of a job, or any folder above."""
 
 
@@ -33,7 +31,7 @@ class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, Listi
 
     source: StorageUri
     """Folder of TIFFs: `train/<label>/*.tif` and `test/<label>/*.tif`."""
-    output: StorageUri
+    output: Annotated[StorageUri, NOT_IDENTITY]
     """Folder for `dataset/`, `models/<name>/`, `evaluations/<name>/` and `report/`."""
     models: tuple[str, ...] = Field(default=("cnn",), min_length=1)
     """SPECs of the models to train, in this order (see `python -m jobs.train --help`)."""

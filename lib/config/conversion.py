@@ -1,13 +1,10 @@
 """Settings of the jobs that make images."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from lib.config.base import JobConfig, StorageUri
+from lib.config.base import NOT_IDENTITY, JobConfig, StorageUri
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import DecodeConfig
 
@@ -15,7 +12,7 @@ from lib.config.resources import DecodeConfig
 class SampleConfig(JobConfig):
     """Make the embedded sample: 12 classes of tissue-like TIFFs."""
 
-    output: StorageUri
+    output: Annotated[StorageUri, NOT_IDENTITY]
     """Folder to write `train/<label>/*.tif` and `test/<label>/*.tif` into."""
     train_per_class: int = Field(default=30, ge=2)
     """Training images of each class."""
@@ -30,11 +27,11 @@ class ConvertConfig(DecodeConfig, ImageConfig, ListingConfig, JobConfig):
 
     source: StorageUri
     """Folder of TIFFs: `train/<label>/*.tif` and, if there is one, `test/<label>/*.tif`."""
-    output: StorageUri
+    output: Annotated[StorageUri, NOT_IDENTITY]
     """Dataset folder to write."""
     layout: Literal["shards", "folder"] = "shards"
     """`folder` also writes `<split>/<label>/<name>.jpg`, readable by Keras's `image_dataset_from_directory`."""
-    update: bool = False
+    update: Annotated[bool, NOT_IDENTITY] = False
     """Bring a complete dataset folder up to date with its source: convert only new and changed files, drop those that
     are gone. Files that stay keep their split."""
 

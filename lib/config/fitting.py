@@ -1,18 +1,13 @@
 """How models are fitted, and which settings a sweep searches."""
 
 import math
-import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from lib.config.base import JobConfig, Settings, StorageUri
+from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri
 from lib.config.images import ImageConfig, ListingConfig
-from lib.config.resources import AcceleratorConfig
+from lib.config.resources import AcceleratorConfig, WorkerCount, WorkerCountSetting
 
 
 class FitConfig(AcceleratorConfig):
@@ -32,10 +27,10 @@ class FitConfig(AcceleratorConfig):
     """Epochs without a better validation loss before training stops; the best epoch is kept either way."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Arithmetic of the layers while training. Weights and the saved model are float32 in any case."""
-    cache: Literal["auto", "memory", "none"] = "auto"
+    cache: Annotated[Literal["auto", "memory", "none"], NOT_IDENTITY] = "auto"
     """Where decoded images stay between epochs: in the `memory` of the workers, refusing what does not fit; or nowhere,
     so that every epoch streams them again; `auto` keeps them if they fit. The weights are the same either way."""
-    cache_gib: float | None = Field(default=None, gt=0)
+    cache_gib: Annotated[float | None, NOT_IDENTITY] = Field(default=None, gt=0)
     """Memory for decoded images in each worker, in GiB; by default its share of 80 % of what is free when it starts."""
     augment: tuple[Literal["flip", "rotate", "shift", "brightness", "stain"], ...] = ()
     """Random changes of training images: `flip` both ways, `rotate` by quarter turns, `shift` by up to 1/16 of the
@@ -57,43 +52,25 @@ class FitConfig(AcceleratorConfig):
     fine_tune_rate: float = Field(default=1e-4, gt=0)
     """Step size of Adam for the head while fine-tuning; layers of the base take a tenth of it. It rises from 0 over the
     first tenth of the steps. What fine-tuning does not better is not kept."""
-    features: StorageUri | None = None
+    features: Annotated[StorageUri | None, NOT_IDENTITY] = None
     """Folder where features of frozen bases are kept and found again; by default in the model folder."""
-    num_workers: int | str = 1
+    num_workers: Annotated[WorkerCountSetting, NOT_IDENTITY] = WorkerCount(1, 1)
     """Training workers, and with GPUs or on a cluster as many actors that compute features; one worker runs in the
     job's own process, more are Ray Train workers. `1:4` starts with as many of 1
     to 4 as the cluster can place, and follows it as it grows and shrinks."""
-    max_failures: int = Field(default=3, ge=0)
+    max_failures: Annotated[int, NOT_IDENTITY] = Field(default=3, ge=0)
     """How often training may start again from its last checkpoint after a worker was lost; errors of the data or the
     program end it at once."""
-    checkpoint_every: int | None = Field(default=None, ge=1)
+    checkpoint_every: Annotated[int | None, NOT_IDENTITY] = Field(default=None, ge=1)
     """Steps between checkpoints within an epoch; there is one after every epoch in any case."""
-    stall_timeout: float = Field(default=600.0, gt=0)
+    stall_timeout: Annotated[float, NOT_IDENTITY] = Field(default=600.0, gt=0)
     """Seconds without a step after which the worker that holds up the others is named, ended and replaced."""
-
-    @field_validator("num_workers")
-    @classmethod
-    def _workers(cls, value: int | str) -> int | str:
-        match = re.fullmatch(r"([1-9]\d{0,3})(?::([1-9]\d{0,3}))?", str(value))
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError("expected a number from 1, or a range such as 1:4")
-        return f"{match[1]}:{match[2]}" if match[2] else int(match[1])
-
-    @property
-    def fewest_workers(self) -> int:
-        """How many workers training needs at least."""
-        return int(str(self.num_workers).partition(":")[0])
-
-    @property
-    def most_workers(self) -> int:
-        """How many workers training uses at most."""
-        return int(str(self.num_workers).rpartition(":")[2])
 
 
 class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     """Fit one model on a dataset folder, or on TIFFs streamed from storage."""
 
-    output: StorageUri
+    output: Annotated[StorageUri, NOT_IDENTITY]
     """Model folder to write."""
     dataset: StorageUri | None = None
     """Dataset folder made by `convert`."""
@@ -103,7 +80,7 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     """SPEC: `cnn`; a Keras Applications network (`vgg16`, `mobilenet:alpha=0.25,weights=URI,sha256=HEX`); a SavedModel
     of TF Hub (`hub:path=URI,output=KEY`); or an earlier model of ours (`saved:path=URI`)."""
 
-    sweep: StorageUri | None = None
+    sweep: Annotated[StorageUri | None, NOT_IDENTITY] = None
     """YAML file that says which settings to search (`SweepConfig` in `lib/config/fitting.py`): many trials are trained,
     those that fall behind are ended early, and --output gets the model of the best by its validation images."""
 

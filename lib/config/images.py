@@ -2,14 +2,11 @@
 
 import math
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-)
+from pydantic import Field, field_validator
 
-from lib.config.base import Settings, StorageUri
+from lib.config.base import NOT_IDENTITY, Settings, StorageUri
 
 
 class TiffPolicy(Settings):
@@ -104,7 +101,7 @@ class ImageConfig(TiffPolicy):
 class UnitConfig(Settings):
     """How listed images are cut into units of work, and how many may be bad."""
 
-    max_bad_fraction: float = Field(default=0.0, ge=0, le=1)
+    max_bad_fraction: Annotated[float, NOT_IDENTITY] = Field(default=0.0, ge=0, le=1)
     """Share of the images that may be quarantined before the run is refused (exit code 3)."""
     images_per_shard: int | None = Field(default=None, ge=1)
     """Images in one unit of work and one shard; by default a sixteenth of the images, between 16 and 512."""

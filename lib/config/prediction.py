@@ -1,13 +1,10 @@
 """Settings of the jobs that use a trained model."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from lib.config.base import JobConfig, Settings, StorageUri
+from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri
 from lib.config.images import UnitConfig
 from lib.config.resources import AcceleratorConfig
 
@@ -15,9 +12,9 @@ from lib.config.resources import AcceleratorConfig
 class ActorConfig(Settings):
     """The pool of actors that hold a model and predict."""
 
-    predict_batch_size: int = Field(default=64, ge=1)
+    predict_batch_size: Annotated[int, NOT_IDENTITY] = Field(default=64, ge=1)
     """Images in one forward pass of one actor."""
-    num_actors: int = Field(default=1, ge=1)
+    num_actors: Annotated[int, NOT_IDENTITY] = Field(default=1, ge=1)
     """Most copies of the model that predict side by side."""
 
 
@@ -36,7 +33,7 @@ class PredictionConfig(AcceleratorConfig, ForwardConfig, JobConfig):
 
     model_dir: StorageUri
     """Model folder made by `train`."""
-    output: StorageUri
+    output: Annotated[StorageUri, NOT_IDENTITY]
     """Folder to write."""
 
 
@@ -47,7 +44,7 @@ class MeasureConfig(Settings):
     """Samples, drawn again from the groups (or images) of the split, that the 95 % intervals come from."""
     maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne", "umap")
     """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes."""
-    checks: StorageUri | None = None
+    checks: Annotated[StorageUri | None, NOT_IDENTITY] = None
     """Folder where the checks of the data set (near duplicates, colour baseline) are kept and found again; by default
     in the evaluation folder."""
 
@@ -75,7 +72,7 @@ class ExportConfig(JobConfig):
 
     model_dir: StorageUri
     """Model folder made by `train`."""
-    output: StorageUri
+    output: Annotated[StorageUri, NOT_IDENTITY]
     """Folder to write the exported model into."""
     format: Literal["savedmodel", "onnx", "tflite"] = "savedmodel"
     """For TensorFlow Serving and TensorFlow; for ONNX Runtime; for LiteRT (TensorFlow Lite) on small devices."""

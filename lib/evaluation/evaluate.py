@@ -20,9 +20,6 @@ from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
-SETTINGS = ("model_dir", "dataset", "split", "test_time_augmentation", "logits", "bootstrap_resamples", "maps")
-"""What the content of the folder depends on."""
-
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     """Predict a split and measure, unless this very evaluation is already complete.
@@ -35,9 +32,8 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         DataError: If the split has no image.
     """
     model, dataset = check_evaluation(config)
-    settings = config.model_dump(mode="json", include=set(SETTINGS))
     inputs = {"model_completed_at": model["completed_at"], "dataset_hash": dataset.content_hash}
-    folder = OutputFolder(Location(config.output), EVALUATION_FILE, settings, inputs)
+    folder = OutputFolder(Location(config.output), EVALUATION_FILE, config.identity(), inputs)
     return folder.once(lambda: _evaluate(config, model, dataset, folder))
 
 

@@ -35,16 +35,8 @@ def predict_images(config: PredictConfig) -> dict[str, Any]:
         TooManyBadImagesError: If more images are refused than allowed; the manifest then names them.
     """
     model, listing = read_model_record(Location(config.model_dir)), list_unlabelled(Location(config.source))
-    settings = {
-        "model_dir": config.model_dir,
-        "source": config.source,
-        "images_per_shard": config.images_per_shard,
-        "test_time_augmentation": config.test_time_augmentation,
-        "logits": config.logits,
-        "min_confidence": config.min_confidence,
-    }
     inputs = {"model_completed_at": model["completed_at"], "source_listing": listing.content_hash}
-    folder = OutputFolder(Location(config.output), PREDICTIONS_FILE, settings, inputs)
+    folder = OutputFolder(Location(config.output), PREDICTIONS_FILE, config.identity(), inputs)
     return folder.once(lambda: _predict(config, model, listing, folder))
 
 

@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig
-from lib.config.resources import DecodeConfig
 from lib.errors import DataError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest
 from lib.folders.output import OutputFolder
@@ -26,9 +25,6 @@ from lib.runtime.progress import Progress
 from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
 from lib.storage.tables import write_table
-
-NOT_IDENTITY = {"verbose", "log_format", "output", "max_bad_fraction", "update", *DecodeConfig.model_fields}
-"""What does not change the dataset: the same command goes on with other values of these."""
 
 
 def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[str, Any]:
@@ -50,10 +46,14 @@ def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[s
     listing = list_labelled(Location(config.source), config)
     if needs_test and not pc.any(pc.equal(listing.images["split"], "test")).as_py():
         raise DataError(f"--source {config.source} has no test images to evaluate; use `convert` and `train` instead")
-    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
     inputs = {"source_listing": listing.content_hash}
     folder = OutputFolder(
-        Location(config.output), DATASET_FILE, settings, inputs, parts_name_their_inputs=True, may_update=config.update
+        Location(config.output),
+        DATASET_FILE,
+        config.identity(),
+        inputs,
+        parts_name_their_inputs=True,
+        may_update=config.update,
     )
     return folder.once(lambda: _convert_listing(config, listing, folder))
 

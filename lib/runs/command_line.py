@@ -13,8 +13,10 @@ import tyro
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from rich.console import Console
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lib.config.base import SettingsT
+from lib.config.resources import WorkerCount
 from lib.errors import SettingsError
 from lib.storage.yaml_file import read_settings_file
 
@@ -87,12 +89,23 @@ def _flag(name: str, field: FieldInfo, recipe: dict[str, Any]) -> tuple[str, Any
     return name, annotation, dataclasses.field(default=field.default)
 
 
+def _as_written(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Takes a count of workers as text, since one validation says all that is wrong with values."""
+    if info.type is not WorkerCount:
+        return None
+    return PrimitiveConstructorSpec(1, "INT|STR", lambda words: words[0], lambda _: True, lambda value: [str(value)])
+
+
+FLAG_TYPES = ConstructorRegistry()
+FLAG_TYPES.primitive_rule(_as_written)
+
+
 def _parse_flags(flags_type: type, flags: list[str], program: str, description: str) -> Any:
     description += f"\n\nSettings come from default < `{CONFIG_FLAG} recipe.yaml` < flag."
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint), _wide_terminal(bool({"-h", "--help"} & set(flags))):
         try:
-            return tyro.cli(flags_type, args=flags, prog=program, description=description)
+            return tyro.cli(flags_type, args=flags, prog=program, description=description, registry=FLAG_TYPES)
         except SystemExit as stop:
             if not stop.code:
                 raise

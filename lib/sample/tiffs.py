@@ -133,8 +133,7 @@ def write_sample(config: SampleConfig) -> dict[str, Any]:
     Raises:
         SettingsError: If the output holds something else.
     """
-    settings = config.model_dump(mode="json", exclude={"verbose", "log_format", "output"})
-    folder = OutputFolder(Location(config.output), SAMPLE_FILE, settings)
+    folder = OutputFolder(Location(config.output), SAMPLE_FILE, config.identity())
     return folder.once(lambda: _write_images(config, folder))
 
 

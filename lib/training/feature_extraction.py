@@ -212,7 +212,7 @@ def _compute(
         for some in (units, missing)
     )
     # On one machine, TensorFlow's own threads have its cores busy already.
-    actors = 1 if ray_is_ours() and not task.config.use_gpu else task.config.most_workers
+    actors = 1 if ray_is_ours() and not task.config.use_gpu else task.config.num_workers.most
     with Progress("features", total) as progress:
         progress.advance(total - left)
         decode = partial(_decode, decoder=decoder)

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from lib.config.fitting import FitConfig, TrainConfig
-from lib.config.resources import AcceleratorConfig
 from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.errors import SettingsError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
@@ -36,23 +35,6 @@ from lib.training.workers.watchdog import StallWatch
 logger = logging.getLogger(__name__)
 
 LabelledSource = ShardSource | TiffSource
-
-NOT_IDENTITY = {
-    "verbose",
-    "log_format",
-    "output",
-    "features",
-    "num_workers",
-    *AcceleratorConfig.model_fields,
-    "max_bad_fraction",
-    "cache",
-    "cache_gib",
-    "max_failures",
-    "checkpoint_every",
-    "stall_timeout",
-    "sweep",
-}
-"""What does not change the model: the same command goes on with other values of these."""
 
 
 def open_source(config: TrainConfig) -> LabelledSource:
@@ -92,7 +74,7 @@ def check_fit(config: FitConfig, specs: Sequence[ModelSpec]) -> None:
     Raises:
         SettingsError: Naming the settings.
     """
-    if config.batch_size < config.most_workers:
+    if config.batch_size < config.num_workers.most:
         raise SettingsError(f"--batch-size {config.batch_size} cannot be shared by --num-workers {config.num_workers}")
     if config.sampling == "balanced" and config.cache == "none":
         raise SettingsError("--sampling balanced needs the images in memory; it does not go with --cache none")
@@ -137,7 +119,7 @@ def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> Ou
         source: The images.
         **more: Further settings that it depends on.
     """
-    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY) | more
+    settings = config.identity() | more
     return OutputFolder(Location(config.output), MODEL_FILE, settings, {"dataset_hash": source.content_hash})
 
 

@@ -7,18 +7,20 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 import lib.config
-from lib.config.base import JobConfig, Settings, absolute_uri
+from lib.config.base import NOT_IDENTITY, JobConfig, Settings, absolute_uri
 from lib.config.chain import PipelineConfig
-from lib.config.conversion import ConvertConfig
+from lib.config.conversion import ConvertConfig, SampleConfig
 from lib.config.fitting import FitConfig, TrainConfig
 from lib.config.images import ImageConfig
-from lib.config.prediction import EvaluateConfig
+from lib.config.prediction import EvaluateConfig, ExportConfig, PredictConfig
+from lib.config.resources import WorkerCount
 from lib.models.spec import parse_spec
 from lib.runs.command_line import parse_settings
 
@@ -120,6 +122,77 @@ def test_training_reads_either_a_dataset_or_a_source(inputs: dict[str, str]) -> 
         TrainConfig(output="/o", **inputs)
     TrainConfig(output="/o", dataset="/d")
     TrainConfig(output="/o", source="/s")
+
+
+CONVERSION = {
+    "source", "layout", "image_size", "quality", "max_pixels", "tiff_range", "tiff_percentiles", "tiff_page",
+    "tiff_channels", "tiff_alpha", "tiff_orientation", "tiff_constant", "images_per_shard", "validation_fraction",
+    "labels", "group_by", "duplicates", "seed",
+}  # fmt: skip
+FITTING = {
+    "epochs", "batch_size", "learning_rate", "gradient_parts", "patience", "precision", "augment",
+    "augmented_features", "class_weight", "sampling", "head_units", "fine_tune_epochs", "fine_tune_layers",
+    "fine_tune_rate",
+}  # fmt: skip
+APPLYING = {"model_dir", "test_time_augmentation", "logits"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (SampleConfig, {"train_per_class", "test_per_class", "seed"}),
+        (ConvertConfig, CONVERSION),
+        (TrainConfig, FITTING | (CONVERSION - {"layout"}) | {"dataset", "model"}),
+        (EvaluateConfig, APPLYING | {"dataset", "split", "bootstrap_resamples", "maps"}),
+        (PredictConfig, APPLYING | {"source", "images_per_shard", "min_confidence"}),
+        (ExportConfig, {"model_dir", "format", "quantize"}),
+    ],
+)
+def test_a_run_goes_on_unless_a_setting_that_changes_its_result_is_another(
+    kind: type[JobConfig], names: set[str]
+) -> None:
+    given = {name: "/x" for name, field in kind.model_fields.items() if field.is_required()}
+    if kind is TrainConfig:
+        given["dataset"] = "/d"
+    assert kind.identity_fields() == names  # a record in storage has just these: another list refuses earlier runs
+    assert set(kind(**given).identity()) == names
+
+
+def test_a_setting_that_says_nothing_of_it_is_part_of_the_identity() -> None:
+    class NewConfig(ExportConfig):
+        """With two more settings."""
+
+        colour: tuple[str, ...] = ("red",)
+        """Whose."""
+        side_by_side: Annotated[int, NOT_IDENTITY] = Field(default=1, ge=1)
+        """How many."""
+
+    before = ExportConfig(model_dir="/m", output="/o").identity()
+    assert NewConfig(model_dir="/m", output="/p", verbose=True, side_by_side=2).identity() == before | {
+        "colour": ["red"]
+    }
+    with pytest.raises(ValidationError, match="side_by_side"):
+        NewConfig(model_dir="/m", output="/o", side_by_side=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "written"),
+    [(1, (1, 1), 1), ("3", (3, 3), 3), ("1:4", (1, 4), "1:4"), (WorkerCount(2, 5), (2, 5), "2:5")],
+)
+def test_a_count_of_workers_is_a_number_or_a_range(given: object, count: tuple[int, int], written: object) -> None:
+    settings = FitConfig(num_workers=given)
+    assert settings.num_workers == WorkerCount(*count)
+    assert settings.model_dump(mode="json")["num_workers"] == written
+    assert str(settings.num_workers) == str(written)
+    assert FitConfig.model_validate(settings.model_dump()) == settings
+    flags = ("--output", "/o", "--dataset", "/d", "--num-workers", str(given))
+    assert parse_settings(TrainConfig, flags, "train").num_workers == WorkerCount(*count)
+
+
+@pytest.mark.parametrize("given", [0, -1, "", "4:2", "1:", ":4", "many", "1:4:8", 1.5, True, None])
+def test_what_is_no_count_of_workers_is_refused(given: object) -> None:
+    with pytest.raises(ValidationError, match="expected a number"):
+        FitConfig(num_workers=given)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

@@ -226,4 +226,4 @@ def test_the_job_is_one_of_ours_with_settings_that_it_knows() -> None:
     words = manifest("ray-job.yaml")["spec"]["entrypoint"].split()
     assert words[:3] == ["python", "-m", "jobs.pipeline"]
     settings = parse_settings(PipelineConfig, words[3:], "pipeline")
-    assert settings.num_workers == 4
+    assert settings.num_workers == (4, 4)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lib.config.fitting import TrainConfig
+from lib.config.resources import WorkerCount
 from lib.errors import SettingsError
 from lib.folders.sweep import TrialResult, rank
 from lib.training.search.trials import Trial, draw_trials, in_words, read_sweep
@@ -41,7 +42,7 @@ def test_a_trial_trains_with_its_parameters_in_a_folder_of_its_own(tmp_path: Pat
     assert {trial.config.augment for trial in (first, second)} == {(), ("flip", "stain")}
     assert (first.folder.uri, second.folder.uri) == ("/o/sweep/trials/0001", "/o/sweep/trials/0002")
     assert first.config.features == second.config.features == "/o/features"
-    assert (first.config.num_workers, first.config.sweep) == (1, None)
+    assert (first.config.num_workers, first.config.sweep) == (WorkerCount(1, 1), None)
     json.dumps([first.parameters, second.parameters])
 
 

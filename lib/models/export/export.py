@@ -55,9 +55,8 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     """
     require_packages(config.format)
     model = read_model_record(Location(config.model_dir))
-    settings = {"model_dir": config.model_dir, "format": config.format, "quantize": config.quantize}
     inputs = {"model_completed_at": model["completed_at"]}
-    folder = OutputFolder(Location(config.output), EXPORT_FILE, settings, inputs)
+    folder = OutputFolder(Location(config.output), EXPORT_FILE, config.identity(), inputs)
     return folder.once(lambda: _export(config, model, folder))
 
 

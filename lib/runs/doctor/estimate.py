@@ -49,7 +49,7 @@ def estimate(config: DoctorConfig, listing: Listing, sample: Sample, plan: dict[
     convert_s = count * max(sample.convert_s, sample.fetch_s) / cpus
     splits = {row["values"]: row["counts"] for row in pc.value_counts(listing.images["split"]).to_pylist()}
     per_model = (_training_s(spec, config, splits, len(listing.class_names)) for spec in plan.values())
-    workers = config.fewest_workers
+    workers = config.num_workers.fewest
     train_s = sum(per_model) / workers / (config.gpu_speedup if config.use_gpu else 1)
     trainer_price = config.price_per_gpu_hour if config.use_gpu else config.price_per_cpu_hour * cpus
     cost = (convert_s * cpus * config.price_per_cpu_hour + train_s * workers * trainer_price) / 3600

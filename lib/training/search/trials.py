@@ -15,10 +15,10 @@ from lib.config.fitting import FitConfig, ParameterSpace, SweepConfig, TrainConf
 from lib.errors import SettingsError
 from lib.storage.location import Location
 from lib.storage.yaml_file import read_settings_file
-from lib.training.trainer import NOT_IDENTITY, check_training
+from lib.training.trainer import check_training
 
 FLAG = "--sweep"
-SEARCHABLE = sorted({"model", *FitConfig.model_fields} - NOT_IDENTITY)
+SEARCHABLE = sorted({"model", *FitConfig.identity_fields()})
 """The settings that change the model, other than the images it sees."""
 DIGITS = 3
 """Of numbers drawn from a range: more would change nothing, but be hard to read and to repeat."""

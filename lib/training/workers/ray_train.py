@@ -30,14 +30,14 @@ QUICKER = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_TRAIN_HEALTH_CHECK_
 
 def is_elastic(config: FitConfig) -> bool:
     """Whether the number of workers follows what there is: machines of a cluster, or GPUs."""
-    return config.fewest_workers < config.most_workers and (config.use_gpu or not ray_is_ours())
+    return config.num_workers.fewest < config.num_workers.most and (config.use_gpu or not ray_is_ours())
 
 
 def first_workers(config: FitConfig) -> int:
     """Workers that training starts with, at most. A single machine takes as many of a range as it has cores."""
-    if is_elastic(config) or config.fewest_workers == config.most_workers:
-        return config.most_workers
-    return max(config.fewest_workers, min(config.most_workers, os.cpu_count() or 1))
+    if is_elastic(config) or config.num_workers.fewest == config.num_workers.most:
+        return config.num_workers.most
+    return max(config.num_workers.fewest, min(config.num_workers.most, os.cpu_count() or 1))
 
 
 def in_this_process(config: FitConfig) -> bool:
@@ -50,7 +50,7 @@ def scaling(config: FitConfig) -> ScalingConfig:
     if in_this_process(config):
         return ScalingConfig(num_workers=0, use_gpu=config.use_gpu)
     return ScalingConfig(
-        num_workers=(config.fewest_workers, config.most_workers) if is_elastic(config) else first_workers(config),
+        num_workers=tuple(config.num_workers) if is_elastic(config) else first_workers(config),
         use_gpu=config.use_gpu,
         # Workers that hold a part of a CPU for as long as they live take away a whole one from the tasks that decode
         # their images: on a machine with one CPU both would wait for ever. So they hold next to nothing else.
