@@ -18,33 +18,29 @@ def softmax(logits: FloatArray) -> npt.NDArray[np.float32]:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
 
 
-def cross_entropy(actual: IntArray, probabilities: FloatArray) -> float:
-    """Mean of -log(probability of the true class), in nats; 0 is perfect.
+def log_losses(actual: IntArray, probabilities: FloatArray) -> npt.NDArray[np.float64]:
+    """-log(probability of the true class) of each image, in nats; 0 is perfect.
 
     Args:
-        actual: The true class of each image as a number, shape (n,), n at least 1.
-        probabilities: Shape (n, classes), each row summing to 1.
-    """
-    of_truth = probabilities[np.arange(len(actual)), actual].astype(np.float64)
-    return float(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean())
-
-
-def brier_score(actual: IntArray, probabilities: FloatArray) -> float:
-    """Mean over images of the squared distance between probabilities and truth, summed over classes.
-
-    Args:
-        actual: The true class of each image as a number, shape (n,), n at least 1.
+        actual: The true class of each image as a number, shape (n,).
         probabilities: Shape (n, classes), each row summing to 1.
 
     Returns:
-        From 0, perfect, to 2.
-
-    Source:
-        Brier, Monthly Weather Review 78, 1950: the form for several classes.
+        Shape (n,). A probability of 0 counts as the smallest normal number of float32, so that none is infinite.
     """
-    truth = np.zeros(probabilities.shape)
-    truth[np.arange(len(actual)), actual] = 1
-    return float(((probabilities - truth) ** 2).sum(axis=1).mean())
+    of_truth = probabilities[np.arange(len(actual)), actual].astype(np.float64)
+    return np.asarray(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)))
+
+
+def cross_entropy(actual: IntArray, probabilities: FloatArray) -> float:
+    """Mean of `log_losses`; of at least one image."""
+    return float(log_losses(actual, probabilities).mean())
+
+
+def calibration_bins(confidence: FloatArray) -> npt.NDArray[np.int64]:
+    """The bin of each confidence: `CALIBRATION_BINS` of equal width, each open below and closed above; shape (n,)."""
+    bins = np.ceil(confidence.astype(np.float64) * CALIBRATION_BINS).astype(np.int64) - 1
+    return np.clip(bins, 0, CALIBRATION_BINS - 1)
 
 
 def calibration_error(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> float:
@@ -58,9 +54,9 @@ def calibration_error(confidence: FloatArray, correct: npt.NDArray[np.bool_]) ->
         In [0, 1]; 0 is perfect.
 
     Source:
-        Naeini et al., AAAI 2015, with `CALIBRATION_BINS` bins of equal width, each open below and closed above.
+        Naeini et al., AAAI 2015, with the bins of `calibration_bins`.
     """
-    bins = np.clip(np.ceil(confidence.astype(np.float64) * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    bins = calibration_bins(confidence)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     gaps = np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS) - np.bincount(
         bins, weights=correct, minlength=CALIBRATION_BINS

@@ -7,17 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.evaluation.measures.metrics import (
-    OVERALL,
-    PER_CLASS,
-    ResampledMeasures,
-    Units,
-    classification_metrics,
-    in_top,
-    percentile_interval,
-    resample_measures,
-    resampled_weights,
-)
+from lib.evaluation.measures.intervals import Units, percentile_interval, resampled_sums
+from lib.evaluation.measures.measures import OVERALL, PER_CLASS, Measures, contributions, in_top, measures_of
+from lib.evaluation.measures.metrics import classification_metrics
 from lib.models.probabilities import calibration_error
 
 SLIDES = ["s2", "s1", "s1", "s2", "s3", "s1", "s3", "s3", "s2"]
@@ -31,20 +23,32 @@ def predictions(images: int, classes: int, seed: int, sharpness: float = 2.0) ->
     return actual, probabilities.astype(np.float32)
 
 
+def resampled(actual: Any, probabilities: Any, units: Units, resamples: int, seed: int) -> Measures:
+    """The measures of each resample."""
+    return measures_of(
+        resampled_sums(contributions(actual, probabilities), units, resamples, seed), probabilities.shape[1]
+    )
+
+
+def drawn(units: Units, resamples: int, seed: int) -> list[Any]:
+    """How often each image is in each resample: sums over images that each add 1 to a sum of their own."""
+    return list(resampled_sums(np.eye(len(units.of_image)), units, resamples, seed))
+
+
 @pytest.mark.parametrize("groups", [None, SLIDES])
 def test_every_resample_is_measured_as_a_naive_loop_over_copied_images_measures_it(groups: list[str] | None) -> None:
     actual, probabilities = predictions(9, 4, 5)
     units = Units.of(9, groups)
-    fast = resample_measures(actual, probabilities, units, 40, 7)
-    for number, weights in enumerate(resampled_weights(units, 40, 7)):
+    fast = resampled(actual, probabilities, units, 40, 7)
+    for number, weights in enumerate(drawn(units, 40, 7)):
         copies = np.repeat(np.arange(9), weights.astype(int))
         slow = classification_metrics(actual[copies], probabilities[copies], list("abcd"), resamples=1)
         slow["macro_f1"] = slow["macro"]["f1"]
         for name in OVERALL:
-            assert getattr(fast, name)[number] == pytest.approx(slow[name], abs=1e-6), name
+            assert fast[name][number] == pytest.approx(slow[name], abs=1e-6), name
         for name in PER_CLASS:
             expected = [np.nan if row[name] is None else row[name] for row in slow["per_class"]]
-            assert getattr(fast, name)[number] == pytest.approx(expected, nan_ok=True), name
+            assert fast[name][number] == pytest.approx(expected, nan_ok=True), name
 
 
 @settings(deadline=None, max_examples=40)
@@ -52,11 +56,11 @@ def test_every_resample_is_measured_as_a_naive_loop_over_copied_images_measures_
 def test_drawing_every_image_once_gives_the_measures_themselves(images: int, classes: int, seed: int) -> None:
     actual, probabilities = predictions(images, classes, seed)
     whole = Units("group", np.zeros(images, int), 1)  # one group: each resample is the whole
-    resampled = resample_measures(actual, probabilities, whole, 1, 0)
+    once = resampled(actual, probabilities, whole, 1, 0)
     measured = classification_metrics(actual, probabilities, [str(name) for name in range(classes)], resamples=1)
     measured["macro_f1"] = measured["macro"]["f1"]
     for name in OVERALL:
-        assert getattr(resampled, name).tolist() == [pytest.approx(measured[name], abs=1e-6)], name
+        assert once[name].tolist() == [pytest.approx(measured[name], abs=1e-6)], name
 
 
 @settings(deadline=None, max_examples=60)
@@ -69,15 +73,15 @@ def test_confidences_on_the_edges_of_bins_are_binned_as_in_the_calibration_error
     rest = np.repeat((1 - confidence)[:, None] / 30, 30, axis=1)
     probabilities = np.concatenate([confidence[:, None], rest], axis=1)
     whole = Units("group", np.zeros(len(images), int), 1)
-    resampled = resample_measures(np.where(correct, 0, 1), probabilities, whole, 1, 0)
-    assert resampled.ece.tolist() == [pytest.approx(calibration_error(confidence, correct))]
+    once = resampled(np.where(correct, 0, 1), probabilities, whole, 1, 0)
+    assert once["ece"].tolist() == [pytest.approx(calibration_error(confidence, correct))]
 
 
 def test_images_of_a_group_are_drawn_together_and_as_many_groups_as_there_are() -> None:
     units = Units.of(9, SLIDES)
     assert (units.kind, units.count) == ("group", 3)
     seen = set()
-    for weights in resampled_weights(units, 50, 0):
+    for weights in drawn(units, 50, 0):
         by_slide = {slide: {w for w, other in zip(weights, SLIDES, strict=True) if other == slide} for slide in SLIDES}
         assert all(len(times) == 1 for times in by_slide.values())
         times = tuple(by_slide[slide].copy().pop() for slide in ("s1", "s2", "s3"))
@@ -90,7 +94,7 @@ def test_images_are_drawn_where_one_has_no_group() -> None:
     for groups in (None, ["a", None, "a"], [None, None, None]):
         units = Units.of(3, groups)
         assert (units.kind, units.count) == ("image", 3)
-        assert all(weights.sum() == 3 for weights in resampled_weights(units, 20, 0))
+        assert all(weights.sum() == 3 for weights in drawn(units, 20, 0))
     with pytest.raises(ValueError, match="2 groups for 3 images"):
         Units.of(3, ["a", "b"])
 
@@ -100,7 +104,7 @@ def test_the_same_seed_gives_the_same_resamples_and_another_seed_others() -> Non
     units = Units.of(50, None)
 
     def losses(seed: int) -> list[float]:
-        return list(resample_measures(actual, probabilities, units, 20, seed).loss)
+        return list(resampled(actual, probabilities, units, 20, seed)["loss"])
 
     assert losses(1) == losses(1)
     assert losses(1) != losses(2)
@@ -126,9 +130,9 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     truth["macro_f1"] = truth["macro"]["f1"]
     for _ in range(150):
         chosen = rng.integers(200_000, size=150)
-        sample = resample_measures(population[0][chosen], population[1][chosen], Units.of(150, None), 200, right)
+        sample = resampled(population[0][chosen], population[1][chosen], Units.of(150, None), 200, right)
         for name in covered:
-            low, high = percentile_interval(getattr(sample, name), 150) or (0, 0)
+            low, high = percentile_interval(sample[name], 150) or (0, 0)
             covered[name] += low <= truth[name] <= high
     assert all(0.87 < count / 150 < 0.995 for count in covered.values()), covered
 
@@ -142,8 +146,8 @@ def test_grouped_intervals_cover_where_those_of_images_are_too_narrow() -> None:
         actual = np.where(rng.random(25) < 0.7, 0, 1)[slides]
         probabilities = np.tile(np.array([[0.9, 0.1]], np.float32), (300, 1))
         for kind, groups in (("group", [f"slide {slide}" for slide in slides]), ("image", None)):
-            resampled = resample_measures(actual, probabilities, Units.of(300, groups), 200, trial)
-            low, high = percentile_interval(resampled.accuracy, 25) or (0, 0)
+            sample = resampled(actual, probabilities, Units.of(300, groups), 200, trial)
+            low, high = percentile_interval(sample["accuracy"], 25) or (0, 0)
             covered[kind] += low <= 0.7 <= high
     assert covered["group"] > 85
     assert covered["image"] < 60
@@ -152,12 +156,12 @@ def test_grouped_intervals_cover_where_those_of_images_are_too_narrow() -> None:
 def test_groups_whose_images_agree_have_wider_intervals_of_every_measure() -> None:
     actual, probabilities = predictions(40, 3, 4)
     actual, probabilities = np.repeat(actual, 15), np.repeat(probabilities, 15, axis=0)
-    by_image = resample_measures(actual, probabilities, Units.of(600, None), 400, 0)
+    by_image = resampled(actual, probabilities, Units.of(600, None), 400, 0)
     slides = [f"slide {image // 15}" for image in range(600)]
-    by_group = resample_measures(actual, probabilities, Units.of(600, slides), 400, 0)
+    by_group = resampled(actual, probabilities, Units.of(600, slides), 400, 0)
 
-    def width(resampled: ResampledMeasures, name: str) -> float:
-        low, high = percentile_interval(getattr(resampled, name), 40) or (0, 0)
+    def width(sample: Measures, name: str) -> float:
+        low, high = percentile_interval(sample[name], 40) or (0, 0)
         return high - low
 
     for name in OVERALL:

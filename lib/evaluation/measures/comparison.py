@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp, lgamma, log
 
 import numpy as np
+from scipy.stats import binomtest
 
 from lib.errors import DataError
-from lib.evaluation.measures.metrics import Interval, Units, percentile_interval, resampled_weights
+from lib.evaluation.measures.intervals import Interval, Units, percentile_interval, resampled_sums
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ def compare(
     gain = np.array([int(first[image]) - int(second[image]) for image in ids])
     only_first, only_second = int((gain > 0).sum()), int((gain < 0).sum())
     units = Units.of(len(ids), None if groups is None else [groups.get(image) for image in ids])
-    differences = [weights @ gain / weights.sum() for weights in resampled_weights(units, resamples, seed)]
+    gains, images = resampled_sums(np.stack([gain, np.ones(len(ids))]), units, resamples, seed).T
     return Comparison(
         images=len(ids),
         only_first=only_first,
         only_second=only_second,
         p_value=exact_mcnemar(only_first, only_second),
         difference=(only_first - only_second) / len(ids),
-        interval=percentile_interval(np.array(differences), units.count),
+        interval=percentile_interval(gains / images, units.count),
     )
 
 
@@ -89,6 +89,5 @@ def exact_mcnemar(first_only: int, second_only: int) -> float:
     Source:
         McNemar, Psychometrika 12, 1947; the exact binomial form.
     """
-    n, fewer = first_only + second_only, min(first_only, second_only)
-    logarithms = (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) for k in range(fewer + 1))
-    return min(1.0, 2 * sum(exp(logarithm - n * log(2)) for logarithm in logarithms))
+    disagreements = first_only + second_only
+    return float(binomtest(min(first_only, second_only), disagreements).pvalue) if disagreements else 1.0
