@@ -1,6 +1,8 @@
 """Writing to Google Drive: one file of a name, whole or not at all, however often and by however many it is written."""
 
+import gc
 import hashlib
+import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -8,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.fs import FileSelector, FileType, FSSpecHandler, PyFileSystem, copy_files
 
-import lib.storage.location as storage
 from lib.errors import SettingsError, StorageError
 from lib.storage.drive.filesystem import DriveFileSystem
-from lib.storage.location import Location
+from lib.storage.location import FILESYSTEMS, Location
 from tests.fakes.drive import PERSON, SERVICE_ACCOUNT, drive_server
 from tests.fakes.drive_lab import Lab
 
@@ -142,7 +144,7 @@ def test_an_upload_whose_session_has_ended_begins_again(lab: WritableLab) -> Non
 def test_an_upload_that_keeps_failing_leaves_the_old_content(lab: WritableLab) -> None:
     lab.add("a.bin", b"old")
     lab.drive.fail(method="PUT", path=UPLOADS, times=99, status=503)
-    with pytest.raises(StorageError, match=r"cannot write gdrive://.*/a\.bin: attempt 10 failed with error \(503\)"):
+    with pytest.raises(StorageError, match=r"cannot write gdrive://.*/a\.bin: error \(503\) \(tried 10 times\)"):
         lab.filesystem().pipe_file(f"{lab.root}/a.bin", b"new")
     assert lab.content("a.bin") == b"old"
 
@@ -282,9 +284,72 @@ def test_a_google_document_is_not_overwritten(lab: WritableLab) -> None:
         lab.filesystem().pipe_file(f"{lab.root}/Notes", b"1")
 
 
-def test_writing_is_in_one_piece(lab: WritableLab) -> None:
-    with pytest.raises(ValueError, match="pipe_file"):
-        lab.filesystem().open(f"{lab.root}/a.bin", "wb")
+# Opened files, as Ray writes its own
+
+
+def test_an_open_file_is_written_in_one_piece_when_it_is_closed(lab: WritableLab) -> None:
+    file = lab.filesystem().open(f"{lab.root}/out/a.bin", "wb")
+    file.write(b"one, ")
+    file.write(b"two")
+    assert not lab.drive.named("a.bin")
+    file.close()
+    file.close()
+    assert lab.content("a.bin") == b"one, two"
+    assert len(lab.drive.sent("POST", UPLOADS)) == 1
+
+
+def test_a_file_whose_block_fails_or_that_nobody_closes_is_not_written(lab: WritableLab) -> None:
+    filesystem = lab.filesystem()
+
+    def fail_while_writing() -> None:
+        with filesystem.open(f"{lab.root}/a.bin", "wb") as file:
+            file.write(b"half of i")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_while_writing()
+    file = filesystem.open(f"{lab.root}/b.bin", "wb")
+    file.write(b"half of i")
+    del file
+    gc.collect()
+    assert not lab.drive.sent("POST", UPLOADS)
+
+
+def test_an_open_file_that_cannot_be_written_says_so_when_it_is_closed(lab: WritableLab) -> None:
+    lab.drive.fail(method="PUT", path=UPLOADS, times=99, status=503)
+    file = lab.filesystem().open(f"{lab.root}/a.bin", "wb")
+    with pytest.raises(StorageError, match=r"cannot write gdrive://.*/a\.bin: "):
+        file.close()
+    assert file.closed
+
+
+@pytest.mark.parametrize("mode", ["ab", "r+b", "xb"])
+def test_a_file_is_opened_for_reading_or_for_writing_it_anew(lab: WritableLab, mode: str) -> None:
+    with pytest.raises(ValueError, match="expected rb or wb"):
+        lab.filesystem().open(f"{lab.root}/a.bin", mode)
+
+
+def test_ray_s_own_storage_works_in_drive(lab: WritableLab, tmp_path: Path) -> None:
+    """What `StorageContext` of Ray Train and Ray Tune does with its filesystem."""
+    drive = pickle.loads(pickle.dumps(PyFileSystem(FSSpecHandler(lab.filesystem()))))
+    folder = f"{lab.root}/model/sweep/ray"
+    drive.create_dir(folder)
+    drive.create_dir(folder)
+    with drive.open_output_stream(f"{folder}/.validate_storage_marker"):
+        pass
+    assert drive.get_file_info(f"{folder}/.validate_storage_marker").is_file
+    drive.delete_file(f"{folder}/.validate_storage_marker")
+    assert drive.get_file_info(f"{folder}/.validate_storage_marker").type == FileType.NotFound
+    for name in ("state.json", "trial/result.json"):
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).write_text(name)
+    copy_files(str(tmp_path / "here"), folder, destination_filesystem=drive)
+    copy_files(folder, str(tmp_path / "back"), source_filesystem=drive)
+    assert (tmp_path / "back" / "trial" / "result.json").read_text() == "trial/result.json"
+    listed = drive.get_file_info(FileSelector(folder, recursive=False))
+    assert [(info.base_name, info.is_file) for info in listed] == [("state.json", True), ("trial", False)]
+    drive.delete_dir(folder)
+    assert not drive.get_file_info(FileSelector(folder, allow_not_found=True))
 
 
 # Through Location, as every stage reads and writes
@@ -293,8 +358,7 @@ def test_writing_is_in_one_piece(lab: WritableLab) -> None:
 @pytest.fixture
 def folder(lab: WritableLab, monkeypatch: pytest.MonkeyPatch) -> Location:
     opened = lab.filesystem()
-    monkeypatch.setattr(storage, "SCHEMES", ("gdrive", "gs", "file"))
-    monkeypatch.setattr(storage, "_filesystem", lambda _: opened)
+    monkeypatch.setitem(FILESYSTEMS, "gdrive", lambda: opened)
     return Location(f"gdrive://{lab.root}/my results")
 
 

@@ -8,7 +8,7 @@ private key out of its pickle. Lists by folder id, reads by file id, checks ever
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -240,9 +240,11 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
         return contents
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
-        if mode != "rb":
-            raise ValueError(f"open with mode {mode!r}; a file is written in one piece with pipe_file")
-        return io.BytesIO(self.cat_file(path))
+        if mode == "rb":
+            return io.BytesIO(self.cat_file(path))
+        if mode == "wb":
+            return _OpenForWriting(lambda content: self.pipe_file(path, content))
+        raise ValueError(f"open with mode {mode!r}; expected rb or wb")
 
     # Writing
 
@@ -303,6 +305,31 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
     def rm_file(self, path: str) -> None:
         """Put one file into the bin."""
         self.rm(path)
+
+
+class _OpenForWriting(io.BytesIO):
+    """Is written in one piece when it is closed, and not at all if its block fails or nobody closes it."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            self._write(self.getvalue())
+        finally:
+            super().close()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            super().close()
+
+    def __del__(self) -> None:
+        super().close()
 
 
 def _info(path: str, entry: Entry) -> dict[str, Any]:
