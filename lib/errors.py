@@ -53,23 +53,30 @@ class ImageRefused(Exception):  # noqa: N818 - a verdict on one image, which bec
 def expected_cause(error: BaseException | None) -> TissueError | None:
     """The error of ours that Ray, on its way between processes, wrapped in its own; None if there is none.
 
-    Ray's wrapper keeps the original as `cause`, and is itself an instance of the original's class.
+    Ray's wrapper keeps the original as `cause`, and is itself an instance of the original's class. What an error of
+    ours was raised from is not looked at: the outermost message names the file.
     """
     seen: set[int] = set()
-    found: TissueError | None = None
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, TissueError):
-            found = error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__
-    return found
+        wrapped = getattr(error, "cause", None)
+        if not isinstance(wrapped, BaseException):
+            if isinstance(error, TissueError):
+                return error
+            wrapped = error.__cause__
+        error = wrapped
+    return None
 
 
 def in_one_line(error: BaseException) -> str:
     """What a person is told of a failure: the message of an error of ours, or else the kind of error before it."""
     expected = expected_cause(error)
     if expected is None:
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return one_line(f"{type(error).__name__}: {error}")
     # Ray Data adds advice of its own to the message of what was raised in a task.
-    return " ".join(str(expected).partition("\nFailed to apply UDF")[0].split())
+    return one_line(str(expected).partition("\nFailed to apply UDF")[0])
+
+
+def one_line(text: object) -> str:
+    """A text, or what an error says, with a single space for every line break and run of spaces."""
+    return " ".join(str(text).split())

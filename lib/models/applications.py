@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from lib.errors import TissueError
+from lib.errors import TissueError, one_line
 from lib.models.inputs import image_input
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.saved import load_network
@@ -59,7 +59,7 @@ def _with_weights(spec: ModelSpec, image_size: int) -> keras.Model:
         try:
             return _from_file(spec, image_size, file)
         except Exception as error:  # several types, as there are several ways to be a wrong file
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise TissueError(
                 f"the weights {spec.weights} do not fit {spec.name} without its classifier "
                 f"(a *_no_top or *_notop file is needed): {reason[:300]}"
@@ -132,7 +132,7 @@ def _fetches_of_keras(instead: Path | None = None) -> Iterator[list[Path]]:
 
 
 def _missing_message(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     if missing := re.search(r"URL fetch failure on \S*/([^/\s]+?):? ", reason):
         return (
             f"the ImageNet weights of {name} are not on this machine and cannot be downloaded; "

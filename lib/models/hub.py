@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from lib.errors import SettingsError
+from lib.errors import SettingsError, one_line
 from lib.models.inputs import image_input
 from lib.models.spec import HUB, ModelSpec
 from lib.storage.location import Location
@@ -65,7 +65,7 @@ class SavedModel:
         try:
             self._loaded = tf.saved_model.load(self._folder)  # kept, since its functions do not keep its variables
         except (OSError, tf.errors.OpError) as error:
-            raise ValueError(f"it cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+            raise ValueError(f"it cannot be loaded: {one_line(error)[:300]}") from error
         self._function = _serving_signature(self._loaded.signatures)
 
     @classmethod

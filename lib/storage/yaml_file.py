@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from lib.errors import SettingsError
+from lib.errors import SettingsError, one_line
 from lib.storage.location import Location
 
 
@@ -23,7 +23,7 @@ def read_settings_file(uri: str, flag: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Location(uri).read_bytes()) or {}
     except yaml.YAMLError as error:
-        raise SettingsError(f"{flag} {uri} is not YAML: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{flag} {uri} is not YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise SettingsError(f"{flag} {uri} holds a {type(content).__name__}; expected `setting: value` lines")
     return content

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lib.config.fitting import TrainConfig
-from lib.errors import SettingsError, TissueError
+from lib.errors import SettingsError, TissueError, one_line
 from lib.folders.output import OutputFolder
 from lib.folders.sweep import TrialResult
 from lib.training.workers.messages import BoardClient
@@ -85,7 +85,7 @@ def open_tracker(config: TrainConfig, folder: OutputFolder) -> Tracker:
         run_id = folder.measured_once(place, lambda: _create_run(client, config, folder))
         client.update_run(run_id, status="RUNNING")
     except (MlflowException, OSError) as error:
-        raise TissueError(f"{URI_VARIABLE}: the tracking server does not take the run: {_line(error)}") from error
+        raise TissueError(f"{URI_VARIABLE}: the tracking server does not take the run: {one_line(error)}") from error
     return MlflowTracker(client, run_id)
 
 
@@ -180,7 +180,7 @@ class MlflowTracker(Tracker):
             call()
         except (MlflowException, OSError) as error:
             if self._in_reach:
-                logger.warning("MLflow does not get all of this run: %s", _line(error))
+                logger.warning("MLflow does not get all of this run: %s", one_line(error))
             self._in_reach = False
         else:
             self._in_reach = True
@@ -192,7 +192,3 @@ def _metrics(numbers: Mapping[str, Any], names: Sequence[str], step: int) -> lis
 
     now_ms = int(time.time() * 1000)
     return [Metric(name, float(numbers[name]), now_ms, step) for name in names if numbers[name] is not None]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -146,6 +146,12 @@ def test_the_cause_is_found_below_whatever_wraps_it(error: Exception) -> None:
     assert expected_cause(error) is CAUSE
 
 
+def test_of_several_messages_of_ours_the_outermost_is_told_since_it_names_the_file() -> None:
+    named = raised_from(StorageError("cannot read gs://b/x: HTTP 503"), StorageError("HTTP 503"))
+    assert expected_cause(named) is named
+    assert expected_cause(WrapperError(raised_from(RuntimeError("udf"), named))) is named
+
+
 def test_a_wrapped_failure_is_reported_as_if_it_were_not(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(failing(WrapperError(TooManyBadImagesError("3 of 4"))), "--output", "/o") == 3
     assert capsys.readouterr().err == "error: 3 of 4\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.config.prediction import ExportConfig
-from lib.errors import TissueError
+from lib.errors import TissueError, one_line
 from lib.folders.model import read_model_record
 from lib.folders.output import OutputFolder
 from lib.models.export.agreement import (
@@ -135,7 +135,7 @@ def _write_and_run(config: ExportConfig, network: "keras.Model", file: Path, ima
         write_exported(serving_function(network), file, config.format, config.quantize)
         return run_in_parts(RUNTIMES[config.format](file), images)
     except Exception as error:  # converters and runtimes raise what they like about an operation they do not know
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         advice = "" if config.format == "savedmodel" else "; --format savedmodel can express every model"
         raise TissueError(
             f"{config.model_dir} cannot be exported as {config.format}{advice}: {reason[:300]}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lib.errors import StorageError
+from lib.errors import StorageError, one_line
 from lib.storage.checksum import crc32c
 from lib.storage.location import Location
 
@@ -150,7 +150,7 @@ class CheckpointFolder:
             try:
                 return self._read(name)
             except (ValueError, StorageError) as error:
-                problem = " ".join(str(error).split())
+                problem = one_line(error)
                 uri = (self._folder / name).uri
                 logger.warning("%s is damaged (%s); going on from the checkpoint before", uri, problem)
         return None

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ray
 
 from lib.config.fitting import SweepConfig, TrainConfig
-from lib.errors import SettingsError, TissueError
+from lib.errors import SettingsError, TissueError, one_line
 from lib.folders.model import MODEL_FILE
 from lib.folders.output import OutputFolder
 from lib.folders.sweep import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
@@ -185,7 +185,7 @@ def _run(
     if outcomes.errors:
         raise TissueError(
             f"the process of a trial was lost, and --max-failures {config.max_failures} allows no further restart; "
-            f"the same command goes on ({' '.join(str(outcomes.errors[0]).split())})"
+            f"the same command goes on ({one_line(outcomes.errors[0])})"
         )
     return watch.results
 
