@@ -21,22 +21,21 @@ def md5(data: bytes) -> str:
 ALGORITHMS = {"crc32c": crc32c, "md5": md5}
 
 
-def verified_checksum(data: bytes, size_bytes: int, stated: str | None, uri: str) -> str:
+def verified_checksum(data: bytes, size_bytes: int, stated: str | None) -> str:
     """The checksum of what was read, once it is known to be what was listed.
 
     Args:
         data: The bytes that were read.
         size_bytes: The size that the listing stated.
         stated: The checksum that the listing stated, if it did.
-        uri: Where the bytes are from, for the message.
 
     Raises:
         TransientStorageError: If size or checksum differ: a part of the file, or a file that changed since then.
     """
     if len(data) != size_bytes:
-        raise TransientStorageError(f"{uri}: read {len(data)} bytes where {size_bytes} were listed; did it change?")
+        raise TransientStorageError(f"read {len(data)} bytes where {size_bytes} were listed; did it change?")
     algorithm = stated.split(":", 1)[0] if stated else "crc32c"
     found = ALGORITHMS[algorithm](data)
     if stated and found != stated:
-        raise TransientStorageError(f"{uri}: its content has {found} where {stated} was listed; did it change?")
+        raise TransientStorageError(f"its content has {found} where {stated} was listed; did it change?")
     return found

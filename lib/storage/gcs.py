@@ -1,8 +1,6 @@
 """Google Cloud Storage through gcsfs; `STORAGE_EMULATOR_HOST` redirects it to another server."""
 
 import asyncio
-import itertools
-import logging
 import os
 from collections.abc import Coroutine, Mapping
 from io import BytesIO
@@ -11,26 +9,21 @@ from typing import Any, Final, TypeVar
 # Read when gcsfs is imported; without it each operation on a server other than Google's waits 60 s.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-
 from aiohttp import ClientTimeout, ConnectionTimeoutError
 from fsspec import AbstractFileSystem
 from gcsfs import GCSFileSystem
 from gcsfs.core import UnclosableBytesIO
 from gcsfs.retry import ChecksumError, is_retriable
 
-from lib.runtime.counters import STORAGE_RETRIES
 from lib.storage.checksum import crc32c
-from lib.storage.faults import Fault, GivenUpError, fault_of, full_jitter_s, kind_of
-
-logger = logging.getLogger(__name__)
+from lib.storage.faults import Fault, RetryPolicy, TransientStorageError, fault_of
 
 ResultT = TypeVar("ResultT")
 
 CONNECT_S, STALL_S = 10.0, 30.0
 """Longest to wait for a connection, and for the next bytes of an answer or the next bytes of an upload to be taken."""
-ATTEMPTS, SILENT_ATTEMPTS = 8, 4
-"""How often a request is made at the most, and if the last answer was none at all, each of which takes long."""
-FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 32.0
+RETRIES = RetryPolicy(attempts=8, silent_attempts=4, first_delay_s=1.0, longest_delay_s=32.0)
+"""Of one request."""
 
 # gcsfs's own six attempts have little jitter, wait for 3 minutes on a server that is silent, and log tracebacks.
 _request_once: Final = GCSFileSystem._request.__wrapped__
@@ -39,9 +32,9 @@ _request_once: Final = GCSFileSystem._request.__wrapped__
 class ReliableGCSFileSystem(GCSFileSystem):  # type: ignore[misc] # gcsfs has no types
     """The one place where requests to GCS are repeated; whoever calls it need not.
 
-    A request that is refused as too many or fails on the server's side is made `ATTEMPTS` times, within 95 s and
-    48 s on average; one without an answer `SILENT_ATTEMPTS` times, with the usual timeouts within 127 s. So is one
-    whose access token has run out, since gcsfs takes a new token for each.
+    A request that is refused as too many or fails on the server's side is made 8 times, within 95 s and 48 s on
+    average; one without an answer 4 times, with the usual timeouts within 127 s. So is one whose access token has run
+    out, since gcsfs takes a new token for each.
     """
 
     async def _request(self, *args: Any, data: Any = None, **kwargs: Any) -> Any:
@@ -52,20 +45,17 @@ class ReliableGCSFileSystem(GCSFileSystem):  # type: ignore[misc] # gcsfs has no
             Exception: Of gcsfs, if it might not.
         """
         body = UnclosableBytesIO(data) if isinstance(data, bytes | bytearray | memoryview) else data
-        for attempt in itertools.count(1):
+
+        async def once() -> Any:
             try:
                 return await self._unless_it_stalls(_request_once(self, *args, data=body, **kwargs), body)
             except Exception as error:  # clients raise what they like; all of it is told apart here, or goes on
                 fault = self._fault_of(error)
                 if fault is None or not (fault.may_pass or is_retriable(error)):
                     raise
-                if attempt >= (SILENT_ATTEMPTS if isinstance(error, TimeoutError) else ATTEMPTS):
-                    raise GivenUpError(f"{fault.reason} (tried {attempt} times)") from error
-                delay_s = full_jitter_s(attempt, FIRST_DELAY_S, LONGEST_DELAY_S)
-                logger.info("storage: %s; attempt %d in %.1f s", fault.reason, attempt + 1, delay_s)
-                STORAGE_RETRIES.add(1, reason=kind_of(error))
-                await asyncio.sleep(delay_s)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                raise TransientStorageError.of(fault, error) from error
+
+        return await RETRIES.run_async(once)
 
     async def _unless_it_stalls(self, request: Coroutine[Any, Any, ResultT], body: object) -> ResultT:
         """The answer to a request, or TimeoutError if nothing of its body is taken for as long as reading may stall.
@@ -122,4 +112,10 @@ def gcs_filesystem() -> AbstractFileSystem:
     token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"
     timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALL_S)
     # What is written is compared with the checksum that the server answers; "crc32c" would need one more package.
-    return ReliableGCSFileSystem(token=token, consistency="md5", use_listings_cache=False, requests_timeout=timeout)
+    return ReliableGCSFileSystem(
+        token=token,
+        consistency="md5",
+        use_listings_cache=False,
+        requests_timeout=timeout,
+        skip_instance_cache=True,  # the server may be another one by now
+    )

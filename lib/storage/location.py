@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from lib.config.base import URI_FORMS
 from lib.errors import SettingsError, StorageError
@@ -24,7 +25,6 @@ from lib.storage.scan import scan
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-SCHEMES = ("gs", "gdrive", "file")
 FETCH_CONCURRENCY = 64
 VERSION_ARGUMENTS = {"gs": "generation", "gdrive": "version"}
 """How a filesystem is told which version of a file to read."""
@@ -51,19 +51,25 @@ class StoredFile:
     unreadable: str | None = None
 
 
+def _gcs() -> AbstractFileSystem:
+    from lib.storage.gcs import gcs_filesystem
+
+    return gcs_filesystem()
+
+
+def _drive() -> AbstractFileSystem:
+    from lib.storage.drive.filesystem import drive_filesystem
+
+    return drive_filesystem()
+
+
+FILESYSTEMS: dict[str, Callable[[], AbstractFileSystem]] = {"gs": _gcs, "gdrive": _drive, "file": LocalFileSystem}
+"""What serves the URIs of each scheme: made when one is first opened, and once in a process."""
+
+
 @lru_cache(maxsize=8)
-def _filesystem(scheme: str) -> AbstractFileSystem:
-    if scheme == "gs":
-        from lib.storage.gcs import gcs_filesystem
-
-        return gcs_filesystem()
-    if scheme == "gdrive":
-        from lib.storage.drive.filesystem import drive_filesystem
-
-        return drive_filesystem()
-    from fsspec.implementations.local import LocalFileSystem
-
-    return LocalFileSystem()
+def _made(filesystem: Callable[[], AbstractFileSystem]) -> AbstractFileSystem:
+    return filesystem()
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,10 @@ class Location:
         """`file` for local paths, otherwise what stands before `://`.
 
         Raises:
-            SettingsError: If the scheme is not one of `SCHEMES`.
+            SettingsError: If the scheme is not one of `FILESYSTEMS`.
         """
         scheme = self.uri.split("://", 1)[0] if "://" in self.uri else "file"
-        if scheme not in SCHEMES:
+        if scheme not in FILESYSTEMS:
             raise SettingsError(f"cannot open {self.uri}: expected {URI_FORMS}")
         return scheme
 
@@ -106,7 +112,7 @@ class Location:
     @property
     def filesystem(self) -> AbstractFileSystem:
         """The fsspec filesystem that serves this location."""
-        return _filesystem(self.scheme)
+        return _made(FILESYSTEMS[self.scheme])
 
     def exists(self) -> bool:
         """Whether there is a file, or a folder with something in it."""
@@ -236,7 +242,7 @@ class Location:
             except FileNotFoundError as error:
                 reason = "it was removed or replaced since it was listed; run the command again"
                 raise StorageError(f"cannot read {location.uri}: {reason}") from error
-            return data, verified_checksum(data, file.size_bytes, file.checksum, location.uri)
+            return data, verified_checksum(data, file.size_bytes, file.checksum)
 
         return location._attempt("read", read)
 

@@ -42,10 +42,8 @@ def scan(scheme: str, filesystem: AbstractFileSystem, path: str, uri: str) -> It
     if scheme == "gs":
         return _scan_bucket(filesystem, path, uri)
     filesystem.invalidate_cache()
-    if scheme == "gdrive":
-        found: Iterator[Found] = attempt("list", uri, lambda: filesystem.scan(path))
-        return found
-    return attempt("list", uri, lambda: _find(filesystem, path))
+    found: Iterator[Found] = attempt("list", uri, lambda: filesystem.scan(path))
+    return found
 
 
 def _scan_disk(folder: str) -> Iterator[Found]:
@@ -127,8 +125,3 @@ class _Listed:
 
     prefix: str
     depth: int
-
-
-def _find(filesystem: AbstractFileSystem, path: str) -> Iterator[Found]:
-    root = str(filesystem._strip_protocol(path)).rstrip("/") + "/"
-    return ((name.removeprefix(root), info) for name, info in filesystem.find(path, detail=True).items())

@@ -10,6 +10,8 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -20,10 +22,10 @@ import pytest
 
 from lib.config.conversion import ConvertConfig
 from lib.errors import StorageError
-from lib.storage import faults as retry_module
+from lib.storage import faults as faults_module
 from lib.storage import gcs as gcs_module
-from lib.storage.faults import full_jitter_s
-from lib.storage.location import Location, StoredFile, _filesystem
+from lib.storage.faults import RetryPolicy
+from lib.storage.location import FILESYSTEMS, Location, StoredFile
 from tests.fakes.conversion import convert_here
 from tests.fakes.gcs import GcsServer, gcs_server
 from tests.fakes.jobs import JobResult, run_job
@@ -79,28 +81,21 @@ def proxy(gcs: GcsServer) -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture
-def waits(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def waits(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between requests, which are not made. This process works through the proxy."""
     pauses: list[float] = []
 
-    def no_pause(*limits: float) -> float:
-        pauses.append(full_jitter_s(*limits))
-        return 0
+    class WithoutPauses(RetryPolicy):
+        def delay_s(self, attempt: int) -> float:
+            pauses.append(super().delay_s(attempt))
+            return 0
 
-    monkeypatch.setattr("lib.storage.gcs.full_jitter_s", no_pause)
-    monkeypatch.setattr(retry_module, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(gcs_module, "RETRIES", WithoutPauses(**asdict(gcs_module.RETRIES)))
+    monkeypatch.setattr(faults_module, "RETRIES", RetryPolicy(first_delay_s=0.001))
     monkeypatch.setattr(gcs_module, "STALL_S", STALL_S)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
-    forget_connections()
-    yield pauses
-    forget_connections()
-
-
-def forget_connections() -> None:
-    from gcsfs import GCSFileSystem
-
-    _filesystem.cache_clear()
-    GCSFileSystem.clear_instance_cache()
+    monkeypatch.setitem(FILESYSTEMS, "gs", partial(gcs_module.gcs_filesystem))  # with connections of its own
+    return pauses
 
 
 @pytest.fixture
@@ -279,7 +274,7 @@ def test_a_busy_server_is_waited_for_a_minute_or_so_and_a_silent_one_for_two(
     waits: list[float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retry_module.random, "uniform", lambda _, limit: limit)
+    monkeypatch.setattr(faults_module.random, "uniform", lambda _, limit: limit)
     files = folder.list_files()
     proxy.heal()
     kind, details = FAULTS[name]
@@ -321,17 +316,17 @@ def test_a_server_that_stops_reading_an_upload_is_given_up_too(
 
 
 class SlowReader(BaseHTTPRequestHandler):
-    """Takes a second for an upload, and then answers as GCS does."""
+    """Takes 1.6 s for an upload, and then answers as GCS does."""
 
     content = bytes(40 * 2**20)
+    md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
 
     def do_POST(self) -> None:
         left = int(self.headers["Content-Length"])
         while left:
-            time.sleep(0.025)
+            time.sleep(0.04)
             left -= len(self.rfile.read(min(left, 2**20)))
-        md5 = base64.b64encode(hashlib.md5(self.content).digest()).decode()
-        answer = json.dumps({"md5Hash": md5}).encode()
+        answer = json.dumps({"md5Hash": self.md5}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -342,7 +337,7 @@ class SlowReader(BaseHTTPRequestHandler):
 
 
 def test_a_slow_upload_is_no_stall(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gcs_module, "STALL_S", 0.4)
+    monkeypatch.setattr(gcs_module, "STALL_S", 1.0)
     with HTTPServer(("127.0.0.1", 0), SlowReader) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
         Thread(target=server.handle_request).start()

@@ -21,7 +21,7 @@ from lib.runtime import counters as metrics
 from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
 from lib.runtime.logs import join_stage
 from lib.storage.drive.limiter import ClusterLimiter
-from lib.storage.faults import TransientStorageError, retry
+from lib.storage.faults import RetryPolicy, TransientStorageError
 from tests.fakes.cluster import ray_cluster
 from tests.fakes.sources import damage, write_source
 
@@ -102,10 +102,8 @@ def test_retries_and_drive_units_of_workers_are_counted(scrape: Scrape) -> None:
         def fail() -> None:
             raise TransientStorageError("half a file")
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("lib.storage.faults.FIRST_DELAY_S", 0.01)
-            with pytest.raises(StorageError):
-                retry(fail, attempts=3)
+        with pytest.raises(StorageError):
+            RetryPolicy(attempts=3, first_delay_s=0.01).run(fail, "read gs://lab/x")
         ClusterLimiter("counted", 60_000).acquire(300)
 
     ray.get(ray.remote(work).remote())

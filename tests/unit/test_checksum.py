@@ -20,20 +20,20 @@ def test_the_published_vectors_come_out() -> None:
 
 
 def test_what_is_as_listed_gets_the_listed_checksum_and_crc32c_where_none_was_listed() -> None:
-    assert verified_checksum(CHECK, 9, CRC32C, "gs://b/x") == CRC32C
-    assert verified_checksum(CHECK, 9, MD5, "gs://b/x") == MD5
-    assert verified_checksum(CHECK, 9, None, "gs://b/x") == CRC32C
+    assert verified_checksum(CHECK, 9, CRC32C) == CRC32C
+    assert verified_checksum(CHECK, 9, MD5) == MD5
+    assert verified_checksum(CHECK, 9, None) == CRC32C
 
 
 @pytest.mark.parametrize("stated", [None, CRC32C, MD5])
 @pytest.mark.parametrize("size", [8, 10])
 def test_another_size_than_listed_is_a_fault_of_storage(size: int, stated: str | None) -> None:
-    with pytest.raises(StorageError, match=rf"^gs://b/x\.tif: read 9 bytes where {size} were listed"):
-        verified_checksum(CHECK, size, stated, "gs://b/x.tif")
+    with pytest.raises(StorageError, match=rf"^read 9 bytes where {size} were listed"):
+        verified_checksum(CHECK, size, stated)
 
 
 @pytest.mark.parametrize("stated", [CRC32C, MD5])
 def test_other_content_than_listed_is_a_fault_of_storage(stated: str) -> None:
-    with pytest.raises(StorageError, match=r"^gs://b/x\.tif: ") as caught:
-        verified_checksum(b"123456780", 9, stated, "gs://b/x.tif")
+    with pytest.raises(StorageError, match=r"^its content has ") as caught:
+        verified_checksum(b"123456780", 9, stated)
     assert stated in str(caught.value)

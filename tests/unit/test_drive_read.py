@@ -241,7 +241,7 @@ def test_looking_tells_files_from_folders_and_from_nothing(lab: Lab) -> None:
 
 def test_a_failure_is_not_taken_for_an_absence(lab: Lab) -> None:
     lab.drive.fail(path=r"in\+parents", times=99, status=500)
-    with pytest.raises(StorageError, match=r"cannot look for gdrive://.*: attempt 10 failed with"):
+    with pytest.raises(StorageError, match=r"cannot look for gdrive://.*: error \(500\) \(tried 10 times\)"):
         lab.filesystem().exists(f"{lab.root}/a.tif")
 
 
@@ -346,7 +346,7 @@ def test_bytes_that_do_not_match_the_md5_are_fetched_again(lab: Lab) -> None:
     lab.drive.fail(path="alt=media", times=2, garble=True)
     assert lab.filesystem().cat_file(f"{lab.root}/a.tif") == b"right"
     lab.drive.fail(path="alt=media", times=99, garble=True)
-    with pytest.raises(StorageError, match=r"attempt 10 failed with .*has md5:\w+ where md5:\w+ was listed"):
+    with pytest.raises(StorageError, match=r"has md5:\w+ where md5:\w+ was listed.*\(tried 10 times\)"):
         lab.filesystem().cat_file(f"{lab.root}/a.tif")
 
 
@@ -403,7 +403,7 @@ def test_an_answer_that_is_not_json_is_asked_for_again(lab: Lab) -> None:
 def test_attempts_are_bounded_and_the_last_failure_is_named(lab: Lab) -> None:
     lab.add("a.tif")
     fault = lab.drive.fail(path="alt=media", times=999, status=503)
-    with pytest.raises(StorageError, match=r"^cannot read gdrive://.*/a\.tif: attempt 4 failed with error \(503\)$"):
+    with pytest.raises(StorageError, match=r"^cannot read gdrive://.*/a\.tif: error \(503\) \(tried 4 times\)$"):
         lab.filesystem(attempts=4).cat_file(f"{lab.root}/a.tif")
     assert fault.hits == 4
 
@@ -413,8 +413,8 @@ def test_pauses_grow_and_are_jittered(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     lab.add("a.tif")
     filesystem = lab.filesystem(first_pause_s=1, longest_pause_s=8, attempts=7)
     filesystem.info(f"{lab.root}/a.tif")
-    monkeypatch.setattr("lib.storage.drive.client.time.sleep", lambda s: pauses.append(s) if s else None)
-    monkeypatch.setattr("lib.storage.drive.client.random.uniform", lambda low, high: low + 0.75 * (high - low))
+    monkeypatch.setattr("lib.storage.faults.time.sleep", lambda s: pauses.append(s) if s else None)
+    monkeypatch.setattr("lib.storage.faults.random.uniform", lambda low, high: low + 0.75 * (high - low))
     lab.drive.fail(path="alt=media", times=6, status=503)
     assert filesystem.cat_file(f"{lab.root}/a.tif") == b"pixels"
     assert pauses == [0.75 * longest for longest in (1, 2, 4, 8, 8, 8)]
@@ -422,13 +422,13 @@ def test_pauses_grow_and_are_jittered(lab: Lab, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_pause_that_the_server_asks_for_is_kept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("lib.storage.drive.client.time.sleep", lambda s: pauses.append(s) if s else None)
+    monkeypatch.setattr("lib.storage.faults.time.sleep", lambda s: pauses.append(s) if s else None)
     lab.add("a.tif")
     lab.drive.fail(path="alt=media", status=503, retry_after="17")
     assert lab.filesystem().cat_file(f"{lab.root}/a.tif") == b"pixels"
     assert pauses == [17]
     lab.drive.fail(path="alt=media", times=9, status=429, retry_after="90000")
-    with pytest.raises(StorageError, match=r"attempt 1 failed with .*; it asks to wait 90000 s"):
+    with pytest.raises(StorageError, match=r"; the server asks to wait 90000 s \(tried once\)"):
         lab.filesystem(units_per_minute=50_000_000).cat_file(f"{lab.root}/a.tif")
 
 

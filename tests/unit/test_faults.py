@@ -1,18 +1,18 @@
+import asyncio
 from collections.abc import Callable
 
 import pytest
 from gcsfs.retry import HttpError
 
 from lib.errors import StorageError
-from lib.storage import faults as retry_module
-from lib.storage.faults import TransientStorageError, attempt, named, retry
+from lib.storage.faults import GivenUpError, RetryPolicy, TransientStorageError, attempt, named
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between attempts, which are not made."""
     pauses: list[float] = []
-    monkeypatch.setattr(retry_module.time, "sleep", pauses.append)
+    monkeypatch.setattr("lib.storage.faults.time.sleep", pauses.append)
     return pauses
 
 
@@ -75,10 +75,48 @@ def test_a_bug_stays_a_bug(waits: list[float]) -> None:
     assert waits == []
 
 
+def test_a_server_that_says_nothing_is_tried_less_often_and_one_that_asks_for_a_pause_gets_it(
+    waits: list[float],
+) -> None:
+    policy = RetryPolicy(attempts=8, silent_attempts=4)
+    for fault, times in ((TransientStorageError("busy"), 8), (TransientStorageError("", is_silent=True), 4)):
+        waits.clear()
+        with pytest.raises(StorageError, match=rf"^cannot read gs://lab/x: .*\(tried {times} times\)$"):
+            policy.run(failing(9, fault), "read gs://lab/x")
+        assert len(waits) == times - 1
+    waits.clear()
+    assert policy.run(failing(2, TransientStorageError("busy", asked_s=30)), "read gs://lab/x") == "content"
+    assert waits == [30, 30]
+    with pytest.raises(StorageError, match=r"busy; the server asks to wait 601 s \(tried once\)$"):
+        policy.run(failing(2, TransientStorageError("busy", asked_s=601)), "read gs://lab/x")
+
+
+def test_coroutines_are_tried_as_often_as_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def no_pause(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr("lib.storage.faults.asyncio.sleep", no_pause)
+
+    def run(times: int) -> str:
+        call = failing(times, TransientStorageError("busy"))
+
+        async def action() -> str:
+            return call()
+
+        return asyncio.run(RetryPolicy(attempts=3).run_async(action))
+
+    assert run(2) == "content"
+    assert len(pauses) == 2
+    with pytest.raises(GivenUpError, match=r"^busy \(tried 3 times\)$"):
+        run(3)
+
+
 def test_pauses_are_random_below_a_limit_that_doubles(waits: list[float]) -> None:
     for _ in range(200):
         with pytest.raises(StorageError):
-            retry(failing(9, TransientStorageError("busy")), attempts=5)
+            RetryPolicy(attempts=5).run(failing(9, TransientStorageError("busy")), "read gs://lab/x")
     for position, limit_s in enumerate((0.5, 1.0, 2.0, 4.0)):
         pauses = waits[position::4]
         assert all(0 <= pause <= limit_s for pause in pauses)

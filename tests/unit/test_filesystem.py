@@ -5,20 +5,27 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lib.errors import SettingsError, StorageError
-from lib.storage import location as filesystem
-from lib.storage.location import Location, StoredFile
+from lib.storage.location import FILESYSTEMS, Location, StoredFile
+
+
+class ScannedMemory(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Tells files as they are found, as our filesystem of Google Drive does."""
+
+    def scan(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        root = self._strip_protocol(path) + "/"
+        return ((name.removeprefix(root), info) for name, info in self.find(path, detail=True).items())
 
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
     """A folder that is not on this machine, as far as `Location` knows."""
-    monkeypatch.setattr(filesystem, "SCHEMES", ("memory", "file"))
-    monkeypatch.setattr(filesystem, "_filesystem", lambda _: MemoryFileSystem(skip_instance_cache=True))
+    monkeypatch.setitem(FILESYSTEMS, "memory", lambda: ScannedMemory(skip_instance_cache=True))
     yield Location("memory:///bucket/folder")
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]

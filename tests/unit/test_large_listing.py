@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from lib.errors import StorageError
 from lib.folders.manifest import content_digest
 from lib.storage import scan
-from lib.storage.location import Location, _filesystem
+from lib.storage.gcs import gcs_filesystem
+from lib.storage.location import FILESYSTEMS, Location
 from tests.fakes.large_bucket import LARGEST_PAGE, large_bucket
 
 IMAGES = 1_000_000
@@ -70,21 +72,14 @@ def test_a_million_images_are_planned_and_accounted_for_below_a_gibibyte(tmp_pat
 
 
 def test_a_listing_of_several_pages_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gcsfs import GCSFileSystem
-
     images = 2 * LARGEST_PAGE + 1
     with large_bucket(images) as bucket:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.url)
-        _filesystem.cache_clear()
-        GCSFileSystem.clear_instance_cache()
-        try:
-            source = Location(bucket.source)
-            files = source.list_files()
-            assert len({file.path for file in files}) == len(files) == images
-            [(data, checksum)] = source.read_listed(files[-1:])
-        finally:
-            _filesystem.cache_clear()
-            GCSFileSystem.clear_instance_cache()
+        monkeypatch.setitem(FILESYSTEMS, "gs", partial(gcs_filesystem))
+        source = Location(bucket.source)
+        files = source.list_files()
+        assert len({file.path for file in files}) == len(files) == images
+        [(data, checksum)] = source.read_listed(files[-1:])
     assert (len(data), checksum) == (files[-1].size_bytes, files[-1].checksum)
     assert files[-1].path.startswith("train/class_39/slide_")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import requests
 
-from lib.errors import StorageError
+from lib.errors import StorageError, one_line
+from lib.storage.faults import TransientStorageError
 
 TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 TOO_MANY_REQUESTS = 429
@@ -35,24 +36,6 @@ REMEDIES |= {
     "SERVICE_DISABLED": REMEDIES["accessNotConfigured"],
     "ACCESS_TOKEN_SCOPE_INSUFFICIENT": REMEDIES["insufficientPermissions"],
 }
-
-
-class TransientFailure(Exception):  # noqa: N818 - not an error yet: the request is made again
-    """A request that may succeed when it is made again. Never leaves `lib.storage`.
-
-    Attributes:
-        reason: What happened, for the message if it was the last attempt.
-        pause_s: Seconds that the server asked to wait.
-        kind: What happened, in a word, for counting.
-        too_many: Whether the server said that there were too many requests.
-    """
-
-    def __init__(self, reason: str, pause_s: float = 0.0, *, kind: str = "damaged", too_many: bool = False) -> None:
-        super().__init__(reason, pause_s)
-        self.reason, self.pause_s, self.kind, self.too_many = reason, pause_s, kind, too_many
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class DriveRefused(StorageError):  # noqa: N818 - a verdict, as ImageRefused is
@@ -102,14 +85,14 @@ class Rejection:
             reason, message = _reason(error), str(error["message"])
         except (ValueError, KeyError, TypeError):  # a proxy's page, or no body at all
             reason, message = "", response.reason or ""
-        return cls(response.status_code, reason, " ".join(message.split()), _pause_s(response))
+        return cls(response.status_code, reason, one_line(message), _pause_s(response))
 
     @property
     def is_too_many(self) -> bool:
         """Whether it says that there were too many requests."""
         return self.status == TOO_MANY_REQUESTS or (self.status == FORBIDDEN and self.reason in RATE_LIMIT_REASONS)
 
-    def as_failure(self, subject: str, account: str) -> TransientFailure | DriveRefused:
+    def as_failure(self, subject: str, account: str) -> TransientStorageError | DriveRefused:
         """The exception to raise.
 
         Args:
@@ -119,7 +102,7 @@ class Rejection:
         told = f"{self.message} ({self.status}{' ' if self.reason else ''}{self.reason})"
         if self.is_too_many or self.status in TRANSIENT_STATUSES:
             kind = "rate_limit" if self.is_too_many else f"http_{self.status}"
-            return TransientFailure(told, self.pause_s, kind=kind, too_many=self.is_too_many)
+            return TransientStorageError(told, kind, asked_s=self.pause_s)
         reason = self.reason if self.reason in REMEDIES else {NOT_FOUND: "notFound", 401: "authError"}.get(self.status)
         remedy = REMEDIES.get(reason or "", SHARE if self.status == FORBIDDEN else "")
         project = re.search(r"project (\S+)", self.message)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lib.errors import StorageError
 from lib.storage.checksum import verified_checksum
-from lib.storage.drive.answers import ContentChangedError, DriveRefused, TransientFailure
+from lib.storage.drive.answers import ContentChangedError, DriveRefused
 from lib.storage.drive.client import (
     UNITS_DOWNLOAD,
     UNITS_LIST,
@@ -16,6 +16,7 @@ from lib.storage.drive.client import (
     DriveClient,
 )
 from lib.storage.drive.names import FOLDER_TYPE, Item
+from lib.storage.faults import TransientStorageError
 
 FILES = "/drive/v3/files"
 FIELDS = "id,name,mimeType,size,md5Checksum,createdTime,parents,driveId,trashed,shortcutDetails(targetId)"
@@ -122,10 +123,10 @@ class DriveApi:
             if not whole and response.status_code != PARTIAL_CONTENT:
                 data = data[start:end]
             try:
-                verified_checksum(data, end - start, f"md5:{item.md5}" if whole and item.md5 else None, subject)
-            except StorageError as error:
+                verified_checksum(data, end - start, f"md5:{item.md5}" if whole and item.md5 else None)
+            except TransientStorageError:
                 self._refuse_changed(item, subject)
-                raise TransientFailure(str(error)) from error
+                raise
             return data
 
         return self.client.persist(download, subject)

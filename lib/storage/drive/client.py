@@ -1,9 +1,6 @@
 """Requests to the Drive API: signed, within the quota, a session for each at a time, made again when that may help."""
 
-import logging
-import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,20 +9,16 @@ from typing import Any, TypeVar
 
 import requests
 
-from lib.errors import StorageError
-from lib.runtime.counters import STORAGE_RETRIES
-from lib.storage.drive.answers import Rejection, TransientFailure
+from lib.errors import one_line
+from lib.storage.drive.answers import Rejection
 from lib.storage.drive.credentials import DriveCredential
 from lib.storage.drive.limiter import Limiter
 from lib.storage.drive.options import DriveSettings
-
-logger = logging.getLogger(__name__)
+from lib.storage.faults import LONGEST_ASKED_S, TransientStorageError
 
 UNITS_LIST, UNITS_DOWNLOAD, UNITS_WRITE, UNITS_OTHER = 100, 200, 50, 5
 """Quota units of a request. Source: https://developers.google.com/workspace/drive/api/guides/limits (May 2026)."""
 CONNECT_TIMEOUT_S = 20
-LONGEST_WAIT_S = 600.0
-"""A server that asks for a longer pause than this is not waited for."""
 UNAUTHORIZED = 401
 
 ResultT = TypeVar("ResultT")
@@ -83,34 +76,18 @@ class DriveClient:
         return self.persist(lambda: parsed(self.once(call)), call.subject)
 
     def persist(self, operation: Callable[[], ResultT], subject: str) -> ResultT:
-        """Do something until it succeeds, with exponential backoff and full jitter.
+        """Do something until it succeeds.
 
         Raises:
-            StorageError: If it is refused, or has failed `attempts` times.
-
-        Source: Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015 ("full jitter").
+            StorageError: If it is refused, or fails too often.
         """
-        longest_s = self._settings.first_pause_s
-        for attempt in range(1, self._settings.attempts + 1):
-            try:
-                return operation()
-            except TransientFailure as failure:
-                if attempt == self._settings.attempts or failure.pause_s > LONGEST_WAIT_S:
-                    wait = f"; it asks to wait {failure.pause_s:.0f} s" if failure.pause_s else ""
-                    raise StorageError(f"cannot {subject}: attempt {attempt} failed with {failure}{wait}") from failure
-                jitter_s = random.uniform(0, min(longest_s, self._settings.longest_pause_s))  # noqa: S311 - no secret
-                pause_s = max(failure.pause_s, jitter_s)
-                logger.info("drive: %s: %s; again in %.1f s", subject, failure, pause_s)
-                STORAGE_RETRIES.add(1, reason=failure.kind)
-                time.sleep(pause_s)
-                longest_s *= 2
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return self._settings.retries.run(operation, subject)
 
     def once(self, call: Call) -> requests.Response:
         """Make a request once, or twice if its access token was not taken.
 
         Raises:
-            TransientFailure: If it may succeed later.
+            TransientStorageError: If it may succeed later.
             DriveRefused: If it will not.
         """
         token = self.credential.token()
@@ -121,7 +98,7 @@ class DriveClient:
             return response
         rejection = Rejection.of(response)
         if rejection.is_too_many:
-            self._limiter.slow_down(min(rejection.pause_s, LONGEST_WAIT_S))
+            self._limiter.slow_down(min(rejection.pause_s, LONGEST_ASKED_S))
         raise rejection.as_failure(call.subject, self.credential.account)
 
     def _exchange(self, call: Call, token: str) -> requests.Response:
@@ -140,8 +117,8 @@ class DriveClient:
                 )
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 kind = "timeout" if isinstance(error, requests.Timeout) else "connection"
-                message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                raise TransientFailure(message, kind=kind) from error
+                message = f"{type(error).__name__}: {one_line(error)}"
+                raise TransientStorageError(message, kind=kind) from error
 
     @contextmanager
     def _session(self) -> Iterator[requests.Session]:
@@ -171,12 +148,12 @@ def parsed(response: requests.Response) -> dict[str, Any]:
     """The JSON object in an answer.
 
     Raises:
-        TransientFailure: If there is none, as where a proxy answers in the place of Drive.
+        TransientStorageError: If there is none, as where a proxy answers in the place of Drive.
     """
     try:
         content = response.json()
     except ValueError as error:
-        raise TransientFailure(f"an answer that is not JSON ({error})") from error
+        raise TransientStorageError(f"an answer that is not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise TransientFailure("an answer that is not a JSON object")
+        raise TransientStorageError("an answer that is not a JSON object")
     return content

@@ -17,8 +17,9 @@ from google.auth.transport.requests import Request
 from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
-from lib.errors import SettingsError, StorageError
-from lib.storage.drive.answers import LOGIN, TransientFailure
+from lib.errors import SettingsError, StorageError, one_line
+from lib.storage.drive.answers import LOGIN
+from lib.storage.faults import TransientStorageError
 
 SCOPES = ("https://www.googleapis.com/auth/drive",)
 ANONYMOUS = "the account of your login"
@@ -59,7 +60,7 @@ class DriveCredential:
         Raises:
             SettingsError: If there is no credential, or its file cannot be used.
             StorageError: If Google does not accept the credential.
-            TransientFailure: If no token could be fetched this time.
+            TransientStorageError: If no token could be fetched this time.
         """
         with self._lock:
             loaded = self._loaded()
@@ -82,13 +83,13 @@ class DriveCredential:
                 loaded.refresh(lambda *args, **kwargs: request(*args, **{"timeout": TOKEN_TIMEOUT_S} | kwargs))
             except exceptions.RefreshError as error:
                 if error.retryable:
-                    raise TransientFailure(f"no access token: {_one_line(error)}", kind="token") from error
+                    raise TransientStorageError(f"no access token: {_one_line(error)}", kind="token") from error
                 raise StorageError(
                     f"Google does not accept the credential of {getattr(loaded, 'service_account_email', ANONYMOUS)}: "
                     f"{_one_line(error)}; make a new key or log in again ({LOGIN}), and check this machine's clock"
                 ) from error
             except exceptions.TransportError as error:
-                raise TransientFailure(f"no access token: {_one_line(error)}", kind="token") from error
+                raise TransientStorageError(f"no access token: {_one_line(error)}", kind="token") from error
 
 
 def _load(key_file: str | None) -> Any:
@@ -108,4 +109,4 @@ def _load(key_file: str | None) -> Any:
 
 def _one_line(error: Exception) -> str:
     told = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-    return " ".join(told.split())
+    return one_line(told)

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from lib.config.base import Settings
 from lib.errors import SettingsError
+from lib.storage.faults import RetryPolicy
 
 DRIVE_ENDPOINT = "https://www.googleapis.com"
 VARIABLES = {
@@ -40,6 +41,11 @@ class DriveSettings(Settings):
     """Longest pause between two attempts, in seconds, unless the server asks for more."""
     chunk_bytes: int = Field(default=8 * 2**20, ge=2**18, multiple_of=2**18)
     """Bytes in one request of an upload; Drive wants a multiple of 256 KiB."""
+
+    @property
+    def retries(self) -> RetryPolicy:
+        """Of one request, or of all that reads or writes one file."""
+        return RetryPolicy(self.attempts, None, self.first_pause_s, self.longest_pause_s)
 
     @field_validator("endpoint")
     @classmethod

@@ -10,10 +10,11 @@ import requests
 
 from lib.errors import StorageError
 from lib.storage.checksum import md5
-from lib.storage.drive.answers import DriveRefused, TransientFailure
+from lib.storage.drive.answers import DriveRefused
 from lib.storage.drive.api import FIELDS, GONE, item_of
 from lib.storage.drive.client import UNITS_WRITE, Call, DriveClient, parsed
 from lib.storage.drive.names import Item
+from lib.storage.faults import TransientStorageError
 
 UPLOADS = "/upload/drive/v3/files"
 OK, CREATED, RESUME_INCOMPLETE, NOT_FOUND = 200, 201, 308, 404
@@ -87,7 +88,7 @@ class Upload:
         except DriveRefused as refusal:
             if refusal.status in {NOT_FOUND, GONE}:
                 self._session = None
-                raise TransientFailure(
+                raise TransientStorageError(
                     f"the upload session has ended ({refusal.status})", kind="upload_session"
                 ) from refusal
             raise
