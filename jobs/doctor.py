@@ -1,8 +1,8 @@
-"""Look whether a pipeline with these settings can work, and what it will take, before any GPU is paid for.
+"""Check whether a pipeline with these settings can work, and estimate its time and cost, before any GPU is paid for.
 
     python -m jobs.doctor --source gs://lab/organs --output gs://lab/results --models cnn vgg16 --use-gpu
 
-It takes the settings of `jobs.pipeline`, and ends with exit code 1 if something stands in the way.
+It takes the settings of `jobs.pipeline`. The exit code is 1 if something would stop the run.
 """
 
 import sys
@@ -19,7 +19,7 @@ LOOKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "blocks": "
 
 
 def main(config: DoctorConfig) -> Summary:
-    """Show one line for each thing that was looked at."""
+    """Print one line per check, as soon as it has its answer."""
     console, diagnosis = Console(stderr=True, soft_wrap=True, highlight=False), Diagnosis(config)
     findings = []
     for finding in diagnosis.findings():

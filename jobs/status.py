@@ -1,8 +1,8 @@
-"""Tell what below a folder is done, running, stopped or failed, from storage alone.
+"""Report the state of any run: what below a folder is done, running, stopped or failed, from its files alone.
 
     python -m jobs.status --output gs://lab/results
 
-It needs no cluster, so it also tells of one that is gone. A run that was stopped goes on with its own command.
+It needs no cluster, so it also works when the cluster is gone. To resume a run that was stopped, run its command again.
 """
 
 import sys

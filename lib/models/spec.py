@@ -58,9 +58,9 @@ class ModelSpec:
     def beginning(self) -> str:
         """What the training starts from, for the log."""
         if not self.has_frozen_base:
-            return "all of the network is trained from scratch"
+            return "the whole network is trained from scratch"
         what = {SAVED: "an earlier model", HUB: "a SavedModel"}.get(self.name, "a network")
-        return f"a new head is trained on {what} that stays as it is, with weights from {self.weights}"
+        return f"a new head is trained on {what}, which stays frozen (weights: {self.weights})"
 
     @property
     def learning_rate(self) -> float:

@@ -29,6 +29,16 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def has(number: int) -> str:
+    """The verb after `count_of`: `1 image has`, `2 images have`."""
+    return "has" if number == 1 else "have"
+
+
+def was(number: int) -> str:
+    """The verb after `count_of`: `1 image was`, `2 images were`."""
+    return "was" if number == 1 else "were"
+
+
 def some(names: list[str]) -> str:
     """The first names, and how many more there are."""
     more = len(names) - NAMES_SHOWN

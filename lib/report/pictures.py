@@ -17,32 +17,32 @@ from lib.storage.location import Location
 CAPTIONS = {
     "scatter": (
         "Predicted against actual",
-        "Every image is one mark, moved a little so that marks do not hide each other.",
+        "One mark per image, moved slightly so that marks do not hide each other.",
     ),
     "swarm": (
-        "How sure of the actual class",
-        "Every image at the probability the model gave to what it really is. "
-        "Low marks are confident mistakes, marks in the middle are doubts.",
+        "Probability of the true class",
+        "One mark per image, at the probability that the model gave to its true class. "
+        "Marks near 0 are confident mistakes, marks in the middle are uncertain.",
     ),
     "per_class": (
         "Class by class",
-        "Precision: how often the name is right when given. Recall: how many of the class are found.",
+        "Precision: how often a predicted class is right. Recall: how much of a class is found.",
     ),
     "reliability": (
-        "Can its confidence be believed?",
-        "Below the diagonal it is too sure of itself, above it too modest.",
+        "Can its confidence be trusted?",
+        "Below the diagonal it is overconfident, above it underconfident.",
     ),
     "confidence": (
         "How confident it is when right, and when wrong",
-        "The further apart the two are, the better its confidence tells mistakes.",
+        "The further apart the two are, the better its confidence reveals mistakes.",
     ),
     "abstention": (
-        "What it gains by not answering",
-        "Accuracy of the images it is surest of, from few of them to all.",
+        "What it gains by leaving images unanswered",
+        "Accuracy on the images it is most confident about, from few of them to all.",
     ),
     "roc": (
         "Each class against all others",
-        "ROC: the share of the class that is found, against the share of the others that is taken for it.",
+        "ROC: the share of the class that is found, against the share of other images mistaken for it.",
     ),
     "pr": (
         "Finding a class without false alarms",
@@ -50,12 +50,12 @@ CAPTIONS = {
     ),
     "grad_cam": (
         "Where it looked when it was wrong",
-        "The most confident mistakes: bright places spoke most for the predicted class (Grad-CAM). "
-        "They tell where, not why.",
+        "The most confident mistakes: bright areas contributed most to the predicted class (Grad-CAM). "
+        "They show where, not why.",
     ),
-    "map_pca": ("Map: principal components", "Images that the model sees as alike lie close together."),
-    "map_tsne": ("Map: t-SNE", "Images that the model sees as alike lie close together."),
-    "map_umap": ("Map: UMAP", "Images that the model sees as alike lie close together."),
+    "map_pca": ("Map: principal components", "Images that the model sees as similar lie close together."),
+    "map_tsne": ("Map: t-SNE", "Images that the model sees as similar lie close together."),
+    "map_umap": ("Map: UMAP", "Images that the model sees as similar lie close together."),
 }
 HEAVY_BYTES = 120_000
 COLOURS = 256
@@ -110,8 +110,8 @@ def lighter(png: bytes, *, photo: bool) -> tuple[bytes, str]:
 
 def _in_words(metrics: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, str]:
     confusions = most_confused(metrics["confusion_matrix"], class_names)
-    taken = "; ".join(f"{actual} for {predicted} ({count})" for actual, predicted, count in confusions)
-    mistakes = f"Most often taken: {taken}." if taken else "No image is off the diagonal."
+    confused = "; ".join(f"{actual} for {predicted} ({count})" for actual, predicted, count in confusions)
+    mistakes = f"Most often confused: {confused}." if confused else "No image is off the diagonal."
     lowest = sorted(metrics["per_class"], key=lambda row: row["f1"] or 0)[:3]
     weakest = ", ".join(f"{row['class_name']} {row['f1'] or 0:.2f}" for row in lowest)
     return {"scatter": mistakes, "per_class": f"Lowest F1: {weakest}."}

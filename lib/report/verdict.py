@@ -23,7 +23,7 @@ def headline(report: Report) -> str:
     """The verdict in one sentence."""
     number = len(report.evaluations)
     if not report.comparable:
-        return f"{number} evaluations on different images: each stands for itself, they cannot be ranked."
+        return f"{number} evaluations on different images: they cannot be ranked, so read each by itself."
     best, *others = ranked(report.evaluations)
     if not others:
         return f"{best.name} is {score(best)}."
@@ -49,11 +49,11 @@ def comparison(report: Report) -> str:
         return ""
     contest = report.contests[0]
     best, second, result = contest.best, contest.other, contest.result
-    judged = "can be chance" if can_be_chance(contest) else "is more than chance explains"
+    judged = "can be chance" if can_be_chance(contest) else "is more than chance"
     return (
-        f"Next is {second.name} with {second.right:,} right ({percent(second.accuracy)}). Only {best.name} is "
-        f"right on {count_of(result.only_first, 'image')}, only {second.name} on {result.only_second:,}: that {judged} "
-        f"({evidence(contest)})."
+        f"The next best is {second.name} with {second.right:,} right ({percent(second.accuracy)}). "
+        f"{best.name} alone is right on {count_of(result.only_first, 'image')}, {second.name} alone on "
+        f"{result.only_second:,}: this difference {judged} ({evidence(contest)})."
     )
 
 
@@ -102,32 +102,32 @@ def _how_good(best: Evaluation) -> str:
     text = f"{best.name} is right on {percent(best.accuracy)} of the images"
     if rows:
         weakest = min(rows, key=lambda row: row["recall"])
-        text += f"; of its weakest class, {weakest['class_name']}, it finds {percent(weakest['recall'], 0)}"
+        text += f"; of its weakest class, {weakest['class_name']}, it recognises {percent(weakest['recall'], 0)}"
     if best.baseline is None:
-        return f"{text}. What colours alone achieve was not measured."
-    return f"{text}. Colours alone are right on {percent(best.baseline.accuracy)}."
+        return f"{text}. What colour alone achieves was not measured."
+    return f"{text}. Colour alone is right on {percent(best.baseline.accuracy)}."
 
 
 def _on_what(best: Evaluation) -> str:
     support = [row["support"] for row in best.metrics["per_class"] if row["support"]]
     spread = f"{min(support)}" if min(support) == max(support) else f"{min(support)} to {max(support):,}"
     images = count_of(best.images, f"{best.split} image")
-    groups = f"from {count_of(best.groups, 'group')} (slides, patients)" if best.groups else "of unknown slides"
+    groups = f"from {count_of(best.groups, 'group')} (slides, patients)" if best.groups else "from unknown slides"
     return f"{images} {groups} in {count_of(len(support), 'class')}, {spread} of each."
 
 
 def _how_sure(best: Evaluation) -> str:
     low, high = best.interval
-    kind = "slides like these" if best.groups else "images like these, if each counts as independent"
+    kind, caution = ("slides", "") if best.groups else ("images", "; it treats images as independent")
     return (
-        f"The accuracy on further {kind} lies between {percent(low, 0)} and {percent(high, 0)} "
-        f"(95 % interval, {best.interval_method})."
+        f"On more {kind} like these, the accuracy is probably between {percent(low, 0)} and {percent(high, 0)} "
+        f"(95 % interval, {best.interval_method}{caution})."
     )
 
 
 def _what_to_doubt(doubts: list[Doubt]) -> str:
     if not doubts:
-        return "The checks of this report found nothing that speaks against these numbers."
+        return "The checks of this report found no reason to doubt these numbers."
     titles = "; ".join(doubt.title.rstrip("?") for doubt in doubts[:3])
     more = len(doubts) - 3
     return f"{titles}" + (f"; and {count_of(more, 'more reason')} below." if more > 0 else ".")

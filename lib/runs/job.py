@@ -39,7 +39,7 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
         _set_up_messages(config.verbose)
         summary = main(config)
     except KeyboardInterrupt:
-        _report("interrupted; the same command goes on where this run stopped")
+        _report("interrupted; run the same command again to resume")
         return 1
     except Exception as error:  # noqa: BLE001 - the one place where a failure of any kind becomes an exit code
         return _fail(error)

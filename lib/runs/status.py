@@ -1,7 +1,7 @@
-"""What became of the runs whose output lies below a folder, told from storage alone.
+"""The state of any run, from the files below its output folder alone.
 
-Ray's own word on a job is lost with its cluster, and not always true before (ray#65608). The files of an
-`OutputFolder` say it all: the completion file, the writer's lease, and what `run.json` keeps of a failure.
+Ray's own status of a job is lost with its cluster, and is sometimes wrong before (ray#65608). The files of an
+`OutputFolder` tell it: the completion file, the writer's lease, and the failure noted in `run.json`.
 """
 
 from collections.abc import Iterable
@@ -53,7 +53,7 @@ def read_status(output: Location) -> list[FolderStatus]:
     """
     folders = _output_folders(file.path for file in output.scan_files())
     if not folders:
-        raise SettingsError(f"--output {output.uri} holds no output of a job, finished or begun")
+        raise SettingsError(f"no run found: --output {output.uri} holds no output of a job, complete or begun")
     found = {name: _status(output / name if name != "." else output, name, files) for name, files in folders.items()}
     for name, files in folders.items():
         if RUN_FILE in files.ours:
@@ -82,7 +82,7 @@ def _status(folder: Location, name: str, files: _Files) -> FolderStatus:
     marker = next((marker for marker in MARKERS if marker in files.ours), None)
     job = MARKERS.get(marker or str(run.get("marker")))
     if is_written:
-        who = f"process {writer['pid']} on {writer['host']} since {writer['started_at']}"
+        who = f"by process {writer['pid']} on {writer['host']} since {writer['started_at']}"
         return FolderStatus(name, job, "running", "; ".join(filter(None, [who, _so_far(job, files)])))
     if marker is not None:
         return FolderStatus(name, job, "done", f"{(folder / marker).read_json().get('completed_at', '')}")

@@ -84,7 +84,7 @@ def test_a_click_on_a_cell_shows_its_images_alone_and_a_second_click_all(model: 
     expect(chosen).to_have_attribute("aria-pressed", "true")
     assert shown(model) == 4
     expect(model.locator(".shown [role=status]")).to_have_text(
-        f"4 mistakes: {HOSTILE} taken for skin_and_subcutaneous_tissue."
+        f"4 mistakes: {HOSTILE} predicted as skin_and_subcutaneous_tissue."
     )
     chosen.click()
     expect(chosen).to_have_attribute("aria-pressed", "false")
@@ -99,7 +99,7 @@ def test_the_other_models_gallery_stays_as_it_is(model: Locator) -> None:
 def test_names_show_the_mistakes_of_their_row_or_column(model: Locator) -> None:
     model.locator(".matrix thead button[data-p='0']").click()
     assert shown(model) == 1
-    expect(model.locator(".shown [role=status]")).to_have_text("1 mistake: taken for liver.")
+    expect(model.locator(".shown [role=status]")).to_have_text("1 mistake: predicted as liver.")
     model.locator(".matrix tbody button[data-a='1'][data-p='-1']").click()
     assert shown(model) == 4
     model.get_by_role("button", name="Show all").click()
@@ -109,7 +109,7 @@ def test_names_show_the_mistakes_of_their_row_or_column(model: Locator) -> None:
 
 def test_what_is_right_is_singled_out_on_the_map(model: Locator) -> None:
     cell(model, 0, 0).click()
-    expect(model.locator(".shown [role=status]")).to_have_text("10 of liver right; they are singled out on the map.")
+    expect(model.locator(".shown [role=status]")).to_have_text("10 of liver right; they are highlighted on the map.")
     lit = model.page.evaluate("[...Array(30).keys()].filter((point) => maps[0].lit(point))")
     assert lit == list(range(0, 30, 3))
 
@@ -138,7 +138,7 @@ def test_cells_can_be_shown_as_shares_and_say_both_to_a_screen_reader(model: Loc
     model.get_by_text("% of the row").click()
     expect(cell(model, 1, 2)).to_have_text("40")
     expect(cell(model, 1, 2)).to_have_attribute(
-        "aria-label", f"{HOSTILE} taken for skin_and_subcutaneous_tissue: 4 images, 40 % of the row"
+        "aria-label", f"{HOSTILE} predicted as skin_and_subcutaneous_tissue: 4 images, 40 % of the row"
     )
     model.get_by_text("images", exact=True).click()
     expect(cell(model, 1, 2)).to_have_text("4")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lib.folders.checks import Checks
 from lib.folders.dataset import Dataset
 from lib.report.doubts.doubt import Doubt
-from lib.report.formatting import count_of
+from lib.report.formatting import count_of, has, was
 from lib.report.report import Report
 
 
@@ -22,16 +22,16 @@ def data_doubts(report: Report) -> list[Doubt]:
 def _refusals(dataset: Dataset) -> Iterator[Doubt]:
     counts = dataset.counts
     if not dataset.adds_up:
-        yield Doubt("The account does not add up", f"Files of {dataset.uri} were lost or counted twice.")
+        yield Doubt("File counts do not add up", f"Files of {dataset.uri} are missing or counted twice.")
     if counts["quarantined"]:
         worst = max(dataset.counts_by_class, key=lambda row: row.quarantined)
         images = counts["accepted"] + counts["quarantined"]
         yield Doubt(
-            "Refused images",
-            f"{counts['quarantined']:,} of {count_of(images, 'image')} could not be read "
-            "without guessing and took no part. Hardest hit: "
-            f"{worst.class_name}, {worst.split} ({worst.quarantined:,}). "
-            "They are listed below. If some of them are good images, the models have never met their kind.",
+            "Quarantined images",
+            f"{counts['quarantined']:,} of {count_of(images, 'image')} could not be decoded reliably and "
+            f"{was(counts['quarantined'])} left out, most of them in {worst.class_name}, {worst.split} "
+            f"({worst.quarantined:,}). They are listed below. If good images are among them, the models have never "
+            "seen their kind.",
         )
 
 
@@ -40,20 +40,21 @@ def _overlap(dataset: Dataset) -> Iterator[Doubt]:
     if overlap.grouped < accepted:
         yield Doubt(
             "Slide and patient unknown",
-            f"{accepted - overlap.grouped:,} of {count_of(accepted, 'image')} state no group (slide or "
-            "patient). If one slide gave images to train and to test, new slides are recognised less often.",
+            f"No group (slide or patient) is known for {accepted - overlap.grouped:,} of "
+            f"{count_of(accepted, 'image')}. If images of one slide are in both training and test, expect lower "
+            "accuracy on new slides.",
         )
     if overlap.shared_groups:
         yield Doubt(
             "Groups in several splits",
-            f"{count_of(overlap.shared_groups, 'group')} (slide, patient) gave images to several splits: "
-            "new slides are recognised less often.",
+            f"{count_of(overlap.shared_groups, 'group')} (slide, patient) {has(overlap.shared_groups)} images in "
+            "several splits: expect lower accuracy on new slides.",
         )
     if overlap.shared_contents:
         yield Doubt(
             "The same image twice",
-            f"{count_of(overlap.shared_contents, 'image')} have a byte for byte equal copy in another split: "
-            "recognising those is memory, not skill.",
+            f"{count_of(overlap.shared_contents, 'image')} {has(overlap.shared_contents)} an identical copy in another "
+            "split: recognising a copy is memory, not skill.",
         )
 
 
@@ -61,7 +62,7 @@ def _near_duplicates(checks: Checks) -> Iterator[Doubt]:
     found = checks.near_duplicates
     if found.count:
         yield Doubt(
-            "Images of different splits look alike",
-            f"{count_of(found.images, 'image')} of test or validation may be a copy of an image that was trained or "
-            f"chosen on ({count_of(found.count, 'pair')}, shown below). If so, recognising it is memory, not skill.",
+            "Near copies in different splits",
+            f"{count_of(found.images, 'test or validation image')} may be a copy of an image that models were trained "
+            f"or chosen on ({count_of(found.count, 'pair')}, shown below). Recognising a copy is memory, not skill.",
         )

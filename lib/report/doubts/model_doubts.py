@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from lib.models.probabilities import calibration_error
 from lib.report.doubts.doubt import Doubt
-from lib.report.formatting import count_of, percent, some
+from lib.report.formatting import count_of, has, percent, some
 from lib.report.report import Evaluation
 
 OVERFIT_GAP = 0.1
@@ -37,18 +37,18 @@ def _nothing_learned(evaluation: Evaluation) -> Iterator[Doubt]:
     reaches = f"the interval of {name} reaches down to {percent(evaluation.interval[0])}."
     if evaluation.interval[0] <= share:
         yield Doubt(
-            f"{name} may know nothing",
+            f"{name} may have learned nothing",
             f"Always answering {largest['class_name']!r} would be right on {percent(share)}; {reaches}",
         )
     colours = evaluation.baseline
     if colours and evaluation.interval[0] <= colours.accuracy:
         yield Doubt(
-            f"{name} may know no more than colours",
-            f"Colours alone ({colours.name}) are right on {percent(colours.accuracy)} of the same images; {reaches}",
+            f"{name} may be no better than colour alone",
+            f"Colour alone ({colours.name}) is right on {percent(colours.accuracy)} of the same images; {reaches}",
         )
     missed = [row["class_name"] for row in per_class if row["support"] and not row["recall"]]
     if missed:
-        yield Doubt(f"{name} misses whole classes", f"Not one image of {some(missed)} is recognised.")
+        yield Doubt(f"{name} misses whole classes", f"No image of {some(missed)} is recognised.")
 
 
 def _confidence(evaluation: Evaluation) -> Iterator[Doubt]:
@@ -56,22 +56,22 @@ def _confidence(evaluation: Evaluation) -> Iterator[Doubt]:
     confidence = predictions.mean_confidence
     if abs(confidence - evaluation.accuracy) > CALIBRATION_GAP:
         yield Doubt(
-            f"{name} is too {'sure of itself' if confidence > evaluation.accuracy else 'modest'}",
-            f"On average it is {percent(confidence)} confident, and right on {percent(evaluation.accuracy)}.",
+            f"{name} is {'overconfident' if confidence > evaluation.accuracy else 'underconfident'}",
+            f"Its mean confidence is {percent(confidence)}, but it is right on {percent(evaluation.accuracy)}.",
         )
     elif evaluation.images:
         error = calibration_error(predictions.confidence, predictions.right)
         chance = chance_calibration_error(predictions.confidence)
         if error > max(CALIBRATION_GAP, chance):
             yield Doubt(
-                f"The confidence of {name} is off",
-                f"It differs from the share that is right by {percent(error)} on average, too modest for some "
-                f"images and too sure for others; chance alone explains up to {percent(chance)}.",
+                f"The confidence of {name} is unreliable",
+                f"It differs from the share of right answers by {percent(error)} on average, too low for some images "
+                f"and too high for others; chance alone explains up to {percent(chance)}.",
             )
     if not evaluation.model.get("calibration"):
         yield Doubt(
             f"{name} is not calibrated",
-            "No validation images fitted a temperature to its probabilities: they are as training left them.",
+            "There were no validation images to calibrate its probabilities with; they are as training left them.",
         )
 
 
@@ -97,23 +97,23 @@ def _images(evaluation: Evaluation) -> Iterator[Doubt]:
     unfamiliar = evaluation.predictions.unfamiliar
     if unfamiliar and unfamiliar > UNFAMILIAR_SHARE * evaluation.images:
         yield Doubt(
-            f"Images that {name} was not trained on the like of",
+            f"Images unlike anything {name} was trained on",
             f"{unfamiliar:,} of {count_of(evaluation.images, f'{split} image')} are farther from all training images "
-            "than nearly every validation image is.",
+            "than 99 % of the validation images.",
         )
     found = evaluation.label_errors
     if found and found.count:
         yield Doubt(
             "Some labels may be wrong",
-            f"{name} speaks against the label of {count_of(found.count, f'{split} image')}, shown below. "
-            "Either a label is wrong, and counts as a mistake that is none, or the model is.",
+            f"{name} disagrees with the label of {count_of(found.count, f'{split} image')}, shown below. "
+            "If a label is wrong, a right answer was counted as an error; but the model may be wrong as well.",
         )
     resembling = evaluation.resembling
     if resembling and resembling.count:
         yield Doubt(
-            f"Training images that {name} takes for {split} images",
-            f"{count_of(resembling.images, f'{split} image')} have a neighbour among the training images that also "
-            "looks alike, shown below. Recognising a copy is memory, not skill.",
+            f"{split.capitalize()} images that have a near copy in training",
+            f"To {name}, {count_of(resembling.images, f'{split} image')} {has(resembling.images)} a close neighbour "
+            "among the training images that also looks alike, shown below. Recognising a copy is memory, not skill.",
         )
 
 
@@ -121,17 +121,18 @@ def _training(evaluation: Evaluation) -> Iterator[Doubt]:
     name, metrics = evaluation.name, evaluation.model["metrics"]
     if sweep := evaluation.model.get("sweep"):
         yield Doubt(
-            f"Validation images chose {name}",
-            f"It is the best of {count_of(sweep['trials'], 'trial')} on them, so its validation numbers look a little "
-            "better than they are. Test images took no part in the choice.",
+            f"{name} was chosen by its validation images",
+            f"It is the best of {count_of(sweep['trials'], 'trial')} on them, so its validation scores are slightly "
+            "too good. Test images played no part in the choice.",
         )
     train, validation = metrics.get("accuracy"), metrics.get("val_accuracy")
     if validation is None:
-        yield Doubt(f"{name} was not validated", "No image was kept aside to choose its best epoch by.")
+        yield Doubt(f"{name} was not validated", "No images were set aside to choose its best epoch.")
     elif train is not None and train - validation > OVERFIT_GAP:
         yield Doubt(
-            f"{name} knows its training images better",
-            f"It is right on {percent(train)} of them and on {percent(validation)} of the validation images.",
+            f"{name} overfits",
+            f"It is right on {percent(train)} of its training images, but on {percent(validation)} of the validation "
+            "images.",
         )
     if metrics.get("epochs") and metrics.get("best_epoch") == metrics["epochs"]:
         yield Doubt(
@@ -146,7 +147,7 @@ def _provenance(evaluation: Evaluation) -> Iterator[Doubt]:
     if trained_on != evaluated_on:
         yield Doubt(
             f"{name} was trained on other data",
-            f"Trained on dataset {trained_on}, measured on {evaluated_on}; they may share images.",
+            f"It was trained on dataset {trained_on} and measured on {evaluated_on}; they may share images.",
         )
     if there_now != evaluated_on:
         yield Doubt(

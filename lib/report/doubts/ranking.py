@@ -38,11 +38,11 @@ def _ranking(report: Report) -> Iterator[Doubt]:
     if can_be_chance(contest):
         yield Doubt(
             "Is the best really better?",
-            f"{contest.best.name} and {contest.other.name} differ on so few images that their order can be chance.",
+            f"{contest.best.name} and {contest.other.name} differ on so few images that their order may be chance.",
         )
     yield Doubt(
         "Chosen and measured on the same images",
-        "The best of several models looks a little better on the images it was chosen by than on new ones.",
+        "The best of several models scores slightly higher on the images it was chosen by than on new ones.",
     )
 
 
@@ -52,17 +52,17 @@ def _sample(evaluation: Evaluation) -> Iterator[Doubt]:
     if (high - low) / 2 > WIDE_INTERVAL:
         yield Doubt(
             "Few images",
-            f"{images} leave the accuracy of {evaluation.name} open between {percent(low, 0)} and "
-            f"{percent(high, 0)}; a single image moves it by {percent(1 / max(evaluation.images, 1))}.",
+            f"With {images}, the accuracy of {evaluation.name} may be anywhere between {percent(low, 0)} and "
+            f"{percent(high, 0)}; a single image changes it by {percent(1 / max(evaluation.images, 1))}.",
         )
     if evaluation.groups is not None and evaluation.groups < FEW_GROUPS:
         yield Doubt(
             "Few groups",
             f"The {images} come from {count_of(evaluation.groups, 'group')} (slide, patient). "
-            "How the accuracy varies between groups can hardly be seen from so few: intervals are too narrow.",
+            "So few cannot show how much the accuracy varies between groups: the intervals are too narrow.",
         )
     if evaluation.split != "test":
-        yield Doubt("Not a test", f"The {evaluation.split} split took part in training what it measures.")
+        yield Doubt("Not a test", f"The {evaluation.split} split was used to train or choose the model.")
     support = {row["class_name"]: row["support"] for row in evaluation.metrics["per_class"]}
     few = sorted((name for name in support if support[name] < FEW_PER_CLASS), key=lambda name: support[name])
     if few:
@@ -70,5 +70,5 @@ def _sample(evaluation: Evaluation) -> Iterator[Doubt]:
             "Classes with few images",
             f"{len(few)} of {count_of(len(support), 'class')} have fewer than {FEW_PER_CLASS} "
             f"{evaluation.split} images: {some([f'{name} ({support[name]})' for name in few])}. "
-            "Their own precision and recall say little.",
+            "Precision and recall of these classes mean little.",
         )

@@ -42,7 +42,7 @@ class Errors {
 
   inWords({ dataset: { a, p, n, s } }) {
     const images = `${n} ${n === "1" ? "image" : "images"}, ${s} % of the row`;
-    return a === p ? `${this.names[a]}, right: ${images}` : `${this.names[a]} taken for ${this.names[p]}: ${images}`;
+    return a === p ? `${this.names[a]}, right: ${images}` : `${this.names[a]} predicted as ${this.names[p]}: ${images}`;
   }
 
   count(unit) {
@@ -98,10 +98,10 @@ class Errors {
       n && a !== p && (actual < 0 || Number(a) === actual) && (predicted < 0 || Number(p) === predicted));
     const all = wrong.reduce((sum, { dataset }) => sum + Number(dataset.n), 0);
     const shown = this.images.filter((image) => !image.hidden).length;
-    const what = actual < 0 ? `taken for ${this.names[predicted]}` : predicted < 0 ? `that are ${this.names[actual]}`
-      : `${this.names[actual]} taken for ${this.names[predicted]}`;
+    const what = actual < 0 ? `predicted as ${this.names[predicted]}` : predicted < 0 ? `true class ${this.names[actual]}`
+      : `${this.names[actual]} predicted as ${this.names[predicted]}`;
     this.status.textContent = actual === predicted
-      ? `${cell.dataset.n} of ${this.names[actual]} right${this.map ? "; they are singled out on the map" : ""}.`
-      : `${all} ${all === 1 ? "mistake" : "mistakes"}: ${what}${shown < all ? `; ${shown} shown${this.map ? ", all singled out on the map" : ""}` : ""}.`;
+      ? `${cell.dataset.n} of ${this.names[actual]} right${this.map ? "; they are highlighted on the map" : ""}.`
+      : `${all} ${all === 1 ? "mistake" : "mistakes"}: ${what}${shown < all ? `; ${shown} shown${this.map ? ", all highlighted on the map" : ""}` : ""}.`;
   }
 }

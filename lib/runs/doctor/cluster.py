@@ -7,6 +7,7 @@ from lib.config.chain import DoctorConfig
 from lib.dataset.memory import MEMORY_SHARE, image_bytes
 from lib.folders.output import package_versions
 from lib.ingest.listing import Listing
+from lib.report.formatting import count_of
 from lib.runs.doctor.findings import Finding
 from lib.runs.doctor.storage import Sample
 from lib.runtime.environment import ray_is_ours
@@ -46,21 +47,23 @@ def _versions() -> Finding:
     ]
     if differing:
         return Finding("versions", "blocks", "; ".join(differing[:3]) + ": use one image for all nodes")
-    return Finding("versions", "ok", f"Python {here['python']} and Ray {here['ray']} on {len(answers)} node(s)")
+    return Finding(
+        "versions", "ok", f"Python {here['python']} and Ray {here['ray']} on {count_of(len(answers), 'node')}"
+    )
 
 
 def _gpus(config: DoctorConfig) -> Finding:
     if not config.use_gpu:
-        return Finding("GPUs", "ok", "not asked for (--use-gpu)")
+        return Finding("GPUs", "ok", "not requested (--use-gpu)")
     nodes = {name: node for name, node in _nodes().items() if node["Resources"].get("GPU")}
     if not nodes and ray_is_ours():
-        return Finding("GPUs", "blocks", "this machine has none that Ray sees; leave out --use-gpu, or use a cluster")
+        return Finding("GPUs", "blocks", "Ray sees none on this machine; leave out --use-gpu, or use a cluster")
     if not nodes:
-        return Finding("GPUs", "warning", "no node with a GPU is up; they are started, and paid for, when training is")
+        return Finding("GPUs", "warning", "no GPU machine is running yet; billing starts with training")
     blind = [node for node, count in _ask_nodes(visible_gpus, nodes, num_gpus=1).items() if not count]
     if blind:
         return Finding("GPUs", "blocks", f"TensorFlow sees no GPU on {', '.join(blind)}: use the GPU image there")
-    return Finding("GPUs", "ok", f"TensorFlow sees the GPUs of {len(nodes)} node(s)")
+    return Finding("GPUs", "ok", f"TensorFlow sees the GPUs of {count_of(len(nodes), 'node')}")
 
 
 def _nodes() -> dict[str, Any]:
@@ -96,12 +99,14 @@ def judge_memory(sample: Sample, listing: Listing, config: DoctorConfig) -> Find
     memory = min(node["Resources"].get("memory", 0) / max(node["Resources"].get("CPU", 1), 1) for node in nodes)
     decoding = sample.largest_pixels * DECODED_BYTES_PER_PIXEL
     images = image_bytes(listing.images.num_rows, config.image_size)
-    text = f"decoding takes up to {decoding / 2**30:.2f} GiB, of {memory / 2**30:.1f} GiB for each CPU"
+    text = f"decoding needs up to {decoding / 2**30:.2f} GiB per image; each CPU has {memory / 2**30:.1f} GiB"
     if memory and decoding > memory:
-        return Finding("memory", "blocks", text + ": give Ray fewer CPUs a node")
+        return Finding("memory", "blocks", text + ": give Ray fewer CPUs per node")
     kept = sum(node["Resources"].get("memory", 0) for node in nodes) * MEMORY_SHARE
     fits = images < kept
     if not fits and config.cache == "memory":
-        return Finding("memory", "blocks", f"the images take {images / 2**30:.1f} GiB; use --cache auto")
+        return Finding(
+            "memory", "blocks", f"the training images need {images / 2**30:.1f} GiB decoded; use --cache auto"
+        )
     how = "are kept in memory" if fits and config.cache != "none" else "are streamed again in every epoch"
     return Finding("memory", "ok", f"{text}; the training images ({images / 2**30:.1f} GiB decoded) {how}")

@@ -62,4 +62,4 @@ class Diagnosis:
 
 def _weights(plan: dict[str, ModelSpec], image_size: int) -> str:
     require_imagenet_weights(plan.values(), image_size)
-    return "at hand: " + ", ".join(f"{name} {spec.beginning}" for name, spec in plan.items())
+    return "available; " + "; ".join(f"{name}: {spec.beginning}" for name, spec in plan.items())

@@ -15,6 +15,7 @@ from lib.errors import DataError, ImageRefused
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.tiff.decode import decode_tiff
+from lib.report.formatting import count_of
 from lib.runs.doctor.findings import PATIENCE_S, Finding, within
 from lib.storage.location import Location, StoredFile
 
@@ -51,8 +52,8 @@ def reach_source(config: DoctorConfig) -> str:
     """
     source = Location(config.source)
     if within(PATIENCE_S, source.is_empty):
-        raise DataError(f"{config.source} holds no file that these credentials can see")
-    return f"{config.source} answers"
+        raise DataError(f"no file found in {config.source}; check the address, and that these credentials may read it")
+    return f"{config.source} can be read"
 
 
 def write_output(config: DoctorConfig) -> str:
@@ -81,8 +82,8 @@ def describe_listing(listing: Listing) -> str:
     """How many images there are, of how many classes."""
     sizes = listing.images["size_bytes"]
     return (
-        f"{listing.images.num_rows:,} images of {len(listing.class_names)} classes, "
-        f"{(pc.sum(sizes).as_py() or 0) / 1e9:,.1f} GB; {listing.excluded.num_rows:,} other files"
+        f"{count_of(listing.images.num_rows, 'image')} of {count_of(len(listing.class_names), 'class')}, "
+        f"{(pc.sum(sizes).as_py() or 0) / 1e9:,.1f} GB; {count_of(listing.excluded.num_rows, 'other file')}"
     )
 
 
@@ -123,13 +124,13 @@ def judge_sample(sample: Sample, config: DoctorConfig) -> Finding:
     """Whether the sample decodes, and within what is allowed."""
     bad = sample.refused.total()
     reasons = ", ".join(f"{reason} ({count})" for reason, count in sample.refused.most_common())
-    what = f"{sample.images - bad} of the first {sample.images} TIFFs decode"
+    what = f"{sample.images - bad} of {sample.images} sampled TIFFs can be decoded"
     if not bad:
-        return Finding("decoding", "ok", f"{what}, {1000 * sample.convert_s:.1f} ms of one core each")
+        return Finding("decoding", "ok", f"{what}, in {1000 * sample.convert_s:.1f} ms each on one core")
     if bad == sample.images:
         return Finding("decoding", "blocks", f"{what}: {reasons}; see the --tiff-... settings")
     allowed = bad / sample.images <= config.max_bad_fraction
-    advice = "" if allowed else f"; --max-bad-fraction {config.max_bad_fraction:g} would refuse the run"
+    advice = "" if allowed else f"; with --max-bad-fraction {config.max_bad_fraction:g} the run would stop"
     return Finding("decoding", "warning" if allowed else "blocks", f"{what}: {reasons}{advice}")
 
 
@@ -138,9 +139,9 @@ def judge_disk(sample: Sample, listing: Listing, config: DoctorConfig) -> Findin
     needed = sample.encoded_bytes * listing.images.num_rows
     output = Location(config.output)
     if not output.is_local:
-        return Finding("disk", "ok", f"the data set will take {needed / 1e9:,.2f} GB in {output.scheme}://")
+        return Finding("disk", "ok", f"the dataset will need {needed / 1e9:,.2f} GB in {output.scheme}://")
     free = psutil.disk_usage(str(_existing(output))).free
-    text = f"the data set will take {needed / 1e9:,.2f} GB of {free / 1e9:,.1f} GB that are free"
+    text = f"the dataset will need {needed / 1e9:,.2f} GB; {free / 1e9:,.1f} GB are free"
     return Finding("disk", "ok" if needed < FREE_SHARE * free else "blocks", text)
 
 
