@@ -68,7 +68,7 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
     units = earlier.remaining.units(config.images_per_shard, made_with=config.tiff_range)
     with Progress("convert", listing.images.num_rows) as progress:
         progress.advance(sum(table.num_rows for table in earlier.verdicts))
-        converted = pa.concat_tables([*earlier.verdicts, *_convert_units(units, config, progress)])
+        converted = pa.concat_tables([*earlier.verdicts, *convert_units(units, config, progress)])
         seconds = progress.seconds
     manifest = pa.concat_tables([converted.select(MANIFEST_SCHEMA.names), listing.excluded])
     accounting = Accounting.of(manifest, listing.ids)
@@ -109,7 +109,8 @@ def refuse_emptied_classes(manifest: pa.Table, class_names: list[str]) -> None:
             raise DataError(f"class {name!r} has no usable training image left; see the reasons in manifest.parquet")
 
 
-def _convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progress) -> Iterator[pa.Table]:
+def convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progress) -> Iterator[pa.Table]:
+    """Have Ray convert units, and yield the verdicts on each one (`CONVERTED_SCHEMA`) as it is done."""
     if not units:
         return
     start_ray(config)

@@ -13,7 +13,7 @@ def convert_here(config: ConvertConfig) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             convert,
-            "_convert_units",
+            "convert_units",
             lambda units, config, _: [convert.convert_unit(u, **convert.unit_arguments(config)) for u in units],
         )
         return convert.convert_images(config)

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from lib.evaluation.checks.colour_baseline import DEFAULT_STRENGTH, STRENGTHS, Baseline
 from lib.folders.checks import BASELINE_SCHEMA, DESCRIPTOR_SCHEMA
@@ -97,10 +98,9 @@ def test_labels_of_the_asked_split_have_no_say_in_what_is_predicted() -> None:
 def test_training_takes_a_bounded_number_of_images_evenly_from_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.evaluation.checks.colour_baseline.MOST_TRAINING_IMAGES", 20)
     fitted: list[list[int]] = []
-    fit = Baseline.of.__globals__["_Examples"].fit
+    fit = LogisticRegression.fit
     monkeypatch.setattr(
-        "lib.evaluation.checks.colour_baseline._Examples.fit",
-        lambda self, strength: (fitted.append(np.bincount(self.labels).tolist()), fit(self, strength))[1],
+        LogisticRegression, "fit", lambda self, x, y: (fitted.append(np.bincount(y).tolist()), fit(self, x, y))[1]
     )
     train = tinted("train", {"liver": 100, "lung": 50, "skin": 3})
     record = Baseline.of(pa.concat_tables([train, tinted("test", every(4))]), "test", CLASS_NAMES).record

@@ -57,18 +57,19 @@ def test_a_data_set_that_does_not_fit_on_the_disk_blocks(tmp_path: Path) -> None
     assert judge_disk(sample_of(encoded_bytes=1e15), listing, config).state == "blocks"
 
 
-def test_nodes_with_other_versions_block_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_with_other_versions_block_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = cluster.describe_node()
-    monkeypatch.setattr(cluster, "_nodes", dict)
-    monkeypatch.setattr(cluster, "_ask_nodes", lambda *_, **__: {"10.0.0.7": here | {"ray": "2.9.0"}})
-    finding = cluster._versions()
+    monkeypatch.setattr(cluster, "start_ray", lambda _: None)
+    monkeypatch.setattr(cluster, "nodes_up", dict)
+    monkeypatch.setattr(cluster, "ask_nodes", lambda *_, **__: {"10.0.0.7": here | {"ray": "2.9.0"}})
+    finding, _ = cluster.check_nodes(config_for(tmp_path))
     assert finding.state == "blocks"
     assert f"ray is 2.9.0 on 10.0.0.7, {here['ray']} here" in finding.detail
 
 
 def test_the_estimate_grows_with_epochs_and_falls_with_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_source(tmp_path / "source", {"liver": 4, "lung": 4})
-    monkeypatch.setattr(estimate, "_forward_s", lambda *_: 0.01)
+    monkeypatch.setattr(estimate, "seconds_an_image", lambda *_: 0.01)
     plan = {"cnn": parse_spec("cnn"), "vgg16": parse_spec("vgg16")}
 
     def of(**changes: object) -> estimate.Estimate:

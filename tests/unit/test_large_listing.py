@@ -47,7 +47,7 @@ def as_from_another_process(table):
         stream.write_table(table)
     return pa.ipc.open_stream(sink.getvalue()).read_all()
 
-convert._convert_units = accepted
+convert.convert_units = accepted
 config = ConvertConfig(source=sys.argv[1], output=sys.argv[2], duplicates="keep")
 record = convert.convert_images(config)
 assert record["counts"]["accepted"] == int(sys.argv[3]), record["counts"]

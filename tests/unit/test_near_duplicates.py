@@ -117,7 +117,7 @@ def test_the_index_finds_just_the_pairs_that_comparing_all_finds(
 def test_queries_with_too_many_candidates_are_answered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, hashes = similar_hashes(7, 50, 300)
     whole = HashIndex(hashes, 8).find(queries)
-    monkeypatch.setattr("lib.evaluation.checks.hash_index._MOST_CANDIDATES", 100)
+    monkeypatch.setattr("lib.evaluation.checks.hash_index.MOST_CANDIDATES", 100)
     parts = HashIndex(hashes, 8).find(queries)
     np.testing.assert_array_equal(np.array(whole), np.array(parts))
 
@@ -138,7 +138,7 @@ def test_of_each_image_the_closest_others_are_kept_once_over_all_views(seed: int
 def test_images_of_later_blocks_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
     flat, hashes = similar_hashes(3, 8 * 10, 40)
     whole = near_pairs(flat.reshape(10, 8), hashes, 8, 10)
-    monkeypatch.setattr("lib.evaluation.checks.hash_index._IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr("lib.evaluation.checks.hash_index.IMAGES_AT_ONCE", 3)
     np.testing.assert_array_equal(np.array(near_pairs(flat.reshape(10, 8), hashes, 8, 10)), np.array(whole))
 
 

@@ -203,49 +203,46 @@ def test_an_image_without_a_verdict_does_not_go_unnoticed() -> None:
         Accounting.of(manifest, listing.ids)
 
 
-def prepared(tmp_path: Path) -> PredictConfig:
-    """A complete model folder with nothing but its record, and one TIFF to predict."""
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PredictConfig:
+    """A complete model folder with nothing but its record, and one TIFF, of which an actor is sure not at all."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model/model.json").write_text('{"completed_at": "now", "name": "cnn", "class_names": ["a", "b"]}')
     (tmp_path / "source").mkdir()
     tifffile.imwrite(tmp_path / "source/a.tif", np.zeros((20, 20, 3), np.uint8), photometric="rgb")
     folders = {name: str(tmp_path / name) for name in ("source", "output")}
-    return PredictConfig(model_dir=str(tmp_path / "model"), **folders)
-
-
-@pytest.mark.parametrize(
-    "change", [{"test_time_augmentation": "flips"}, {"logits": True}, {"min_confidence": 0.5}, {"images_per_shard": 3}]
-)
-def test_a_setting_that_changes_the_predictions_is_another_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
-) -> None:
-    config = prepared(tmp_path)
-    monkeypatch.setattr(predict, "_predict", lambda config, model, listing, folder: folder.complete({}))
-    first = predict.predict_images(config)
-    assert predict.predict_images(config.part(PredictConfig, num_actors=2)) == first
-    with pytest.raises(SettingsError, match=rf"another run \({next(iter(change))} is"):
-        predict.predict_images(config.part(PredictConfig, **change))
-
-
-@pytest.mark.parametrize(("unfamiliar", "warns"), [(2, True), (1, False), (0, False), (None, False)])
-def test_a_tenth_of_unfamiliar_images_is_worth_a_warning(
-    unfamiliar: int | None, warns: bool, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        predict.warn_of_unfamiliar(unfamiliar, 10, prepared(tmp_path))
-    assert (f"{unfamiliar} of 10 images" in caplog.text) == warns
-
-
-def test_the_record_and_the_summary_count_what_is_doubtful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = prepared(tmp_path)
+    config = PredictConfig(model_dir=str(tmp_path / "model"), **folders)
     listing = list_unlabelled(Location(config.source))
     verdicts = unit([(name, None) for name in listing.images["image_id"].to_pylist()])
     monkeypatch.setattr(predict, "source_for", lambda *_: None)
     monkeypatch.setattr(predict, "predict_units", lambda *_: SimpleNamespace(seconds=2.0, images=1))
     monkeypatch.setattr(predict, "read_findings", lambda _: Findings(verdicts, None, 1))
-    record = predict.predict_images(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    "change", [{"test_time_augmentation": "flips"}, {"logits": True}, {"min_confidence": 0.5}, {"images_per_shard": 3}]
+)
+def test_a_setting_that_changes_the_predictions_is_another_run(prepared: PredictConfig, change: dict[str, Any]) -> None:
+    first = predict.predict_images(prepared)
+    assert predict.predict_images(prepared.part(PredictConfig, num_actors=2)) == first
+    with pytest.raises(SettingsError, match=rf"another run \({next(iter(change))} is"):
+        predict.predict_images(prepared.part(PredictConfig, **change))
+
+
+@pytest.mark.parametrize(("unfamiliar", "warns"), [(2, True), (1, False), (0, False), (None, False)])
+def test_a_tenth_of_unfamiliar_images_is_worth_a_warning(
+    unfamiliar: int | None, warns: bool, caplog: pytest.LogCaptureFixture, prepared: PredictConfig
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        predict.warn_of_unfamiliar(unfamiliar, 10, prepared)
+    assert (f"{unfamiliar} of 10 images" in caplog.text) == warns
+
+
+def test_the_record_and_the_summary_count_what_is_doubtful(prepared: PredictConfig) -> None:
+    record = predict.predict_images(prepared)
     assert (record["images"], record["unfamiliar"], record["abstained"]) == (1, None, 1)
-    summary = prediction_summary(record, config.output)
+    summary = prediction_summary(record, prepared.output)
     assert (summary["accepted"], summary["unfamiliar"], summary["abstained"]) == (1, None, 1)
 
 

@@ -158,7 +158,7 @@ def test_a_bounded_number_of_files_is_read(source: Location, monkeypatch: pytest
     with_measured_ranges(source, images, ImageConfig())
     assert len(read) == 3
     assert all(name.startswith("train/") for name in read)
-    monkeypatch.setattr(tiff_range, "_MEASURED_BYTES", 1)
+    monkeypatch.setattr(tiff_range, "MEASURED_BYTES", 1)
     assert with_measured_ranges(source, images, ImageConfig()).tiff_range == "uint16=0:4095"
 
 

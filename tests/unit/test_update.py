@@ -9,7 +9,7 @@ import pytest
 
 from lib.config.conversion import ConvertConfig
 from lib.errors import SettingsError
-from lib.ingest import unit as unit_module
+from lib.storage.location import Location, StoredFile
 from tests.fakes.conversion import convert_here
 from tests.fakes.tiffs import write_source, write_tiff
 
@@ -23,21 +23,22 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that are decoded from now on."""
+    """The paths that are fetched from now on."""
     paths: list[str] = []
-    decode = unit_module._result
+    fetch = Location.read_listed
 
-    def noted(row: dict[str, Any], *rest: Any) -> Any:
-        paths.append(row["path"])
-        return decode(row, *rest)
+    def noted(folder: Location, files: list[StoredFile]) -> Any:
+        paths.extend(file.path for file in files)
+        return fetch(folder, files)
 
-    monkeypatch.setattr(unit_module, "_result", noted)
+    monkeypatch.setattr(Location, "read_listed", noted)
     return paths
 
 
 def config_of(folder: Path, **settings: Any) -> ConvertConfig:
     defaults = {"source": str(folder / "source"), "output": str(folder / "dataset"), "images_per_shard": 3}
-    return ConvertConfig.model_validate(defaults | {"image_size": 32} | settings)
+    # A range that is given, since files are fetched to measure one too.
+    return ConvertConfig.model_validate(defaults | {"image_size": 32, "tiff_range": "0:255"} | settings)
 
 
 def images(folder: Path) -> dict[str, tuple[str, bytes]]:

@@ -12,8 +12,8 @@ Pairs = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.int32]]
 
 LARGEST_LIMIT = 15
 _BANDS, _BAND_BITS = 4, 16
-_MOST_CANDIDATES = 4_000_000
-_IMAGES_AT_ONCE = 128
+MOST_CANDIDATES = 4_000_000
+IMAGES_AT_ONCE = 128
 
 
 class HashIndex:
@@ -51,7 +51,7 @@ class HashIndex:
     def _find_by(self, band: int, queries: HashArray, first: int) -> Iterator[Pairs]:
         keys = _band(queries, band)[:, None] ^ self._changes
         starts, counts = self._firsts[band][keys], self._counts[band][keys]
-        if counts.sum() > _MOST_CANDIDATES and len(queries) > 1:  # so that memory stays bounded
+        if counts.sum() > MOST_CANDIDATES and len(queries) > 1:  # so that memory stays bounded
             half = len(queries) // 2
             yield from self._find_by(band, queries[:half], first)
             yield from self._find_by(band, queries[half:], first + half)
@@ -77,8 +77,8 @@ def near_pairs(views: HashArray, hashes: HashArray, limit: int, most: int) -> Pa
     """
     index = HashIndex(hashes, limit)
     found = []
-    for first in range(0, len(views), _IMAGES_AT_ONCE):
-        query, other, bits = index.find(views[first : first + _IMAGES_AT_ONCE].ravel())
+    for first in range(0, len(views), IMAGES_AT_ONCE):
+        query, other, bits = index.find(views[first : first + IMAGES_AT_ONCE].ravel())
         image, other, bits = _closest(query // views.shape[1], other, bits, most)
         found.append((image + first, other, bits))
     return joined(found)

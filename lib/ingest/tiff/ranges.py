@@ -27,7 +27,7 @@ PolicyT = TypeVar("PolicyT", bound=TiffPolicy)
 Ranges = dict[str, tuple[float, float]]
 
 MEASURED_FILES: Final = 64
-_MEASURED_BYTES: Final = 2**30  # a few whole slides are as good as many small images
+MEASURED_BYTES: Final = 2**30  # a few whole slides are as good as many small images
 _FILES_AT_ONCE: Final = 16
 _SAMPLES_PER_PAGE: Final = 2**16
 _USUAL_BITS: Final = (8, 10, 12, 14, 16, 24, 32, 64)
@@ -81,7 +81,7 @@ def _read_some(source: Location, images: pa.Table) -> Iterator[bytes]:
         for data, _ in source.read_listed(files):
             yield data
             read += len(data)
-            if read > _MEASURED_BYTES:
+            if read > MEASURED_BYTES:
                 return
 
 

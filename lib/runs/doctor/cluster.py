@@ -38,7 +38,7 @@ def check_nodes(config: DoctorConfig) -> list[Finding]:
 
 def _versions() -> Finding:
     here = describe_node()
-    answers = _ask_nodes(describe_node, _nodes(), num_cpus=0)
+    answers = ask_nodes(describe_node, nodes_up(), num_cpus=0)
     differing = [
         f"{name} is {there[name]} on {node}, {here[name]} here"
         for node, there in answers.items()
@@ -55,24 +55,32 @@ def _versions() -> Finding:
 def _gpus(config: DoctorConfig) -> Finding:
     if not config.use_gpu:
         return Finding("GPUs", "ok", "not requested (--use-gpu)")
-    nodes = {name: node for name, node in _nodes().items() if node["Resources"].get("GPU")}
+    nodes = {name: node for name, node in nodes_up().items() if node["Resources"].get("GPU")}
     if not nodes and ray_is_ours():
         return Finding("GPUs", "blocks", "Ray sees none on this machine; leave out --use-gpu, or use a cluster")
     if not nodes:
         return Finding("GPUs", "warning", "no GPU machine is running yet; billing starts with training")
-    blind = [node for node, count in _ask_nodes(visible_gpus, nodes, num_gpus=1).items() if not count]
+    blind = [node for node, count in ask_nodes(visible_gpus, nodes, num_gpus=1).items() if not count]
     if blind:
         return Finding("GPUs", "blocks", f"TensorFlow sees no GPU on {', '.join(blind)}: use the GPU image there")
     return Finding("GPUs", "ok", f"TensorFlow sees the GPUs of {count_of(len(nodes), 'node')}")
 
 
-def _nodes() -> dict[str, Any]:
+def nodes_up() -> dict[str, Any]:
+    """What Ray says of each node that is up, by its address."""
     import ray
 
     return {str(node["NodeManagerAddress"]): node for node in ray.nodes() if node["Alive"]}
 
 
-def _ask_nodes(question: Any, nodes: dict[str, Any], **resources: float) -> dict[str, Any]:
+def ask_nodes(question: Any, nodes: dict[str, Any], **resources: float) -> dict[str, Any]:
+    """What a function returns on each node, by the node's address.
+
+    Args:
+        question: The function.
+        nodes: See `nodes_up`.
+        **resources: What Ray reserves for it.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -95,7 +103,7 @@ def cluster_cpus() -> int:
 
 def judge_memory(sample: Sample, listing: Listing, config: DoctorConfig) -> Finding:
     """Whether the largest images can be decoded on every CPU at once, and the training images be kept."""
-    nodes = _nodes().values()
+    nodes = nodes_up().values()
     memory = min(node["Resources"].get("memory", 0) / max(node["Resources"].get("CPU", 1), 1) for node in nodes)
     decoding = sample.largest_pixels * DECODED_BYTES_PER_PIXEL
     images = image_bytes(listing.images.num_rows, config.image_size)

@@ -60,7 +60,7 @@ def _training_s(spec: ModelSpec, config: DoctorConfig, splits: dict[str, int], c
     """Seconds of this machine for all epochs of a model and its evaluation."""
     training, test = splits.get("train", 0), splits.get("test", 0)
     validation = splits.get("validation", 0)
-    forward_s = _forward_s(spec, config.image_size, classes)
+    forward_s = seconds_an_image(spec, config.image_size, classes)
     if not spec.has_frozen_base:
         passes = config.epochs * (BACKWARD * training + validation)
     else:
@@ -69,8 +69,8 @@ def _training_s(spec: ModelSpec, config: DoctorConfig, splits: dict[str, int], c
     return forward_s * (passes + test)
 
 
-def _forward_s(spec: ModelSpec, image_size: int, classes: int) -> float:
-    """Seconds that this machine takes for one image."""
+def seconds_an_image(spec: ModelSpec, image_size: int, classes: int) -> float:
+    """How long this machine takes to run a network on one image, in a batch."""
     import tensorflow as tf
 
     from lib.models.registry import build_network
