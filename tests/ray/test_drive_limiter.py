@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lib.storage.drive.limiter import ACTOR_NAMESPACE, ClusterLimiter, SharedLimiter
+from lib.storage.drive.limiter import ACTOR_NAMESPACE, ClusterBucket, LeasingLimiter, SharedLimiter
 
 UNITS_A_MINUTE = 60_000  # 1,000 a second, 10,000 saved up
 
@@ -17,6 +17,10 @@ def cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+def limiter(name: str) -> LeasingLimiter:
+    return LeasingLimiter(ClusterBucket(name, UNITS_A_MINUTE), UNITS_A_MINUTE)
 
 
 def actors() -> set[str]:
@@ -37,10 +41,11 @@ def test_processes_share_one_budget_and_seldom_ask_for_it() -> None:
 
     def spend(name: str, requests: int, units: int) -> tuple[float, int]:
         """When the last request of this process could be made, and how often it asked the actor."""
-        limiter = ClusterLimiter(name, UNITS_A_MINUTE)
+        bucket = ClusterBucket(name, UNITS_A_MINUTE)
+        limiter = LeasingLimiter(bucket, UNITS_A_MINUTE)
         for _ in range(requests):
             limiter.acquire(units)
-        return time.time(), limiter.round_trips
+        return time.time(), bucket.round_trips
 
     worker = ray.remote(spend)
     ray.get([worker.remote("shared", 1, 5) for _ in range(2)])  # so that the time to start a worker is not measured
@@ -56,7 +61,7 @@ def test_processes_share_one_budget_and_seldom_ask_for_it() -> None:
 def test_a_rejection_that_one_limiter_sees_slows_all_of_them() -> None:
     import ray
 
-    here, elsewhere = (ClusterLimiter("shared", UNITS_A_MINUTE) for _ in range(2))
+    here, elsewhere = (limiter("shared") for _ in range(2))
     here.acquire(5)
     elsewhere.slow_down(0.5)
     actor = ray.get_actor("shared", namespace=ACTOR_NAMESPACE)
@@ -68,13 +73,13 @@ def test_a_rejection_that_one_limiter_sees_slows_all_of_them() -> None:
 
 def test_the_actor_ends_when_it_is_idle_and_is_begun_again_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.storage.drive.limiter.IDLE_S", 0.3)
-    limiter = ClusterLimiter("idle", UNITS_A_MINUTE)
-    limiter.acquire(5)
+    idle = limiter("idle")
+    idle.acquire(5)
     assert "idle" in actors()
     wait_until(lambda: "idle" not in actors())
-    limiter.acquire(5_000)
+    idle.acquire(5_000)
 
 
 def test_the_cluster_is_asked_where_ray_runs() -> None:
-    limiter = SharedLimiter("chosen", UNITS_A_MINUTE)
-    assert limiter._current() is limiter._cluster
+    SharedLimiter("chosen", UNITS_A_MINUTE).acquire(5)
+    assert "chosen" in actors()

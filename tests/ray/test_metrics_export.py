@@ -20,7 +20,7 @@ from lib.ingest.convert import convert_images
 from lib.runtime import counters as metrics
 from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, name_job
 from lib.runtime.logs import join_stage
-from lib.storage.drive.limiter import ClusterLimiter
+from lib.storage.drive.limiter import ClusterBucket
 from lib.storage.faults import RetryPolicy, TransientStorageError
 from tests.fakes.cluster import ray_cluster
 from tests.fakes.sources import damage, write_source
@@ -104,7 +104,7 @@ def test_retries_and_drive_units_of_workers_are_counted(scrape: Scrape) -> None:
 
         with pytest.raises(StorageError):
             RetryPolicy(attempts=3, first_delay_s=0.01).run(fail, "read gs://lab/x")
-        ClusterLimiter("counted", 60_000).acquire(300)
+        ClusterBucket("counted", 60_000).lease(300)
 
     ray.get(ray.remote(work).remote())
     wait_for(scrape, metrics.STORAGE_RETRIES, {of(reason="damaged"): 2})

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from lib.storage.drive.limiter import (
     BURST_S,
+    LEASE_LIFE_S,
     LOWEST_SHARE,
     REACTION_S,
     RECOVERY_S,
-    ClusterLimiter,
+    LeasingLimiter,
     LocalLimiter,
     TokenBucket,
     shared_limiter,
@@ -105,19 +106,42 @@ def test_a_process_has_one_limiter_for_a_name_and_needs_no_ray() -> None:
     limiter.slow_down(0)
 
 
-def test_leased_units_last_for_many_requests_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    leases: list[float] = []
-    monkeypatch.setattr(ClusterLimiter, "_ask", lambda _, method, units: leases.append(units) or 0.0)
-    limiter = ClusterLimiter("somebody", 60_000)
+class Asked:
+    """A bucket that never lets anyone wait, and notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.leases: list[float] = []
+        self.pauses: list[float] = []
+
+    def lease(self, units: float) -> float:
+        self.leases.append(units)
+        return 0.0
+
+    def slow_down(self, pause_s: float) -> None:
+        self.pauses.append(pause_s)
+
+
+def test_leased_units_last_for_many_requests_and_not_for_ever() -> None:
+    bucket, clock_s = Asked(), [0.0]
+    limiter = LeasingLimiter(bucket, 60_000, lambda: clock_s[0])
     for _ in range(50):
         limiter.acquire(5)
-    assert leases == [250]
+    assert bucket.leases == [250]
     limiter.acquire(1_000)
-    assert leases == [250, 1_000]
+    assert bucket.leases == [250, 1_000]
     limiter.acquire(5)
-    monkeypatch.setattr("lib.storage.drive.limiter.time.monotonic", lambda: limiter._usable_until_s + 0.1)
+    clock_s[0] += LEASE_LIFE_S
     limiter.acquire(5)
-    assert leases == [250, 1_000, 250, 250]
-    limiter.slow_down(0)
+    assert bucket.leases == [250, 1_000, 250]
+    clock_s[0] += 0.1
     limiter.acquire(5)
-    assert leases == [250, 1_000, 250, 250, 0, 250]
+    assert bucket.leases == [250, 1_000, 250, 250]
+
+
+def test_a_rejection_gives_up_what_was_leased_and_is_passed_on() -> None:
+    bucket = Asked()
+    limiter = LeasingLimiter(bucket, 60_000)
+    limiter.acquire(5)
+    limiter.slow_down(7)
+    limiter.acquire(5)
+    assert (bucket.leases, bucket.pauses) == ([250, 250], [7])

@@ -8,6 +8,7 @@ import functools
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from lib.errors import StorageError
@@ -39,6 +40,16 @@ class Limiter(Protocol):
 
     def slow_down(self, pause_s: float) -> None:
         """The server rejected a request as one too many, and asked for a pause (0 if it named none)."""
+
+
+class Bucket(Protocol):
+    """Where a limiter gets its units."""
+
+    def lease(self, units: float) -> float:
+        """Reserve units, and say how many seconds to wait before they may be used."""
+
+    def slow_down(self, pause_s: float) -> None:
+        """Halve the rate and pause."""
 
 
 class TokenBucket:
@@ -140,8 +151,8 @@ class LimiterActor(LocalLimiter):
         ray.kill(ray.get_runtime_context().current_actor)
 
 
-class ClusterLimiter:
-    """One process's share of the bucket that a named actor holds for the whole cluster.
+class ClusterBucket:
+    """The bucket of a cluster as one process sees it: a named actor.
 
     The actor is started by the process that asks first, in any job, and again if its node is lost.
     """
@@ -149,34 +160,24 @@ class ClusterLimiter:
     def __init__(self, name: str, units_per_minute: float) -> None:
         self._name = name
         self._units_per_minute = units_per_minute
-        self._balance = 0.0
-        self._usable_until_s = 0.0
         self._actor: Any = None
         self._job: Any = None
-        self._lock = threading.Lock()
         self.round_trips = 0
 
-    def acquire(self, units: int) -> None:
-        """Wait until that many units may be used.
+    def lease(self, units: float) -> float:
+        """Reserve units, and say how many seconds to wait before they may be used.
 
         Raises:
             StorageError: If the actor cannot be reached.
         """
-        with self._lock:
-            if self._balance < units or time.monotonic() > self._usable_until_s:
-                leased = max(float(units), self._units_per_minute / 60 * LEASE_S)
-                time.sleep(self._ask("lease", leased))
-                self._balance = leased
-                self._usable_until_s = time.monotonic() + LEASE_LIFE_S
-            self._balance -= units
+        return float(self._ask("lease", units))
 
     def slow_down(self, pause_s: float) -> None:
-        """Tell the cluster, and give up what this process still has.
+        """Halve the rate and pause.
 
         Raises:
             StorageError: If the actor cannot be reached.
         """
-        self._balance = 0.0  # without the lock, which a thread that waits for its lease may hold
         self._ask("slow_down", pause_s)
 
     def _ask(self, method: str, *arguments: float) -> Any:
@@ -203,12 +204,53 @@ class ClusterLimiter:
         return self._actor
 
 
+class LeasingLimiter:
+    """One process's share of a bucket that others take from too: units are leased, so that few requests ask for them.
+
+    Args:
+        bucket: Where units come from.
+        units_per_minute: Of the whole bucket.
+        now_s: A clock.
+    """
+
+    def __init__(self, bucket: Bucket, units_per_minute: float, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._bucket = bucket
+        self._units_per_minute = units_per_minute
+        self._now_s = now_s
+        self._balance = 0.0
+        self._usable_until_s = 0.0
+        self._lock = threading.Lock()
+
+    def acquire(self, units: int) -> None:
+        """Wait until that many units may be used.
+
+        Raises:
+            StorageError: If the bucket cannot be reached.
+        """
+        with self._lock:
+            if self._balance < units or self._now_s() > self._usable_until_s:
+                leased = max(float(units), self._units_per_minute / 60 * LEASE_S)
+                time.sleep(self._bucket.lease(leased))
+                self._balance = leased
+                self._usable_until_s = self._now_s() + LEASE_LIFE_S
+            self._balance -= units
+
+    def slow_down(self, pause_s: float) -> None:
+        """Tell the cluster, and give up what this process still has.
+
+        Raises:
+            StorageError: If the bucket cannot be reached.
+        """
+        self._balance = 0.0  # without the lock, which a thread that waits for its lease may hold
+        self._bucket.slow_down(pause_s)
+
+
 class SharedLimiter:
     """The cluster's limiter where Ray runs, this process's own where it does not; asked anew at every request."""
 
     def __init__(self, name: str, units_per_minute: float) -> None:
         self._local = LocalLimiter(units_per_minute)
-        self._cluster = ClusterLimiter(name, units_per_minute)
+        self._cluster = LeasingLimiter(ClusterBucket(name, units_per_minute), units_per_minute)
 
     def acquire(self, units: int) -> None:
         """Wait until that many units may be used."""
