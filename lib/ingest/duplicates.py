@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from lib.errors import DataError
 from lib.folders.manifest import ROWS_AT_ONCE
-from lib.storage.location import Location, StoredFile
+from lib.storage.location import Location
+from lib.storage.scan import StoredFile
 
 Row = dict[str, Any]
 BoolArray = npt.NDArray[np.bool_]
@@ -165,5 +166,5 @@ def _rows(images: pa.Table) -> Iterator[Row]:
 
 
 def _content(row: Row, source: Location) -> tuple[bytes, str]:
-    [content] = source.read_listed([StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"])])
+    [content] = source.read_listed([StoredFile.of(row)])
     return content

@@ -26,7 +26,8 @@ from lib.ingest.labels import (
     with_groups,
 )
 from lib.ingest.splits import choose_validation, refuse_torn_groups
-from lib.storage.location import Location, StoredFile
+from lib.storage.location import Location
+from lib.storage.scan import StoredFile
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from lib.ingest.image import resize_image
 from lib.ingest.tiff.decode import UInt8Array, decode_tiff
 from lib.ingest.tiff.isolate import run_isolated
 from lib.runtime.ray_data import is_repeated_task
-from lib.storage.location import FETCH_CONCURRENCY, Location, StoredFile
+from lib.storage.location import FETCH_CONCURRENCY, Location
+from lib.storage.scan import StoredFile
 
 COLLECT_BYTES = 32 * 2**20
 FETCH_BYTES = 128 * 2**20
@@ -69,7 +70,7 @@ def _fetched(batches: Iterator[list[Row]], source: Location) -> Iterator[tuple[l
     """Each batch with its files; from remote storage, the next ones arrive while one is being decoded."""
 
     def fetch(rows: list[Row]) -> tuple[list[Row], list[tuple[bytes, str]]]:
-        files = [StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"]) for row in rows]
+        files = [StoredFile.of(row) for row in rows]
         return rows, source.read_listed(files)
 
     if source.is_local:

@@ -20,7 +20,7 @@ from lib.config.base import URI_FORMS
 from lib.errors import SettingsError, StorageError
 from lib.storage.checksum import verified_checksum
 from lib.storage.faults import attempt
-from lib.storage.scan import scan
+from lib.storage.scan import StoredFile, scan
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -30,25 +30,6 @@ VERSION_ARGUMENTS = {"gs": "generation", "gdrive": "version"}
 """How a filesystem is told which version of a file to read."""
 PARTIAL = re.compile(r"(^|/)\.[0-9a-f]{32}\.partial$")
 """What a writer that was killed leaves behind on a local disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """One object below a folder.
-
-    Attributes:
-        path: Relative to the folder, with `/` between its parts.
-        size_bytes: As the listing states it.
-        checksum: As the listing states it (see `lib.storage.checksum`), or None where listing does not tell.
-        version: Changes whenever the content is replaced: the generation, or the time of the last change.
-        unreadable: Why it has no bytes to read, as a reason code; None for a file.
-    """
-
-    path: str
-    size_bytes: int
-    checksum: str | None
-    version: str | None = None
-    unreadable: str | None = None
 
 
 def _gcs() -> AbstractFileSystem:
@@ -203,9 +184,9 @@ class Location:
         """
         if not self.exists():
             return
-        for path, info in scan(self.scheme, self.filesystem, self.path, self.uri):
-            if path and not path.endswith("/") and not PARTIAL.search(path):
-                yield _stored_file(path, info)
+        for file in scan(self.scheme, self.filesystem, self.path, self.uri):
+            if file.path and not file.path.endswith("/") and not PARTIAL.search(file.path):
+                yield file
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """The contents of many files below this folder, fetched side by side, in the order of `names`.
@@ -296,15 +277,3 @@ def _write_local(path: Path, data: bytes) -> None:
         os.replace(partial, path)  # noqa: PTH105 - the one call that is atomic on every platform
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _stored_file(path: str, info: dict[str, Any]) -> StoredFile:
-    crc32c = info.get("crc32c")
-    version = info.get("version") or info.get("generation") or info.get("mtime")
-    return StoredFile(
-        path,
-        int(info["size"] or 0),
-        info.get("checksum") or (f"crc32c:{crc32c}" if crc32c else None),
-        str(version) if version else None,
-        info.get("unreadable"),
-    )

@@ -1,21 +1,18 @@
 """Every file below a folder as it is found: nothing is kept, so that a listing of millions costs what is made of it.
 
-Each file comes with its path relative to the folder and what fsspec's `find(detail=True)` would say of it. fsspec
-itself has no such listing: its `find` returns all files at once, and that of gcsfs keeps every field of each.
+fsspec itself has no such listing: its `find` returns all files at once, and that of gcsfs keeps every field of each.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from fsspec import AbstractFileSystem
 
 from lib.storage.faults import attempt, named
-
-Found = tuple[str, dict[str, Any]]
 
 GCS_FIELDS = "nextPageToken,prefixes,items(name,size,crc32c,generation)"
 GCS_PAGE_SIZE = 5000
@@ -25,7 +22,31 @@ FOLDER_LEVELS = 2
 FOLDERS_AT_ONCE = 16
 
 
-def scan(scheme: str, filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[Found]:
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One object below a folder.
+
+    Attributes:
+        path: Relative to the folder, with `/` between its parts.
+        size_bytes: As the listing states it.
+        checksum: As the listing states it (see `lib.storage.checksum`), or None where listing does not tell.
+        version: Changes whenever the content is replaced: the generation, or the time of the last change.
+        unreadable: Why it has no bytes to read, as a reason code; None for a file.
+    """
+
+    path: str
+    size_bytes: int
+    checksum: str | None
+    version: str | None = None
+    unreadable: str | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The file of a row of a listing, as the columns of `lib.folders.manifest` name its fields."""
+        return cls(row["path"], row["size_bytes"], row["checksum"], row["version"])
+
+
+def scan(scheme: str, filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[StoredFile]:
     """Every file below a folder, in no order.
 
     Args:
@@ -42,11 +63,11 @@ def scan(scheme: str, filesystem: AbstractFileSystem, path: str, uri: str) -> It
     if scheme == "gs":
         return _scan_bucket(filesystem, path, uri)
     filesystem.invalidate_cache()
-    found: Iterator[Found] = attempt("list", uri, lambda: filesystem.scan(path))
-    return found
+    files: Iterator[StoredFile] = attempt("list", uri, lambda: filesystem.scan(path))
+    return files
 
 
-def _scan_disk(folder: str) -> Iterator[Found]:
+def _scan_disk(folder: str) -> Iterator[StoredFile]:
     """The files below a folder; links are told, not followed, and what vanishes meanwhile is not told."""
     pending = [""]
     while pending:
@@ -56,15 +77,15 @@ def _scan_disk(folder: str) -> Iterator[Found]:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(f"{above}{entry.name}/")
-                    elif (info := _disk_info(entry)) is not None:
-                        yield above + entry.name, info
+                    elif (file := _file_on_disk(above, entry)) is not None:
+                        yield file
         except FileNotFoundError:
             continue
         except OSError as error:
             raise named(error, "list", os.path.join(folder, above)) or error from error  # noqa: PTH118
 
 
-def _disk_info(entry: "os.DirEntry[str]") -> dict[str, Any] | None:
+def _file_on_disk(above: str, entry: "os.DirEntry[str]") -> StoredFile | None:
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -75,10 +96,10 @@ def _disk_info(entry: "os.DirEntry[str]") -> dict[str, Any] | None:
             size = entry.stat().st_size
         except OSError:
             size = 0  # a broken link is listed, and refused when it is read
-    return {"size": size, "mtime": status.st_mtime}
+    return StoredFile(above + entry.name, size, None, str(status.st_mtime))
 
 
-def _scan_bucket(filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[Found]:
+def _scan_bucket(filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[StoredFile]:
     """The objects below a prefix, page by page, each page asked for again until it arrives whole.
 
     A page names the next one, so one prefix is one page after the other: folders are listed side by side.
@@ -114,7 +135,8 @@ def _scan_bucket(filesystem: AbstractFileSystem, path: str, uri: str) -> Iterato
                     if token := answer.get("nextPageToken"):
                         coming.add(pool.submit(page, listed, token))
                     for item in answer.get("items", []):
-                        yield item["name"][len(root) :], item
+                        checksum = f"crc32c:{item['crc32c']}" if "crc32c" in item else None
+                        yield StoredFile(item["name"][len(root) :], int(item["size"]), checksum, item["generation"])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

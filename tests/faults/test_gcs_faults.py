@@ -25,7 +25,8 @@ from lib.errors import StorageError
 from lib.storage import faults as faults_module
 from lib.storage import gcs as gcs_module
 from lib.storage.faults import RetryPolicy
-from lib.storage.location import FILESYSTEMS, Location, StoredFile
+from lib.storage.location import FILESYSTEMS, Location
+from lib.storage.scan import StoredFile
 from tests.fakes.conversion import convert_here
 from tests.fakes.gcs import GcsServer, gcs_server
 from tests.fakes.jobs import JobResult, run_job

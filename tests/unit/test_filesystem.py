@@ -5,21 +5,22 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lib.errors import SettingsError, StorageError
-from lib.storage.location import FILESYSTEMS, Location, StoredFile
+from lib.storage.location import FILESYSTEMS, Location
+from lib.storage.scan import StoredFile
 
 
 class ScannedMemory(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Tells files as they are found, as our filesystem of Google Drive does."""
 
-    def scan(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def scan(self, path: str) -> Iterator[StoredFile]:
         root = self._strip_protocol(path) + "/"
-        return ((name.removeprefix(root), info) for name, info in self.find(path, detail=True).items())
+        found = self.find(path, detail=True).items()
+        return (StoredFile(name.removeprefix(root), info["size"], None) for name, info in found)
 
 
 @pytest.fixture
@@ -160,11 +161,13 @@ def test_empty_folders_are_empty(tmp_path: Path) -> None:
     assert Location(str(tmp_path)).list_files() == []
 
 
-def test_the_checksum_that_a_listing_states_is_kept(remote: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = {"/bucket/folder/x": {"size": "7", "crc32c": "4waSgw=="}, "/bucket/folder/sub/": {"size": 0}}
-    monkeypatch.setattr(MemoryFileSystem, "find", lambda *_, **__: info)
+def test_what_a_listing_states_is_kept_and_what_stands_for_a_folder_is_no_file(
+    remote: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [StoredFile("x", 7, "crc32c:4waSgw==", "12"), StoredFile("sub/", 0, None), StoredFile("", 0, None)]
+    monkeypatch.setattr(ScannedMemory, "scan", lambda *_: iter(listed))
     (remote / "x").write_bytes(b"1234567")
-    assert remote.list_files() == [StoredFile("x", 7, "crc32c:4waSgw==")]
+    assert remote.list_files() == listed[:1]
 
 
 def test_json_comes_back_and_stays_readable_for_people(folder: Location) -> None:

@@ -13,7 +13,8 @@ from lib.errors import StorageError
 from lib.folders.output import OutputFolder
 from lib.ingest.tiff import ranges as tiff_range
 from lib.ingest.tiff.ranges import measure_ranges, resolve_policy, with_measured_ranges, with_ranges_of_run
-from lib.storage.location import Location, StoredFile
+from lib.storage.location import Location
+from lib.storage.scan import StoredFile
 from tests.fakes.tiff_bytes import NOISE, gray_of, written
 
 RANDOM = np.random.default_rng(11)

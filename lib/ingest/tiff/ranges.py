@@ -21,7 +21,8 @@ from lib.ingest.tiff.pages import open_pages
 from lib.ingest.tiff.refusals import damage_as_refusal
 from lib.ingest.tiff.samples import read_samples
 from lib.ingest.tiff.structure import check_pages
-from lib.storage.location import Location, StoredFile
+from lib.storage.location import Location
+from lib.storage.scan import StoredFile
 
 PolicyT = TypeVar("PolicyT", bound=TiffPolicy)
 Ranges = dict[str, tuple[float, float]]
@@ -77,7 +78,7 @@ def _read_some(source: Location, images: pa.Table) -> Iterator[bytes]:
     read = 0
     for start in range(0, min(images.num_rows, MEASURED_FILES), _FILES_AT_ONCE):
         rows = images.slice(start, min(_FILES_AT_ONCE, MEASURED_FILES - start)).to_pylist()
-        files = [StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"]) for row in rows]
+        files = [StoredFile.of(row) for row in rows]
         for data, _ in source.read_listed(files):
             yield data
             read += len(data)

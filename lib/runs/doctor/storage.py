@@ -17,7 +17,8 @@ from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.tiff.decode import decode_tiff
 from lib.report.formatting import count_of
 from lib.runs.doctor.findings import PATIENCE_S, Finding, within
-from lib.storage.location import Location, StoredFile
+from lib.storage.location import Location
+from lib.storage.scan import StoredFile
 
 SAMPLE = 20
 FREE_SHARE = 0.9
@@ -94,7 +95,7 @@ def convert_sample(listing: Listing, config: DoctorConfig) -> Sample:
         TissueError: If one cannot be fetched.
     """
     rows = listing.images.slice(0, SAMPLE).to_pylist()
-    files = [StoredFile(row["path"], row["size_bytes"], row["checksum"], row["version"]) for row in rows]
+    files = [StoredFile.of(row) for row in rows]
     started = time.perf_counter()
     contents = Location(config.source).read_listed(files)
     fetched = time.perf_counter()

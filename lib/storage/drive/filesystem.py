@@ -24,6 +24,7 @@ from lib.storage.drive.names import UNREADABLE, Item
 from lib.storage.drive.options import DriveSettings
 from lib.storage.drive.tree import DriveTree, Entry
 from lib.storage.drive.writer import DriveWriter
+from lib.storage.scan import StoredFile
 
 
 def drive_filesystem() -> AbstractFileSystem:
@@ -148,8 +149,8 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
         }
         return infos if detail else list(infos)
 
-    def scan(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every file below a folder as it is found, with its path below the folder and its info.
+    def scan(self, path: str) -> Iterator[StoredFile]:
+        """Every file below a folder as it is found.
 
         Raises:
             FileNotFoundError: If there is nothing.
@@ -157,8 +158,8 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
         """
         path = self._strip_protocol(path)
         root = self._tree.entry(path).target  # now, not when the first file is asked for
-        found = ((name, _info(name, entry)) for name, entry in self._tree.walk(path, root))
-        return ((name.removeprefix(f"{path}/"), info) for name, info in found if info["type"] == "file")
+        found = ((name.removeprefix(f"{path}/"), entry) for name, entry in self._tree.walk(path, root))
+        return (_stored_file(name, entry) for name, entry in found if not entry.is_folder)
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Look up anew what is at and below a path, or everything."""
@@ -333,16 +334,25 @@ class _OpenForWriting(io.BytesIO):
 
 
 def _info(path: str, entry: Entry) -> dict[str, Any]:
-    is_folder = entry.target.is_folder and not entry.unreadable
+    file = _stored_file(path, entry)
     return {
         "name": path,
-        "type": "directory" if is_folder else "file",
-        "size": 0 if entry.unreadable else entry.target.size_bytes,
-        "checksum": f"md5:{entry.target.md5}" if entry.target.md5 else None,
+        "type": "directory" if entry.is_folder else "file",
+        "size": file.size_bytes,
+        "checksum": file.checksum,
         "id": entry.target.id,
-        "version": f"{entry.target.id}:{entry.target.size_bytes}:{entry.target.md5 or ''}",
-        "unreadable": entry.unreadable,
+        "version": file.version,
+        "unreadable": file.unreadable,
     }
+
+
+def _stored_file(path: str, entry: Entry) -> StoredFile:
+    target = entry.target
+    size_bytes = 0 if entry.unreadable else target.size_bytes
+    checksum = f"md5:{target.md5}" if target.md5 else None
+    return StoredFile(
+        path, size_bytes, checksum, f"{target.id}:{target.size_bytes}:{target.md5 or ''}", entry.unreadable
+    )
 
 
 def _entry_of(version: str) -> Entry:

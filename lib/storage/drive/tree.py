@@ -39,6 +39,11 @@ class Entry:
     target: Item
     unreadable: str | None = None
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it can be entered."""
+        return self.target.is_folder and not self.unreadable
+
 
 @dataclass(frozen=True)
 class _Folder:
@@ -244,7 +249,7 @@ def _plain(item: Item) -> Entry:
 
 def _entered(folder: _Folder, name: str, entry: Entry) -> tuple[Entry, _Folder | None]:
     """The entry as it is told, and the folder to go on with if it is one."""
-    if not entry.target.is_folder or entry.unreadable:
+    if not entry.is_folder:
         return entry, None
     above = folder.above | {folder.item.id}
     if entry.target.id in above:
