@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import requests
+from pydantic import BaseModel, ValidationError
 
 from lib.errors import StorageError, one_line
 from lib.storage.faults import TransientStorageError
@@ -59,6 +59,25 @@ class ContentChangedError(StorageError):
     """A file has other content than when it was looked up."""
 
 
+class _Detail(BaseModel):
+    reason: str = ""
+
+
+class _Error(BaseModel):
+    message: str
+    errors: tuple[_Detail, ...] = ()
+    details: tuple[_Detail, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """The specific reason where Google gives both the old form and the new one."""
+        return next((detail.reason for detail in (*self.errors, *self.details) if detail.reason), "")
+
+
+class _Body(BaseModel):
+    error: _Error
+
+
 @dataclass(frozen=True)
 class Rejection:
     """An answer that is an error.
@@ -81,9 +100,9 @@ class Rejection:
     def of(cls, response: requests.Response) -> "Rejection":
         """Read an answer, whatever its body is."""
         try:
-            error = response.json()["error"]
-            reason, message = _reason(error), str(error["message"])
-        except (ValueError, KeyError, TypeError):  # a proxy's page, or no body at all
+            error = _Body.model_validate_json(response.content).error
+            reason, message = error.reason, error.message
+        except ValidationError:  # a proxy's page, or no body at all
             reason, message = "", response.reason or ""
         return cls(response.status_code, reason, one_line(message), _pause_s(response))
 
@@ -108,14 +127,6 @@ class Rejection:
         project = re.search(r"project (\S+)", self.message)
         advice = remedy.format(account=account, project=project.group(1) if project else "of the key")
         return DriveRefused(f"cannot {subject}: {told}{'; ' if advice else ''}{advice}", self.status, self.reason)
-
-
-def _reason(error: dict[str, Any]) -> str:
-    """The specific reason where Google gives both the old form and the new one."""
-    for detail in [*error.get("errors", []), *error.get("details", [])]:
-        if reason := detail.get("reason"):
-            return str(reason)
-    return ""
 
 
 def _pause_s(response: requests.Response) -> float:

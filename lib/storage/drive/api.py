@@ -1,8 +1,10 @@
 """The methods of the Drive v3 API that the filesystem needs, each with the fields it asks for."""
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import AliasPath, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from lib.errors import StorageError
 from lib.storage.checksum import verified_checksum
@@ -25,6 +27,39 @@ NAMES_A_QUERY, CHARACTERS_A_QUERY = 40, 3000
 PARTIAL_CONTENT = 206
 BAD_REQUEST, GONE, CONFLICT = 400, 410, 409
 LISTING_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class _Page:
+    files: tuple[Item, ...] = ()
+    next_token: str | None = Field(default=None, validation_alias="nextPageToken")
+    is_incomplete: bool = Field(default=False, validation_alias="incompleteSearch")
+
+
+@dataclass(frozen=True)
+class _Ids:
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _About:
+    address: str = Field(default="", validation_alias=AliasPath("user", "emailAddress"))
+
+
+@dataclass(frozen=True)
+class _SharedDrive:
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class _SharedDrives:
+    drives: tuple[_SharedDrive, ...] = ()
+
+
+ITEM, PAGE, IDS = TypeAdapter(Item), TypeAdapter(_Page), TypeAdapter(_Ids)
+ABOUT, DRIVES = TypeAdapter(_About), TypeAdapter(_SharedDrives)
+"""What Drive answers, with the fields that are asked for."""
 
 
 class DriveApi:
@@ -81,15 +116,15 @@ class DriveApi:
         while token is not None:
             call = Call("GET", FILES, subject, UNITS_LIST, params | ({"pageToken": token} if token else {}))
             try:
-                page = self.client.json(call)
+                page = self.client.answer(call, PAGE)
             except DriveRefused as refusal:
                 if token and refusal.status in {BAD_REQUEST, GONE}:
                     raise _TokenRefused(refusal) from refusal
                 raise
-            if page.get("incompleteSearch"):
+            if page.is_incomplete:
                 raise StorageError(f"cannot {subject}: Drive says that its listing is incomplete; try again later")
-            yield from (item_of(described) for described in page.get("files", []))
-            token = page.get("nextPageToken") or None
+            yield from page.files
+            token = page.next_token or None
 
     def get(self, file_id: str, subject: str, more_fields: str = "") -> Item:
         """Look an item up by its id.
@@ -98,7 +133,7 @@ class DriveApi:
             DriveRefused: If it is not there, or not shared with this account.
         """
         params = {"fields": FIELDS + more_fields, "supportsAllDrives": "true"}
-        return item_of(self.client.json(Call("GET", f"{FILES}/{file_id}", subject, UNITS_OTHER, params)))
+        return self.client.answer(Call("GET", f"{FILES}/{file_id}", subject, UNITS_OTHER, params), ITEM)
 
     def content(self, item: Item, subject: str, start: int = 0, end: int | None = None) -> bytes:
         """The bytes of a file, or those from `start` to before `end`; a whole file is checked against its md5.
@@ -141,8 +176,13 @@ class DriveApi:
         Raises:
             StorageError: If it cannot be made.
         """
-        ids = self.client.json(Call("GET", f"{FILES}/generateIds", subject, UNITS_OTHER, {"count": "1"}))["ids"]
-        content = {"id": ids[0], "name": name, "mimeType": FOLDER_TYPE, "parents": [parent.id]}
+        call = Call("GET", f"{FILES}/generateIds", subject, UNITS_OTHER, {"count": "1"})
+        content = {
+            "id": self.client.answer(call, IDS).ids[0],
+            "name": name,
+            "mimeType": FOLDER_TYPE,
+            "parents": [parent.id],
+        }
         accepted = frozenset({200, CONFLICT})  # a conflict: the attempt before this one has made it
         self.client.send(json_call("POST", FILES, subject, content, accepted))
 
@@ -160,10 +200,8 @@ class DriveApi:
         Raises:
             StorageError: If Drive does not tell.
         """
-        answer = self.client.json(
-            Call("GET", "/drive/v3/about", subject, UNITS_OTHER, {"fields": "user(emailAddress)"})
-        )
-        return str(answer["user"].get("emailAddress", ""))
+        call = Call("GET", "/drive/v3/about", subject, UNITS_OTHER, {"fields": "user(emailAddress)"})
+        return self.client.answer(call, ABOUT).address
 
     def shared_drives(self, name: str, subject: str) -> list[str]:
         """The ids of the shared drives of that name.
@@ -172,8 +210,8 @@ class DriveApi:
             StorageError: If they cannot be listed.
         """
         params = {"q": f"name={_quoted(name)}", "pageSize": "100", "fields": "drives(id,name)"}
-        answer = self.client.json(Call("GET", "/drive/v3/drives", subject, UNITS_LIST, params))
-        return [drive["id"] for drive in answer.get("drives", []) if drive["name"] == name]
+        answer = self.client.answer(Call("GET", "/drive/v3/drives", subject, UNITS_LIST, params), DRIVES)
+        return [drive.id for drive in answer.drives if drive.name == name]
 
 
 class _TokenRefused(Exception):  # noqa: N818 - caught where the listing begins again
@@ -183,29 +221,12 @@ class _TokenRefused(Exception):  # noqa: N818 - caught where the listing begins 
 
 
 def json_call(
-    method: str, path: str, subject: str, content: dict[str, Any], accepted: frozenset[int] = frozenset({200})
+    method: str, path: str, subject: str, content: Mapping[str, object], accepted: frozenset[int] = frozenset({200})
 ) -> Call:
     """A request that writes metadata and is answered with the item."""
     params = {"supportsAllDrives": "true", "fields": FIELDS}
     headers = {"Content-Type": "application/json; charset=UTF-8"}
     return Call(method, path, subject, UNITS_WRITE, params, headers, json.dumps(content).encode(), accepted)
-
-
-def item_of(described: dict[str, Any]) -> Item:
-    """An item from the API's JSON."""
-    return Item(
-        id=described["id"],
-        name=described.get("name", ""),
-        mime_type=described.get("mimeType", ""),
-        size_bytes=int(described.get("size", 0)),
-        md5=described.get("md5Checksum"),
-        created=described.get("createdTime", ""),
-        parents=tuple(described.get("parents", ())),
-        drive_id=described.get("driveId"),
-        target_id=described.get("shortcutDetails", {}).get("targetId"),
-        trashed=described.get("trashed", False),
-        can_add_children=described.get("capabilities", {}).get("canAddChildren"),
-    )
 
 
 def _quoted(text: str) -> str:

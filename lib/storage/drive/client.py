@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import requests
+from pydantic import TypeAdapter, ValidationError
 
 from lib.errors import one_line
 from lib.storage.drive.answers import Rejection
@@ -67,13 +68,13 @@ class DriveClient:
         """
         return self.persist(lambda: self.once(call), call.subject)
 
-    def json(self, call: Call) -> dict[str, Any]:
-        """The JSON object that answers a request.
+    def answer(self, call: Call, expected: TypeAdapter[ResultT]) -> ResultT:
+        """What answers a request in JSON.
 
         Raises:
             StorageError: If it is refused, or fails too often.
         """
-        return self.persist(lambda: parsed(self.once(call)), call.subject)
+        return self.persist(lambda: parsed(self.once(call), expected), call.subject)
 
     def persist(self, operation: Callable[[], ResultT], subject: str) -> ResultT:
         """Do something until it succeeds.
@@ -144,16 +145,13 @@ def _keep_authorization(request: requests.PreparedRequest) -> requests.PreparedR
     return request
 
 
-def parsed(response: requests.Response) -> dict[str, Any]:
-    """The JSON object in an answer.
+def parsed(response: requests.Response, expected: TypeAdapter[ResultT]) -> ResultT:
+    """What a JSON answer says.
 
     Raises:
-        TransientStorageError: If there is none, as where a proxy answers in the place of Drive.
+        TransientStorageError: If it is not what is expected, as where a proxy answers in the place of Drive.
     """
     try:
-        content = response.json()
-    except ValueError as error:
-        raise TransientStorageError(f"an answer that is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise TransientStorageError("an answer that is not a JSON object")
-    return content
+        return expected.validate_json(response.content)
+    except ValidationError as error:
+        raise TransientStorageError(f"not an answer of Drive's: {one_line(error.errors()[0]['msg'])}") from error

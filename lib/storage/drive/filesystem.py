@@ -357,5 +357,5 @@ def _stored_file(path: str, entry: Entry) -> StoredFile:
 
 def _entry_of(version: str) -> Entry:
     file_id, size_bytes, digest = version.split(":")
-    item = Item(file_id, "", "", int(size_bytes), digest or None, "", (), None)
+    item = Item(file_id, size_bytes=int(size_bytes), md5=digest or None)
     return Entry(item, item)

@@ -7,7 +7,9 @@ The oldest may be asked for by its id as well. So a path does not change when an
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from pydantic import AliasPath, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 GOOGLE_DOCUMENT, BROKEN_SHORTCUT, CYCLE = "google_document", "broken_shortcut", "shortcut_cycle"
 UNREADABLE = {
@@ -24,7 +26,7 @@ EXTENSION = re.compile(r"(?P<stem>.*)(?P<extension>\.[A-Za-z0-9]{1,10})", re.DOT
 UNFIT = re.compile(r"[/\x00-\x1f\x7f]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, config=ConfigDict(populate_by_name=True))
 class Item:
     """A file, folder, shortcut or Google document, as the API describes it.
 
@@ -43,16 +45,16 @@ class Item:
     """
 
     id: str
-    name: str
-    mime_type: str
-    size_bytes: int
-    md5: str | None
-    created: str
-    parents: tuple[str, ...]
-    drive_id: str | None
-    target_id: str | None = None
+    name: str = ""
+    mime_type: str = Field(default="", validation_alias="mimeType")
+    size_bytes: int = Field(default=0, validation_alias="size")
+    md5: str | None = Field(default=None, validation_alias="md5Checksum")
+    created: str = Field(default="", validation_alias="createdTime")
+    parents: tuple[str, ...] = ()
+    drive_id: str | None = Field(default=None, validation_alias="driveId")
+    target_id: str | None = Field(default=None, validation_alias=AliasPath("shortcutDetails", "targetId"))
     trashed: bool = False
-    can_add_children: bool | None = None
+    can_add_children: bool | None = Field(default=None, validation_alias=AliasPath("capabilities", "canAddChildren"))
 
     @property
     def is_folder(self) -> bool:

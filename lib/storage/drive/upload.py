@@ -11,7 +11,7 @@ import requests
 from lib.errors import StorageError
 from lib.storage.checksum import md5
 from lib.storage.drive.answers import DriveRefused
-from lib.storage.drive.api import FIELDS, GONE, item_of
+from lib.storage.drive.api import FIELDS, GONE, ITEM
 from lib.storage.drive.client import UNITS_WRITE, Call, DriveClient, parsed
 from lib.storage.drive.names import Item
 from lib.storage.faults import TransientStorageError
@@ -78,7 +78,7 @@ class Upload:
             chunk = self._data[position : position + self._chunk_bytes]
             last = position + len(chunk) - 1
             answer = self._put(chunk, f"bytes {position}-{last}/{len(self._data)}" if chunk else None)
-        return item_of(parsed(answer))
+        return parsed(answer, ITEM)
 
     def _put(self, chunk: bytes, content_range: str | None) -> requests.Response:
         headers = {"Content-Range": content_range} if content_range else {}
