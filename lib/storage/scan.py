@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, NotRequired, Self, TypedDict
 
 from fsspec import AbstractFileSystem
 
@@ -109,7 +109,7 @@ def _scan_bucket(filesystem: AbstractFileSystem, path: str, uri: str) -> Iterato
     bucket, _, key = path.strip("/").partition("/")
     root = f"{key}/" if key else ""
 
-    def page(listed: _Listed, token: str | None) -> tuple[_Listed, dict[str, Any]]:
+    def page(listed: _Listed, token: str | None) -> tuple[_Listed, _Page]:
         request = partial(
             filesystem.call,
             "GET",
@@ -139,6 +139,19 @@ def _scan_bucket(filesystem: AbstractFileSystem, path: str, uri: str) -> Iterato
                         yield StoredFile(item["name"][len(root) :], int(item["size"]), checksum, item["generation"])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Object(TypedDict):
+    name: str
+    size: str
+    crc32c: NotRequired[str]
+    generation: str
+
+
+class _Page(TypedDict):
+    nextPageToken: NotRequired[str]
+    prefixes: NotRequired[list[str]]
+    items: NotRequired[list[_Object]]
 
 
 @dataclass(frozen=True)

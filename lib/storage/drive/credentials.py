@@ -1,7 +1,7 @@
 """Access tokens for Drive: from a service-account key, a user's token file, or the machine's own account.
 
 The credential is read in each process, from the file or the machine that holds it. What is sent to another process is
-only where it is.
+only where it is. google-auth's `AuthorizedSession` would fetch a token a thread where one that all share is refused.
 """
 
 import json

@@ -1,5 +1,7 @@
 """Resumable uploads: a chunk that breaks is continued where the server has it, and a file is there whole or not at all.
 
+Our own, since google-resumable-media cannot replace a file, nor go on within a chunk or after its last answer was lost.
+
 Source: https://developers.google.com/workspace/drive/api/guides/manage-uploads#resumable
 """
 
