@@ -31,7 +31,6 @@ def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[s
     """Convert every image under the source and account for each of them; what is already done is not done again.
 
     Args:
-        config: The settings.
         needs_test: Whether a source without test images is refused.
 
     Returns:

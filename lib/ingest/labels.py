@@ -116,7 +116,6 @@ class LabelTable:
         """Read a table.
 
         Args:
-            location: The file.
             group_by: The column of the groups; `group` if there is none of that name.
 
         Raises:

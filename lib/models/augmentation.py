@@ -50,7 +50,7 @@ def draw(seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> npt.NDArray
     Args:
         seed: Any integer; counts modulo 2^64, as does the epoch.
         epoch: Any integer.
-        positions: Of the images, shape (n,); any values, padding included.
+        positions: Positions of the images, shape (n,); any values, padding included.
 
     Returns:
         Shape (n, DRAWS), multiples of 2^-24 in [0, 1).

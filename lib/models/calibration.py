@@ -52,7 +52,6 @@ class Calibration:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `model.json` says of it."""
         return asdict(self)
 
 

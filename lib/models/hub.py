@@ -83,7 +83,6 @@ class SavedModel:
         return cls(partial(shutil.copytree, source, dirs_exist_ok=True))
 
     def copy_to(self, target: Path) -> None:
-        """Write its files into a folder."""
         shutil.copytree(self._folder, target, dirs_exist_ok=True)
 
     def __call__(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -192,7 +191,6 @@ class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no
         return keras.KerasTensor((pixels.shape[0], self.width), "float32")
 
     def get_config(self) -> dict[str, Any]:
-        """What `__init__` takes."""
         return {**super().get_config(), "output": self.output_name, "width": self.width}
 
     def save_assets(self, dir_path: str) -> None:

@@ -32,7 +32,6 @@ class Reference:
 
     Attributes:
         embeddings: float32 (n, d), n at least 1, each row of unit length.
-        labels: The class of each.
         threshold: The distance beyond which an image is unfamiliar.
         neighbours: k; all n where there are fewer.
     """
@@ -76,7 +75,7 @@ def neighbour_distances(embeddings: FloatArray, reference: FloatArray, neighbour
     """How far each image is from its k-th nearest reference image.
 
     Args:
-        embeddings: Of the images, float32 (m, d), of any length.
+        embeddings: Embeddings of the images, float32 (m, d), of any length.
         reference: float32 (n, d), n at least 1, each row of unit length.
         neighbours: k, at least 1; where there are fewer reference images, the farthest of them counts.
 
@@ -101,7 +100,7 @@ def reference_record(images: int, distances: FloatArray) -> dict[str, Any] | Non
 
     Args:
         images: Reference images.
-        distances: Of the validation images, shape (m,).
+        distances: Distances of the validation images, shape (m,).
 
     Returns:
         None where there are no reference or no validation images. Of few validation images, the threshold is near the

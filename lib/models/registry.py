@@ -35,10 +35,9 @@ def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int,
     """Build a network with the same weights on every worker, in the precision that Keras is set to.
 
     Args:
-        spec: Which model.
         class_count: Number of classes.
         image_size: Side of the square images in pixels.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
         head_units: Units of a hidden layer before the logits; 0 for none. The CNN has one of its own.
 
     Raises:

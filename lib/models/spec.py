@@ -151,7 +151,6 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
     """Refuse what cannot be built, before anything is started.
 
     Args:
-        spec: The model.
         image_size: Side of the images in pixels.
         coming: Model folders that will exist by the time this one is trained.
 

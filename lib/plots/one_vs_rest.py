@@ -41,7 +41,7 @@ def roc_curves(actual: IntArray, probabilities: FloatArray, class_names: Sequenc
 
     Args:
         actual: Index of the actual class, shape (n,), in [0, classes).
-        probabilities: Of every class, shape (n, classes), in [0, 1].
+        probabilities: Probabilities of every class, shape (n, classes), in [0, 1].
         class_names: In the order of the indices.
 
     Returns:
@@ -66,7 +66,7 @@ def pr_curves(actual: IntArray, probabilities: FloatArray, class_names: Sequence
 
     Args:
         actual: Index of the actual class, shape (n,), in [0, classes).
-        probabilities: Of every class, shape (n, classes), in [0, 1].
+        probabilities: Probabilities of every class, shape (n, classes), in [0, 1].
         class_names: In the order of the indices.
 
     Returns:

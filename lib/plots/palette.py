@@ -24,8 +24,8 @@ class Look:
     """How a class is drawn.
 
     Attributes:
-        colour: Of lines and outlines, as #rrggbb.
-        fill: Of marks: the colour itself, or a pale one that needs its outline.
+        colour: Colour of lines and outlines, as #rrggbb.
+        fill: Fill of marks: the colour itself, or a pale one that needs its outline.
         pale: Whether this is the second look of its hue: a pale mark with an outline, or a dashed line.
     """
 

@@ -32,7 +32,7 @@ def abstention_curve(
 
     Args:
         coverage: Share of images answered, shape (n,), in (0, 1], rising.
-        accuracy: Of the answered ones, shape (n,), in [0, 1].
+        accuracy: Accuracy of the answered ones, shape (n,), in [0, 1].
         thresholds: `min_confidence`, `answered` (share) and `accuracy` (None if nothing is answered, then it is
             not drawn) of each threshold to mark.
 

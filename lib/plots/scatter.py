@@ -52,7 +52,7 @@ def predicted_scatter(
         predicted: Index of the predicted class, shape (n,), in [0, classes).
         confidence: Probability of the predicted class, shape (n,), in [0, 1].
         class_names: In the order of the indices.
-        seed: Of the random moves; the same seed gives the same bytes.
+        seed: Seed of the random moves; the same seed gives the same bytes.
 
     Returns:
         PNG and SVG.

@@ -62,9 +62,9 @@ def predicted_swarm(
     Args:
         actual: Index of the actual class, shape (n,), in [0, classes).
         predicted: Index of the predicted class, shape (n,), in [0, classes).
-        probabilities: Of every class, shape (n, classes), in [0, 1].
+        probabilities: Probabilities of every class, shape (n, classes), in [0, 1].
         class_names: In the order of the indices.
-        seed: Of the random spread.
+        seed: Seed of the random spread.
 
     Returns:
         PNG and SVG.

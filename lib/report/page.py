@@ -90,7 +90,7 @@ def _model_summary(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def render(report: Report, summary: dict[str, Any]) -> str:
-    """The page."""
+    """The whole page as HTML, from the templates beside this file."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -35,8 +35,7 @@ class Sprite:
     """One JPEG with many images side by side.
 
     Attributes:
-        jpeg: The picture.
-        side_px: Of one tile.
+        side_px: Side of one tile.
         columns: Tiles in a row.
         tiles: The place of each image, from the top left by rows.
     """
@@ -65,7 +64,6 @@ def read_thumbnails(dataset: Dataset, split: str, singles: Collection[str], tile
 
     Args:
         dataset: Its shards are read, and no more of them once every image is found.
-        split: The split.
         singles: Ids of images to get a thumbnail of their own.
         tiles: Ids of images to get a tile of the sprite.
 

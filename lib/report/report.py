@@ -31,16 +31,15 @@ class Evaluation:
 
     Attributes:
         uri: The evaluation folder.
-        name: Of the model; with the time of the evaluation where two models of a report have the same name.
+        name: Name of the model; with the time of the evaluation where two models of a report have the same name.
         record: The content of `evaluation.json`.
         metrics: The content of `metrics.json`. Earlier versions wrote fewer numbers; the page then shows fewer.
         model: The content of the model folder's `model.json`.
         dataset: The dataset it was evaluated on.
-        predictions: What it predicted.
         plots: The pictures, in the order in which they are shown.
         trials: The best of the sweep that the model was chosen from, the best first; none without a sweep.
         layouts: Where its maps place the images; None if it has none.
-        checks: Of the data; None for evaluations of earlier versions.
+        checks: Checks of the data; None for evaluations of earlier versions.
         resembling: Training images that the model holds for neighbours and that look alike; None if it did not look.
         label_errors: Images that may carry a wrong label; None for evaluations of earlier versions.
     """
@@ -61,7 +60,6 @@ class Evaluation:
 
     @property
     def split(self) -> str:
-        """The split that was predicted."""
         return str(self.record["split"])
 
     @property
@@ -71,12 +69,10 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """Images that were predicted."""
         return len(self.predictions.image_ids)
 
     @property
     def right(self) -> int:
-        """Images that were predicted right."""
         return self.images - self.predictions.mistake_count
 
     @property
@@ -92,12 +88,10 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy."""
         return self._interval[0]
 
     @property
     def interval_method(self) -> str:
-        """Where the interval comes from."""
         return self._interval[1]
 
     @property
@@ -141,7 +135,7 @@ class Report:
     Attributes:
         evaluations: In the order in which they are shown.
         contests: The best against each of the others, the highest accuracy first; none where images differ.
-        thumbnails: Of each split of each dataset, by address and split, as far as images of it are shown.
+        thumbnails: Thumbnails of each split of each dataset, by address and split, as far as images of it are shown.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -160,7 +154,6 @@ class Report:
 
     @property
     def comparable(self) -> bool:
-        """Whether all evaluations were made on the same images."""
         return comparable(self.evaluations)
 
 

@@ -23,7 +23,7 @@ class Metric:
         name: As this project calls it; Prometheus has `ray_` before it.
         kind: A counter only rises, and begins at 0 in each process; a gauge is the last value.
         description: What it says, for people.
-        unit: Of its values.
+        unit: Unit of its values.
         tags: What it is told apart by. Not `job`, which Prometheus keeps for what it scrapes.
     """
 
@@ -98,7 +98,6 @@ def count_epoch(images: int, images_per_s: float, wait_share: float) -> None:
 
     Args:
         images: Through training steps.
-        images_per_s: Images a second.
         wait_share: Share of the time in which steps waited for images, 0 to 1.
     """
     count_images("train", images, 0)

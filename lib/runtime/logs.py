@@ -26,7 +26,7 @@ class Process:
     """Where this process is in its job.
 
     Attributes:
-        stage: Of all its lines from now on.
+        stage: Stage of all its lines from now on.
         stream: Where the process of the job itself writes; None in a worker.
         is_worker_set_up: Whether a worker writes in the format of the job already.
     """
@@ -98,7 +98,6 @@ class JsonLines(logging.Formatter):
     """From a log record to one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """A JSON object without line breaks."""
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "severity": record.levelname,

@@ -138,7 +138,7 @@ class Glands:
         nuclei: Number of nuclei in the ring.
         nucleus: Radius of a nucleus, micrometres.
         seat: Distance of the nuclei from the centre as a share of the outer radius.
-        elongation: Of the nuclei, which point to the centre.
+        elongation: Elongation of the nuclei, which point to the centre.
         drops: Radius of the mucus drop between nuclei and lumen, micrometres; 0 for none.
         height: Extent along y over the extent along x.
     """

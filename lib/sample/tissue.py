@@ -21,7 +21,6 @@ class TissueKind:
     """How one kind of tissue is drawn.
 
     Attributes:
-        name: The label.
         layers: Painted in this order.
         bend: How far the tissue is bent, micrometres.
         tilt: Largest angle to the horizontal, radians.
@@ -126,7 +125,6 @@ def draw_tissue(kind: TissueKind, rng: np.random.Generator, size: int) -> ByteAr
     """One image of the tissue, coloured as if stained with hematoxylin and eosin.
 
     Args:
-        kind: What to draw.
         rng: The only source of randomness: the same state gives the same image.
         size: Side in pixels; the field of view stays `FIELD_UM` wide.
 

@@ -64,9 +64,6 @@ def with_ranges_of_run(folder: OutputFolder, source: Location, images: pa.Table,
 
     Args:
         folder: What the run writes; its inputs stand for the listing.
-        source: As there.
-        images: As there.
-        policy: As there.
     """
     if policy.tiff_range not in UNRESOLVED:
         return policy

@@ -59,8 +59,8 @@ class Agreement:
     Attributes:
         images: How many were compared.
         classes_predicted: How many different classes the original gives to these images.
-        largest_difference: Of a probability, in [0, 1].
-        largest_logit_difference: Of a logit.
+        largest_difference: Largest difference of a probability, in [0, 1].
+        largest_logit_difference: Largest difference of a logit.
         equal_top_1: Share of images with the same most probable class.
         clear_top_1_differences: Images with another most probable class though the original was clear about it: it is
             less probable there by more than the tolerance.
@@ -81,11 +81,9 @@ class Agreement:
         return self.finite and self.largest_difference <= PROBABILITY_TOLERANCE and not self.clear_top_1_differences
 
     def record(self) -> dict[str, Any]:
-        """As it stands in `export.json`."""
         return {name: value for name, value in asdict(self).items() if name != "finite"}
 
     def __str__(self) -> str:
-        """For the log and for messages."""
         return (
             f"probabilities differ by up to {self.largest_difference:.2g}, "
             f"the first class is equal for {self.equal_top_1:.1%} of {self.images} images"
@@ -96,8 +94,8 @@ def measure_agreement(logits: FloatArray, exported: Outputs) -> Agreement:
     """Compare what an exported model says with what the original says of the same images.
 
     Args:
-        logits: Of the original, shape (n, classes), n at least 1.
-        exported: Of the exported model, for the same images.
+        logits: Logits of the original, shape (n, classes), n at least 1.
+        exported: Outputs of the exported model, for the same images.
 
     Raises:
         ValueError: If the shapes differ.

@@ -107,7 +107,6 @@ def write_tflite(serve: Any, file: Path, quantize: str) -> None:
 
     Args:
         serve: What is exported.
-        file: Where to.
         quantize: `none`, `dynamic` (8-bit weights) or `float16` (16-bit weights).
     """
     converter = tf.lite.TFLiteConverter.from_concrete_functions([serve], _holder(serve))

@@ -18,7 +18,6 @@ class Diagnosis:
     """Findings as they come, and the estimate once there is one."""
 
     def __init__(self, config: DoctorConfig) -> None:
-        """Begin with nothing known."""
         self._config = config
         self.estimate: Estimate | None = None
 

@@ -31,7 +31,6 @@ class Estimate:
     cost: float
 
     def __str__(self) -> str:
-        """In words."""
         return f"convert {_time(self.convert_s)}, train and evaluate {_time(self.train_s)}, cost about {self.cost:,.2f}"
 
 
@@ -39,10 +38,7 @@ def estimate(config: DoctorConfig, listing: Listing, sample: Sample, plan: dict[
     """The time and the price of a pipeline, starting machines not included.
 
     Args:
-        config: The settings.
-        listing: The images.
         sample: What a few of them took.
-        plan: The models.
         cpus: That convert side by side.
     """
     count = listing.images.num_rows

@@ -32,7 +32,7 @@ class Sample:
         fetch_s: Seconds to fetch one, with others fetched at the same time.
         convert_s: Seconds of one core to decode, resize and encode one.
         encoded_bytes: Size of one after conversion.
-        largest_pixels: Of the largest one, width times height.
+        largest_pixels: Pixels of the largest one, width times height.
         refused: How many were refused, by reason.
         images: How many were looked at.
     """
