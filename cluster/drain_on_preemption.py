@@ -102,7 +102,7 @@ def wait_for_notice(pause_s: float = 1.0) -> Notice:
             preempted, etag = read_metadata(PREEMPTED, last_etag=etag)
             reached, failures = True, 0
             if preempted == "TRUE":
-                return Notice("Google takes this spot machine back", SPOT_SECONDS)
+                return Notice("Google reclaims this spot machine", SPOT_SECONDS)
             if read_metadata(MAINTENANCE)[0] == "TERMINATE_ON_HOST_MAINTENANCE":
                 return Notice("Google ends this machine for maintenance of its host", MAINTENANCE_SECONDS)
         except (OSError, http.client.HTTPException) as error:
@@ -172,12 +172,12 @@ def main(arguments: list[str]) -> int:
     try:
         notice = Notice("this pod ends", options.deadline_seconds) if options.now else wait_for_notice()
     except NoMetadataServerError as error:
-        logger.info("there is nothing to watch: %s", error)
+        logger.info("nothing to watch: %s", error)
         return 0
     deadline = time.monotonic() + notice.seconds
     nodes = [options.node_id] if options.node_id else nodes_here()
     if not nodes:
-        logger.info("no Ray node runs here: there is nothing to drain")
+        logger.info("no Ray node runs here: nothing to drain")
         return 0
     told = [drain(node, notice, options.address) for node in nodes]
     if options.now:

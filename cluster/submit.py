@@ -80,7 +80,7 @@ def runtime_env() -> dict[str, Any]:
     environment: dict[str, Any] = yaml.safe_load(RUNTIME_ENV.read_text())
     given = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
     if "@" in given.get("MLFLOW_TRACKING_URI", ""):
-        raise RefusedError("MLFLOW_TRACKING_URI holds a password, which everybody who sees the job would see")
+        raise RefusedError("MLFLOW_TRACKING_URI holds a password, which anyone who can see the job could read")
     environment["env_vars"] |= given
     return environment | {"working_dir": str(ROOT)}
 
@@ -103,7 +103,7 @@ def connect() -> "JobSubmissionClient":
             f"the cluster asks for its token, and {detail}: set RAY_AUTH_TOKEN, or keep it in ~/.ray/auth_token"
         ) from error
     except (ConnectionError, RuntimeError) as error:
-        raise RefusedError(f"no Jobs API answers at {address}; see `ray dashboard ray-cluster.yaml`") from error
+        raise RefusedError(f"no Jobs API found at {address}; see `ray dashboard ray-cluster.yaml`") from error
 
 
 def submit(client: "JobSubmissionClient", name: str, job: str, flags: list[str]) -> str:
@@ -129,7 +129,7 @@ def submit(client: "JobSubmissionClient", name: str, job: str, flags: list[str])
     except RuntimeError as error:
         if "already" not in str(error):
             raise
-        raise RefusedError(f"{submission} was submitted by somebody else just now") from error
+        raise RefusedError(f"{submission} was just submitted by somebody else") from error
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def follow(client: "JobSubmissionClient", submission: str) -> Ending:
         if info.status.value == "PENDING":
             deadline = time.monotonic() + PATIENCE_S
         time.sleep(0.5)
-    return Ending("UNKNOWN", None, "the Jobs API no longer tells of it")
+    return Ending("UNKNOWN", None, "the Jobs API no longer knows it")
 
 
 async def _print_log(client: "JobSubmissionClient", submission: str, printed: int) -> int:
@@ -233,19 +233,19 @@ def run(job: str, flags: list[str]) -> int:
     try:
         ending = follow(client, submission)
     except KeyboardInterrupt:
-        say(f"it runs on without us; `ray job stop {submission}` ends it")
+        say(f"it keeps running; `ray job stop {submission}` ends it")
         return 130
     if not writes:
         return 1 if ending.exit_code is None else ending.exit_code
     try:
         after = completion(job, output)
     except TissueError as error:
-        say(f"error: storage does not say what became of it: {error}")
+        say(f"error: the state of the run could not be read from storage: {error}")
         return ending.exit_code or 1
     exit_code, sentence = judge(ending, before, after)
     say(f"{submission}: {sentence}")
     if exit_code:
-        say(f"see `python -m jobs.status --output {output}`; the same command goes on with it")
+        say(f"see `python -m jobs.status --output {output}`; run the same command again to resume")
     return exit_code
 
 

@@ -20,10 +20,10 @@ class ReportConfig(JobConfig):
 
 
 class StatusConfig(JobConfig):
-    """Tell from storage alone what below a folder is done, running, stopped or failed."""
+    """Report the state of any run, from its files alone: what is done, running, stopped or failed."""
 
     output: Annotated[StorageUri, NOT_IDENTITY]
-    """The --output of a job, or any folder above."""
+    """The --output of a job, or any folder above it."""
 
 
 class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, ListingConfig, JobConfig):
@@ -40,10 +40,10 @@ class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, Listi
 
 
 class DoctorConfig(PipelineConfig):
-    """Look whether a pipeline with these settings can work, and what it will take, before anything is paid for."""
+    """Check whether a pipeline with these settings can work, and estimate its time and cost, before paying for it."""
 
     cpus: int | None = Field(default=None, ge=1)
-    """CPUs that convert side by side, for the estimate; by default those that Ray has now."""
+    """CPUs that convert in parallel, for the estimate; by default those that Ray has now."""
     gpu_speedup: float = Field(default=30.0, gt=0)
     """How many times faster one GPU trains than this machine's CPUs, for the estimate with --use-gpu."""
     price_per_cpu_hour: float = Field(default=0.05, ge=0)

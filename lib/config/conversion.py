@@ -32,11 +32,11 @@ class ConvertConfig(DecodeConfig, ImageConfig, ListingConfig, JobConfig):
     layout: Literal["shards", "folder"] = "shards"
     """`folder` also writes `<split>/<label>/<name>.jpg`, readable by Keras's `image_dataset_from_directory`."""
     update: Annotated[bool, NOT_IDENTITY] = False
-    """Bring a complete dataset folder up to date with its source: convert only new and changed files, drop those that
-    are gone. Files that stay keep their split."""
+    """Bring a complete dataset folder up to date with its source: convert only new and changed files, and drop those
+    that are gone. Files that stay keep their split."""
 
     @model_validator(mode="after")
     def _update_of_shards(self) -> Self:
         if self.update and self.layout == "folder":
-            raise ValueError("--update works on shards alone; with --layout folder, convert into a new --output")
+            raise ValueError("--update works only with shards; with --layout folder, convert into a new --output")
         return self

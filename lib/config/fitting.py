@@ -14,7 +14,7 @@ class FitConfig(AcceleratorConfig):
     """How a model is fitted."""
 
     epochs: int = Field(default=10, ge=1)
-    """Most epochs to train, of the head alone where a new head is trained; early stopping may end sooner."""
+    """Maximum number of epochs; on a frozen base, of its new head. Early stopping may end sooner."""
     batch_size: int = Field(default=32, ge=1)
     """Images in one optimizer step, over all workers together."""
     learning_rate: float | None = Field(default=None, gt=0)
@@ -45,13 +45,13 @@ class FitConfig(AcceleratorConfig):
     head_units: int = Field(default=0, ge=0)
     """Units of a hidden layer in a new head on a frozen base; 0 for a linear head."""
     fine_tune_epochs: int = Field(default=0, ge=0)
-    """Most epochs to go on training the top of the base together with its new head, after the head."""
+    """Maximum number of epochs that train the top of the base together with its new head, after the head alone."""
     fine_tune_layers: int = Field(default=20, ge=1)
     """Layers with weights to fine-tune, counted from the end of the base; batch normalisation stays as it is, and does
     not count."""
     fine_tune_rate: float = Field(default=1e-4, gt=0)
     """Step size of Adam for the head while fine-tuning; layers of the base take a tenth of it. It rises from 0 over the
-    first tenth of the steps. What fine-tuning does not better is not kept."""
+    first tenth of the steps. The result is kept only if it is better."""
     features: Annotated[StorageUri | None, NOT_IDENTITY] = None
     """Folder where features of frozen bases are kept and found again; by default in the model folder."""
     num_workers: Annotated[WorkerCountSetting, NOT_IDENTITY] = WorkerCount(1, 1)
@@ -59,7 +59,7 @@ class FitConfig(AcceleratorConfig):
     job's own process, more are Ray Train workers. `1:4` starts with as many of 1
     to 4 as the cluster can place, and follows it as it grows and shrinks."""
     max_failures: Annotated[int, NOT_IDENTITY] = Field(default=3, ge=0)
-    """How often training may start again from its last checkpoint after a worker was lost; errors of the data or the
+    """How often training may restart from its last checkpoint after a worker was lost; errors of the data or the
     program end it at once."""
     checkpoint_every: Annotated[int | None, NOT_IDENTITY] = Field(default=None, ge=1)
     """Steps between checkpoints within an epoch; there is one after every epoch in any case."""

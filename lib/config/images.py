@@ -102,7 +102,7 @@ class UnitConfig(Settings):
     """How listed images are cut into units of work, and how many may be bad."""
 
     max_bad_fraction: Annotated[float, NOT_IDENTITY] = Field(default=0.0, ge=0, le=1)
-    """Share of the images that may be quarantined before the run is refused (exit code 3)."""
+    """Share of the images that may be quarantined before the run stops (exit code 3)."""
     images_per_shard: int | None = Field(default=None, ge=1)
     """Images in one unit of work and one shard; by default a sixteenth of the images, between 16 and 512."""
 
@@ -116,7 +116,7 @@ class ListingConfig(UnitConfig):
     """CSV table with the columns path (relative to the source), label and, if wanted, split (train, validation or
     test; train unless stated) and group; for a source that is not laid out as `train/<label>/*.tif`."""
     group_by: str | None = None
-    """What must not be torn apart by splits, as a slide or a patient: a column of --labels, or a regular expression
+    """What must stay together in one split, such as a slide or a patient: a column of --labels, or a regular expression
     searched in each path, whose first parenthesis names the group."""
     duplicates: Literal["refuse", "drop", "keep"] = "refuse"
     """What to do with images of the same bytes: refuse them in two classes or in train and test; drop all but one; or

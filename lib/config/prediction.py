@@ -15,7 +15,7 @@ class ActorConfig(Settings):
     predict_batch_size: Annotated[int, NOT_IDENTITY] = Field(default=64, ge=1)
     """Images in one forward pass of one actor."""
     num_actors: Annotated[int, NOT_IDENTITY] = Field(default=1, ge=1)
-    """Most copies of the model that predict side by side."""
+    """Maximum number of copies of the model that predict in parallel."""
 
 
 class ForwardConfig(ActorConfig):
@@ -41,7 +41,7 @@ class MeasureConfig(Settings):
     """What is measured and drawn of predictions whose truth is known."""
 
     bootstrap_resamples: int = Field(default=2000, ge=100)
-    """Samples, drawn again from the groups (or images) of the split, that the 95 % intervals come from."""
+    """Bootstrap resamples of the groups (or images) of the split, from which the 95 % intervals are computed."""
     maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne", "umap")
     """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes."""
     checks: Annotated[StorageUri | None, NOT_IDENTITY] = None

@@ -136,5 +136,5 @@ def _refuse_seen_images(model: dict[str, Any], dataset: ShardSource, config: Eva
     if known:
         raise DataError(
             f"{known} of {dataset.count(config.split)} images of split {config.split!r} of {config.dataset} were "
-            f"trained or validated on by {config.model_dir}; a score on them would be worthless"
+            f"trained or validated on by {config.model_dir}; a score on them would be meaningless"
         )

@@ -85,8 +85,8 @@ class Accounting:
             bad = [f"{count} {reason}" for reason, count in self.reasons.items() if reason not in EXCLUSIONS]
             reasons = ", ".join(bad[:3])
             raise TooManyBadImagesError(
-                f"{self.counts['quarantined']} of {images} images are bad ({reasons}); "
-                f"--max-bad-fraction {max_bad_fraction:g} does not allow that"
+                f"{self.counts['quarantined']} of {images} images are bad ({reasons}), "
+                f"more than --max-bad-fraction {max_bad_fraction:g} allows"
             )
 
 
@@ -98,7 +98,7 @@ def _refuse_other_ids(found: pa.ChunkedArray, listed: pa.ChunkedArray) -> None:
     odd = min(image for image, count in counts.items() if count)
     raise TissueError(
         f"the account does not add up: {len(listed)} files were listed and {len(found)} have a verdict; "
-        f"image {odd} is lost or doubled; this is a bug"
+        f"image {odd} is missing or counted twice; please report this"
     )
 
 

@@ -132,7 +132,7 @@ class OutputFolder:
         self._refuse_other(begun, {**self._identity, "inputs": begun.get("inputs")})
         if begun.get("inputs") == self.inputs:
             return dict(begun.get("measured", {}))
-        logger.warning("%s: what it is made from has changed since this run began", self.location.uri)
+        logger.warning("%s: its inputs have changed since this run began", self.location.uri)
         if not self.parts_name_their_inputs:
             self.location.delete()
         return {}

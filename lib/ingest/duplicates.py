@@ -70,7 +70,7 @@ class Duplicates:
                 first, second = sets._first_pair()
                 raise DataError(
                     f"the same image is in {where}: {first} and {second} ({len(sets)} such images); "
-                    "mend it, or choose --duplicates drop or keep"
+                    "correct this, or use --duplicates drop or keep"
                 )
 
     def dropped(self) -> dict[str, str]:

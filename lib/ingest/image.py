@@ -77,5 +77,5 @@ def decode_jpeg(data: bytes) -> UInt8Array:
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         rgb = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     if rgb is None:
-        raise DataError(f"{len(data)} bytes that are not a whole JPEG; write the dataset again with `convert`")
+        raise DataError(f"{len(data)} bytes are not a whole JPEG; make the dataset again with `convert`")
     return np.asarray(rgb, dtype=np.uint8)

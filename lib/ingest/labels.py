@@ -155,7 +155,9 @@ class LabelTable:
         named = pa.array(self.places, pa.string())
         missing = sorted(named.filter(pc.invert(pc.is_in(named, listed))).to_pylist())
         if missing:
-            raise DataError(f"--labels {self.uri} names {len(missing)} files that the source lacks, as {missing[0]!r}")
+            raise DataError(
+                f"--labels {self.uri} names {len(missing)} files that are not in the source, for example {missing[0]!r}"
+            )
 
 
 def _row_problem(row: dict[str, str], earlier: Mapping[str, Placement]) -> str | None:
@@ -164,7 +166,7 @@ def _row_problem(row: dict[str, str], earlier: Mapping[str, Placement]) -> str |
         return f"{empty[0]} is empty"
     if row.get("split") and row["split"] not in SPLITS:
         return f"split is {row['split']!r}; expected one of {', '.join(SPLITS)}"
-    return f"{row['path']!r} has a line already" if row["path"] in earlier else None
+    return f"{row['path']!r} is listed twice" if row["path"] in earlier else None
 
 
 def label_typos(class_names: Sequence[str]) -> list[str]:
@@ -172,4 +174,4 @@ def label_typos(class_names: Sequence[str]) -> list[str]:
     alike: dict[str, list[str]] = {}
     for name in class_names:
         alike.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(name)
-    return [f"labels {', '.join(map(repr, names))} look like one and the same" for names in alike.values() if names[1:]]
+    return [f"labels {', '.join(map(repr, names))} look like the same class" for names in alike.values() if names[1:]]

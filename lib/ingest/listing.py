@@ -98,7 +98,7 @@ def list_labelled(source: Location, config: ListingConfig) -> Listing:
     if table:
         table.refuse_missing_files(pa.chunked_array([*images["path"].chunks, *excluded["path"].chunks], pa.string()))
     if _is_unmatched(config.group_by, table, images):
-        raise SettingsError(f"--group-by {config.group_by!r} is no column of --labels and matches no path")
+        raise SettingsError(f"--group-by {config.group_by!r} is not a column of --labels and is not found in any path")
     if config.duplicates == "drop":
         images, excluded = _without_duplicates(images, excluded, source)
     counts = _class_counts(images)

@@ -69,7 +69,8 @@ def refuse_torn_groups(images: pa.Table) -> None:
     if torn.num_rows:
         group, found = torn["group"][0].as_py(), " and ".join(sorted(torn["split_distinct"][0].as_py()))
         raise DataError(
-            f"group {group!r} is in {found} ({torn.num_rows} such groups): a score on it would be flattered"
+            f"group {group!r} is in {found} ({torn.num_rows} such groups): a score on it would be too good; "
+            "keep each group in one split"
         )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,9 @@ from lib.models.saved import load_network
 from lib.models.spec import ModelSpec
 from lib.models.weights import given_weights
 from lib.storage.location import Location
+
+# MobileNet's weights are the same for every size; Keras warns all the same when the images are not of one it knows.
+warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square", UserWarning)
 
 
 def build_application_base(spec: ModelSpec, image_size: int) -> keras.Model:

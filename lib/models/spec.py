@@ -87,7 +87,7 @@ def parse_spec(text: str) -> ModelSpec:
     pairs = [_option(part, text) for part in listed.split(",") if part]
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise SettingsError(f"model {text!r} gives an option twice")
+        raise SettingsError(f"model {text!r} has an option twice")
     known = _known_options(name)[name]
     for key in options:
         if key not in known:
@@ -132,7 +132,7 @@ def _problem(options: dict[str, str]) -> str | None:
     if not SHA256.fullmatch(options["sha256"]):
         return f"sha256 is {options['sha256']!r}; expected 64 hexadecimal digits"
     if not _is_uri("weights", options.get("weights", "imagenet")):
-        return "sha256 is that of a weights file; it needs weights=URI"
+        return "sha256 needs weights=URI, whose checksum it is"
     return None
 
 
@@ -167,7 +167,7 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
     elif spec.name == HUB:
         _check_saved_model(spec)
     elif spec.name in KERAS_NETWORKS and _is_uri("weights", spec.weights) and not Location(spec.weights).exists():
-        raise SettingsError(f"model {spec.text!r}: there is no weights file {spec.weights}")
+        raise SettingsError(f"model {spec.text!r}: no weights file at {spec.weights}")
 
 
 def _smallest_input(spec: ModelSpec) -> int:
@@ -193,7 +193,7 @@ def _check_saved_model(spec: ModelSpec) -> None:
         )
     if not (folder / SAVED_MODEL_FILE).exists():
         advice = "unpack the archive into a folder" if folder.is_file() else "give the folder that holds it"
-        raise SettingsError(f"model {spec.text!r} is no SavedModel: there is no {SAVED_MODEL_FILE}; {advice}")
+        raise SettingsError(f"model {spec.text!r} is not a SavedModel: it has no {SAVED_MODEL_FILE}; {advice}")
 
 
 def folder_names(specs: Sequence[ModelSpec]) -> list[str]:

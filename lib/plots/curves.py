@@ -23,7 +23,7 @@ def curves(history: pd.DataFrame) -> Picture:
         ValueError: If there is no epoch.
     """
     if history.empty:
-        raise ValueError("the history has no epoch")
+        raise ValueError("the history has no epochs")
     figure = new_figure(10.5, 4.2)
     best, measure = best_epoch(history)
     accuracy, loss = figure.subplots(1, 2)

@@ -54,7 +54,7 @@ def embedding_map(
     figure = new_figure(8.6 if few else 11.5, 6.2 if few else 10.5)
     axes = style(figure.subplots(), f"{title}: {int(correct.sum())} of {len(correct)} images predicted right")
     axes.set(xticks=[], yticks=[], aspect="equal")
-    axes.set_xlabel("Close together: alike to the model (the axes have no unit)")
+    axes.set_xlabel("Close together: similar to the model (the axes have no unit)")
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_adjustable("datalim")
     axes.margins(0.04)

@@ -109,7 +109,7 @@ class _Sheet:
         """What the colours mean; below everything."""
         axes = self._axes(0, self._height - FOOTER + 0.12, 1.3, 0.11)
         axes.imshow(np.linspace(0, 1, 64)[None], cmap=HEAT, aspect="auto")
-        text = "Weight of a place for the predicted class, none to highest of the image"
+        text = "Contribution to the predicted class, from none to the image's highest"
         axes.text(1.06, 0.5, text, transform=axes.transAxes, va="center", fontsize=8, color=INK)
 
 

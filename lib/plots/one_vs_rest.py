@@ -54,7 +54,10 @@ def roc_curves(actual: IntArray, probabilities: FloatArray, class_names: Sequenc
         Fawcett, An introduction to ROC analysis, Pattern Recognition Letters 27, 2006, section 9 and algorithm 3.
     """
     curves = _curves(actual, probabilities, class_names, _roc)
-    xlabel, ylabel = "False positive rate: others taken for the class", "True positive rate: images of the class found"
+    xlabel, ylabel = (
+        "False positive rate: others mistaken for the class",
+        "True positive rate: images of the class found",
+    )
     return _draw(curves, ROC, xlabel, ylabel, class_names)
 
 
@@ -123,7 +126,7 @@ def _draw(curves: Sequence[_Curve], title: str, xlabel: str, ylabel: str, class_
     mean = f": mean area {np.mean([curve.area for curve in curves]):.3f}" if curves else ""
     style(axes, f"{title}, each class against all others{mean}", grid="both")
     left_out = len(class_names) - len(curves)
-    note = f"\n{left_out} of {len(class_names)} classes left out: none or all of the images are theirs"
+    note = f"\n{left_out} of {len(class_names)} classes left out: they have none or all of the images"
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
     axes.set_xlabel(xlabel + (note if left_out else ""))
     axes.set_ylabel(ylabel)
@@ -147,7 +150,9 @@ def _draw(curves: Sequence[_Curve], title: str, xlabel: str, ylabel: str, class_
             handlelength=2.6,
         )
     else:
-        axes.text(0.5, 0.5, "no class has images of both kinds", ha="center", va="center", fontsize=10, color=GREY)
+        axes.text(
+            0.5, 0.5, "no class has both its own and other images", ha="center", va="center", fontsize=10, color=GREY
+        )
     return to_picture(figure)
 
 

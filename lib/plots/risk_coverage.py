@@ -58,8 +58,8 @@ def abstention_curve(
     axes.set(xlim=(-0.01, 1.04), ylim=(1 - span, 1 + HEADROOM * span))
     axes.set_yticks([tick for tick in axes.get_yticks() if 1 - span <= tick <= 1 + 1e-9])
     note = " (◆ lowest accepted confidence)" if answered else ""
-    axes.set_xlabel(f"Share of images answered, the surest first{note}")
-    axes.set_ylabel("Accuracy of the answered")
+    axes.set_xlabel(f"Share of images answered, most confident first{note}")
+    axes.set_ylabel("Accuracy on answered images")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     figure.draw_without_rendering()

@@ -53,7 +53,7 @@ class ProjectorPoints:
         if set(lengths) != {count}:
             raise DataError(f"{count} embeddings with {lengths} labels, predictions, confidences, paths, thumbnails")
         if not np.isfinite(self.embeddings).all():
-            raise DataError("an embedding is not finite, so that it has no place in the projector")
+            raise DataError("an embedding is not finite, so the Projector cannot show it")
 
     @property
     def vectors(self) -> npt.NDArray[np.float32]:

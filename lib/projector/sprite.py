@@ -52,7 +52,7 @@ def _bgr(thumbnail: Thumbnail, number: int) -> ImageArray:
     if isinstance(thumbnail, bytes):
         image = cv2.imdecode(np.frombuffer(thumbnail, np.uint8), cv2.IMREAD_COLOR) if thumbnail else None
         if image is None:
-            raise DataError(f"thumbnail {number} holds {len(thumbnail)} bytes that are no image")
+            raise DataError(f"thumbnail {number} holds {len(thumbnail)} bytes that are not an image")
         return np.asarray(image, np.uint8)
     if thumbnail.dtype != np.uint8 or thumbnail.ndim != 3 or thumbnail.shape[2] != 3 or not thumbnail.size:  # noqa: PLR2004 - an axis for rows, columns, and 3 channels
         raise DataError(f"thumbnail {number} is {thumbnail.dtype} of shape {thumbnail.shape}, not uint8 RGB")

@@ -68,7 +68,7 @@ def read_thumbnails(dataset: Dataset, split: str, singles: Collection[str], tile
         tiles: Ids of images to get a tile of the sprite.
 
     Raises:
-        StorageError: If a shard cannot be read, or holds what is no image.
+        StorageError: If a shard cannot be read, or holds what is not an image.
     """
     side = tile_side(len(tiles))
     small: dict[str, bytes] = {}
@@ -112,7 +112,7 @@ def _shards(dataset: Dataset, split: str) -> Iterator[Location]:
 def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise StorageError(f"a shard holds {len(encoded)} bytes that are no image; convert the dataset again")
+        raise StorageError(f"a shard holds {len(encoded)} bytes that are not an image; convert the dataset again")
     return np.asarray(image, np.uint8)
 
 

@@ -129,7 +129,7 @@ def test_a_node_whose_machine_is_taken_drains_and_leaves_when_its_work_has_left(
     _, log = watcher.communicate(timeout=30)
     assert watcher.returncode == 0, log
     assert log.count("does not answer (HTTP 503); trying again") == 2
-    assert "Google takes this spot machine back" in log
+    assert "Google reclaims this spot machine" in log
     assert taken.deadline_ms is not None
     assert 0 < taken.deadline_ms / 1000 - time.time() <= 25
     assert other.deadline_ms is None
@@ -140,7 +140,7 @@ def test_a_node_whose_machine_is_taken_drains_and_leaves_when_its_work_has_left(
 
     ray.kill(work)
     wait_until(lambda: not taken.record["Alive"], "the node has left")
-    assert "Google takes this spot machine back" in taken.record["DeathReasonMessage"]
+    assert "Google reclaims this spot machine" in taken.record["DeathReasonMessage"]
     assert other.record["Alive"]
 
 

@@ -51,7 +51,7 @@ def test_a_spot_machine_is_left_at_once_when_google_takes_it(server: MetadataSer
     wait_until_asked(server, 3)
     assert waiting.notice is None
     server.set("preempted", "TRUE")
-    assert waiting.end() == Notice("Google takes this spot machine back", 25)
+    assert waiting.end() == Notice("Google reclaims this spot machine", 25)
 
 
 def test_a_change_between_two_requests_is_not_missed(server: MetadataServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_a_metadata_server_that_was_there_and_is_gone_is_waited_for(monkeypatch:
     with metadata_server() as second:
         second.set("preempted", "TRUE")
         monkeypatch.setattr(watcher, "METADATA_HOST", second.host)
-        assert waiting.end() == Notice("Google takes this spot machine back", 25)
+        assert waiting.end() == Notice("Google reclaims this spot machine", 25)
 
 
 def test_outside_googles_cloud_the_watcher_ends_quietly(
@@ -106,7 +106,7 @@ def test_outside_googles_cloud_the_watcher_ends_quietly(
         monkeypatch.setattr(watcher.time, "sleep", lambda _: None)
         with caplog.at_level(logging.INFO):
             assert main([]) == 0
-    assert "there is nothing to watch" in caplog.messages[-1]
+    assert "nothing to watch" in caplog.messages[-1]
     assert "cannot be reached" in caplog.messages[-1]
 
 
@@ -171,4 +171,4 @@ def test_where_no_node_runs_there_is_nothing_to_drain(
     monkeypatch.setattr(watcher, "nodes_here", list)
     with caplog.at_level(logging.INFO):
         assert main(["--now"]) == 0
-    assert "there is nothing to drain" in caplog.messages[-1]
+    assert "nothing to drain" in caplog.messages[-1]

@@ -44,7 +44,7 @@ def test_an_image_that_only_one_model_predicted_is_an_error_that_names_it() -> N
         compare({"a": True}, {"a": True, "b": True})
     with pytest.raises(DataError, match="image b"):
         compare({"a": True, "b": False}, {"a": True})
-    with pytest.raises(DataError, match="without a prediction"):
+    with pytest.raises(DataError, match="without predictions"):
         compare({}, {})
 
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,30 @@ def test_the_names_of_models_and_the_sweep_on_the_page_are_taken() -> None:
     assert len(specs) > len(rows) - 1 > 0
     for spec in specs:
         assert parse_spec(spec.replace("URI", "/some/where"))
+
+
+def _found(path: str) -> Iterator[Path]:
+    for name in (path, f"{path}.py", f"lib/**/{path}"):
+        yield from [*(ROOT / "lib").glob(name), *ROOT.glob(name)]
+
+
+def test_every_file_and_name_in_the_tour_of_the_code_is_there() -> None:
+    text = (ROOT / "lib/README.md").read_text()
+    rooms = "|".join(sorted(folder.name for folder in (ROOT / "lib").iterdir() if folder.is_dir()))
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    paths = re.findall(rf"`((?:{rooms}|tests|jobs)/[\w/.*]*)`", text) + re.findall(r"`(\w+\.py)`", text)
+    assert len(table) > 20
+    assert len(paths) > 30
+    lost = [path for path in paths if not any(_found(path))]
+    assert [path for path in lost if path != "jobs/NAME.py"] == []
+    source = "".join(file.read_text() for file in (ROOT / "lib").rglob("*.py"))
+    constants = set(re.findall(r"`([A-Z][A-Z_]{3,})`", text))
+    assert constants
+    assert [name for name in constants if not re.search(rf"^{name}\b", source, re.MULTILINE)] == []
+
+
+def test_the_walk_in_the_tour_goes_through_modules_that_are_there() -> None:
+    [walk] = re.findall(r"## The walk of one TIFF\n\n```\n(.*?)```", (ROOT / "lib/README.md").read_text(), re.DOTALL)
+    steps = re.findall(r"^ \|  ([a-z]+/[\w/]+)", walk, re.MULTILINE)
+    assert len(steps) > 6
+    assert [step for step in steps if not (ROOT / "lib" / f"{step}.py").exists()] == []

@@ -202,7 +202,7 @@ def test_a_table_gives_label_split_and_group(tmp_path: Path) -> None:
     assert labels.place("b/c.tif") == Placement(label="lung", split="test", group=None)
     assert labels.place("d.tif") == Placement(exclusion="not_in_table")
     assert labels.place(".x.tif") == Placement(exclusion="hidden_file")
-    with pytest.raises(DataError, match=r"names 1 files that the source lacks, as 'b/c.tif'"):
+    with pytest.raises(DataError, match=r"names 1 files that are not in the source, for example 'b/c.tif'"):
         labels.refuse_missing_files(pa.array(["a.tif", "z.tif"]))
 
 
@@ -211,7 +211,7 @@ def test_a_table_gives_label_split_and_group(tmp_path: Path) -> None:
     [
         ("path,class\na.tif,liver\n", "has no column 'label'"),
         ("path,label\na.tif,\n", "line 2: label is empty"),
-        ("path,label\na.tif,liver\na.tif,lung\n", "line 3: 'a.tif' has a line already"),
+        ("path,label\na.tif,liver\na.tif,lung\n", "line 3: 'a.tif' is listed twice"),
         ("path,label,split\na.tif,liver,Test\n", "line 2: split is 'Test'"),
     ],
 )
@@ -221,6 +221,6 @@ def test_a_wrong_table_is_refused_by_its_line(tmp_path: Path, text: str, complai
 
 
 def test_labels_that_look_alike_are_named() -> None:
-    assert label_typos(["Liver", "liver", "lung", "skin"]) == ["labels 'Liver', 'liver' look like one and the same"]
+    assert label_typos(["Liver", "liver", "lung", "skin"]) == ["labels 'Liver', 'liver' look like the same class"]
     assert len(label_typos(["lung", "lung ", "fat\u00e9", "fate\u0301"])) == 2
     assert label_typos(["liver", "lung"]) == []

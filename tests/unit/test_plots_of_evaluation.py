@@ -96,7 +96,7 @@ def test_a_single_image_gives_pictures_that_say_there_is_nothing_to_compare(capt
     plots.roc_curves(actual, probabilities, names(3))
     plots.pr_curves(actual, probabilities, names(3))
     for figure in figures:
-        assert [text.get_text() for text in figure.axes[0].texts] == ["no class has images of both kinds"]
+        assert [text.get_text() for text in figure.axes[0].texts] == ["no class has both its own and other images"]
 
 
 def test_of_a_hundred_classes_only_the_three_worst_and_the_mean_are_named(captured: Figures) -> None:

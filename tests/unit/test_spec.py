@@ -60,8 +60,8 @@ def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -
         ("hub:output=pooled", "needs the folder of a SavedModel: hub:path=URI"),
         ("hub:path=/m,sha256=0", "unknown option 'sha256'; hub takes path, output"),
         ("vgg16:weights=/w.h5,sha256=abc", "sha256 is 'abc'; expected 64 hexadecimal digits"),
-        (f"vgg16:sha256={SHA256}", "sha256 is that of a weights file; it needs weights=URI"),
-        (f"vgg16:weights=none,sha256={SHA256}", "sha256 is that of a weights file; it needs weights=URI"),
+        (f"vgg16:sha256={SHA256}", "sha256 needs weights=URI, whose checksum it is"),
+        (f"vgg16:weights=none,sha256={SHA256}", "sha256 needs weights=URI, whose checksum it is"),
         ("saved:weights=none", "unknown option 'weights'; saved takes path"),
     ],
 )
@@ -120,7 +120,7 @@ def test_images_too_small_for_the_network_are_refused(text: str, smallest: int) 
 
 def test_a_missing_weights_file_is_refused(tmp_path: Path) -> None:
     spec = parse_spec(f"vgg16:weights={tmp_path}/w.h5")
-    with pytest.raises(SettingsError, match=f"there is no weights file {tmp_path}/w.h5"):
+    with pytest.raises(SettingsError, match=f"no weights file at {tmp_path}/w.h5"):
         check_spec(spec, 64)
     (tmp_path / "w.h5").write_bytes(b"weights")
     check_spec(spec, 64)

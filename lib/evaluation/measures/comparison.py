@@ -54,7 +54,7 @@ def compare(
     """
     ids = sorted(first.keys() | second.keys())
     if not ids:
-        raise DataError("two models without a prediction cannot be compared")
+        raise DataError("models without predictions cannot be compared")
     if unpaired := sorted(first.keys() ^ second.keys()):
         raise DataError(
             f"{len(unpaired)} of {len(ids)} images were predicted by only one of two models, for example image "

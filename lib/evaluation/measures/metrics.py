@@ -53,7 +53,7 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
         image), and where there is none.
 
     Raises:
-        ValueError: If there is no image, arrays or groups do not fit each other, or a probability is not a number.
+        ValueError: If there is no image, arrays or groups do not fit each other, or a probability is NaN.
 
     Source:
         scikit-learn's `precision_recall_fscore_support` with `zero_division=0`: a class that was never predicted has
@@ -113,7 +113,7 @@ def _check(actual: IntArray, probabilities: FloatArray, class_names: Sequence[st
     if probabilities.shape != expected:
         raise ValueError(f"probabilities of shape {probabilities.shape}; expected (images, classes), {expected}")
     if not np.isfinite(probabilities).all():
-        raise ValueError("a probability is not a number")
+        raise ValueError("a probability is NaN")
 
 
 def _areas(of_class: npt.NDArray[np.bool_], probability: FloatArray) -> dict[str, float | None]:

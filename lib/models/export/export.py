@@ -155,7 +155,7 @@ def _judge(config: ExportConfig, agreement: Agreement) -> None:
     """Refuse a file that is not the model; one that was quantised may differ, but not be nonsense."""
     logger.info("%s compared with model.keras: %s", FILES[config.format], agreement)
     if not agreement.finite:
-        raise TissueError(f"the exported {config.format} model gives probabilities that are not numbers")
+        raise TissueError(f"the exported {config.format} model gives probabilities that are NaN")
     if config.quantize == "none" and not agreement.is_the_same:
         raise TissueError(
             f"the exported {config.format} model is not the same as model.keras: {agreement}; "
