@@ -4,16 +4,14 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 
 import requests
 from pydantic import BaseModel, ValidationError
 
 from lib.errors import StorageError, one_line
-from lib.storage.faults import TransientStorageError
+from lib.storage.faults import TRANSIENT_STATUS, TransientStorageError
 
-TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-TOO_MANY_REQUESTS = 429
-FORBIDDEN, NOT_FOUND = 403, 404
 RATE_LIMIT_REASONS = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"})
 LOGIN = "`gcloud auth application-default login --scopes=https://www.googleapis.com/auth/drive,openid`"
 SHARE = "share the folder with {account}"
@@ -38,6 +36,14 @@ REMEDIES |= {
 }
 
 
+REMEDIES_BY_STATUS: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: REMEDIES["authError"],
+    HTTPStatus.FORBIDDEN: SHARE,
+    HTTPStatus.NOT_FOUND: REMEDIES["notFound"],
+}
+"""Where Drive gives no reason, or one that is not known here."""
+
+
 class DriveRefused(StorageError):  # noqa: N818 - a verdict, as ImageRefused is
     """Drive refused a request for good.
 
@@ -53,6 +59,11 @@ class DriveRefused(StorageError):  # noqa: N818 - a verdict, as ImageRefused is
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such thing, or it is not shared with this account."""
+        return self.status == HTTPStatus.NOT_FOUND
 
 
 class ContentChangedError(StorageError):
@@ -109,7 +120,8 @@ class Rejection:
     @property
     def is_too_many(self) -> bool:
         """Whether it says that there were too many requests."""
-        return self.status == TOO_MANY_REQUESTS or (self.status == FORBIDDEN and self.reason in RATE_LIMIT_REASONS)
+        is_limit = self.status == HTTPStatus.FORBIDDEN and self.reason in RATE_LIMIT_REASONS
+        return is_limit or self.status == HTTPStatus.TOO_MANY_REQUESTS
 
     def as_failure(self, subject: str, account: str) -> TransientStorageError | DriveRefused:
         """The exception to raise.
@@ -119,11 +131,10 @@ class Rejection:
             account: The address that Drive knows the credential by.
         """
         told = f"{self.message} ({self.status}{' ' if self.reason else ''}{self.reason})"
-        if self.is_too_many or self.status in TRANSIENT_STATUSES:
+        if self.is_too_many or self.status in TRANSIENT_STATUS:
             kind = "rate_limit" if self.is_too_many else f"http_{self.status}"
             return TransientStorageError(told, kind, asked_s=self.pause_s)
-        reason = self.reason if self.reason in REMEDIES else {NOT_FOUND: "notFound", 401: "authError"}.get(self.status)
-        remedy = REMEDIES.get(reason or "", SHARE if self.status == FORBIDDEN else "")
+        remedy = REMEDIES.get(self.reason) or REMEDIES_BY_STATUS.get(self.status, "")
         project = re.search(r"project (\S+)", self.message)
         advice = remedy.format(account=account, project=project.group(1) if project else "of the key")
         return DriveRefused(f"cannot {subject}: {told}{'; ' if advice else ''}{advice}", self.status, self.reason)

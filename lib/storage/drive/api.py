@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 
 from pydantic import AliasPath, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -24,8 +25,6 @@ FILES = "/drive/v3/files"
 FIELDS = "id,name,mimeType,size,md5Checksum,createdTime,parents,driveId,trashed,shortcutDetails(targetId)"
 PAGE_SIZE = 1000
 NAMES_A_QUERY, CHARACTERS_A_QUERY = 40, 3000
-PARTIAL_CONTENT = 206
-BAD_REQUEST, GONE, CONFLICT = 400, 410, 409
 LISTING_ATTEMPTS = 3
 
 
@@ -118,7 +117,7 @@ class DriveApi:
             try:
                 page = self.client.answer(call, PAGE)
             except DriveRefused as refusal:
-                if token and refusal.status in {BAD_REQUEST, GONE}:
+                if token and refusal.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.GONE}:
                     raise _TokenRefused(refusal) from refusal
                 raise
             if page.is_incomplete:
@@ -155,7 +154,7 @@ class DriveApi:
         def download() -> bytes:
             response = self.client.once(call)
             data = response.content
-            if not whole and response.status_code != PARTIAL_CONTENT:
+            if not whole and response.status_code != HTTPStatus.PARTIAL_CONTENT:
                 data = data[start:end]
             try:
                 verified_checksum(data, end - start, f"md5:{item.md5}" if whole and item.md5 else None)
@@ -183,7 +182,9 @@ class DriveApi:
             "mimeType": FOLDER_TYPE,
             "parents": [parent.id],
         }
-        accepted = frozenset({200, CONFLICT})  # a conflict: the attempt before this one has made it
+        accepted = frozenset(
+            {HTTPStatus.OK, HTTPStatus.CONFLICT}
+        )  # a conflict: the attempt before this one has made it
         self.client.send(json_call("POST", FILES, subject, content, accepted))
 
     def trash(self, item: Item, subject: str) -> None:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TypeVar
 
 import requests
@@ -20,7 +21,6 @@ from lib.storage.faults import LONGEST_ASKED_S, TransientStorageError
 UNITS_LIST, UNITS_DOWNLOAD, UNITS_WRITE, UNITS_OTHER = 100, 200, 50, 5
 """Quota units of a request. Source: https://developers.google.com/workspace/drive/api/guides/limits (May 2026)."""
 CONNECT_TIMEOUT_S = 20
-UNAUTHORIZED = 401
 
 ResultT = TypeVar("ResultT")
 
@@ -93,7 +93,7 @@ class DriveClient:
         """
         token = self.credential.token()
         response = self._exchange(call, token)
-        if response.status_code == UNAUTHORIZED:
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
             response = self._exchange(call, self.credential.token(rejected=token))
         if response.status_code in call.accepted:
             return response

@@ -15,7 +15,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from lib.errors import StorageError
-from lib.storage.drive.answers import NOT_FOUND, ContentChangedError, DriveRefused
+from lib.storage.drive.answers import ContentChangedError, DriveRefused
 from lib.storage.drive.api import DriveApi
 from lib.storage.drive.client import DriveClient
 from lib.storage.drive.credentials import DriveCredential
@@ -194,7 +194,7 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             except ContentChangedError:
                 pass  # since it was looked up: now its new content
             except DriveRefused as refusal:
-                if refusal.status != NOT_FOUND:
+                if not refusal.is_missing:
                     raise
         return self._read(path, self._tree.entry(path), start, end)
 

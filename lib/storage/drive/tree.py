@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from lib.errors import StorageError
-from lib.storage.drive.answers import NOT_FOUND, DriveRefused
+from lib.storage.drive.answers import DriveRefused
 from lib.storage.drive.api import DriveApi
 from lib.storage.drive.names import (
     BROKEN_SHORTCUT,
@@ -173,7 +173,7 @@ class DriveTree:
             try:
                 target = self._api.get(str(target.target_id), subject)
             except DriveRefused as refusal:
-                if refusal.status != NOT_FOUND:
+                if not refusal.is_missing:
                     raise
                 return Entry(item, item, BROKEN_SHORTCUT)
             if target.trashed:
@@ -203,7 +203,7 @@ class DriveTree:
         try:
             item = self._api.get(file_id, subject)
         except DriveRefused as refusal:
-            if refusal.status != NOT_FOUND:
+            if not refusal.is_missing:
                 raise
             return None
         return item if folder.id in item.parents and suffixed(item) == part and not item.trashed else None

@@ -7,20 +7,22 @@ Source: https://developers.google.com/workspace/drive/api/guides/manage-uploads#
 
 import json
 import re
+from http import HTTPStatus
 
 import requests
 
 from lib.errors import StorageError
 from lib.storage.checksum import md5
 from lib.storage.drive.answers import DriveRefused
-from lib.storage.drive.api import FIELDS, GONE, ITEM
+from lib.storage.drive.api import FIELDS, ITEM
 from lib.storage.drive.client import UNITS_WRITE, Call, DriveClient, parsed
 from lib.storage.drive.names import Item
 from lib.storage.faults import TransientStorageError
 
 UPLOADS = "/upload/drive/v3/files"
-OK, CREATED, RESUME_INCOMPLETE, NOT_FOUND = 200, 201, 308, 404
-ANSWERS = frozenset({OK, CREATED, RESUME_INCOMPLETE})
+RESUME_INCOMPLETE = 308
+"""What Google answers while bytes are missing; HTTP has come to use it for redirects."""
+ANSWERS = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, RESUME_INCOMPLETE})
 
 
 class Upload:
@@ -88,7 +90,7 @@ class Upload:
         try:
             return self._client.once(call)
         except DriveRefused as refusal:
-            if refusal.status in {NOT_FOUND, GONE}:
+            if refusal.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
                 self._session = None
                 raise TransientStorageError(
                     f"the upload session has ended ({refusal.status})", kind="upload_session"
