@@ -176,15 +176,9 @@ class DriveApi:
             StorageError: If it cannot be made.
         """
         call = Call("GET", f"{FILES}/generateIds", subject, UNITS_OTHER, {"count": "1"})
-        content = {
-            "id": self.client.answer(call, IDS).ids[0],
-            "name": name,
-            "mimeType": FOLDER_TYPE,
-            "parents": [parent.id],
-        }
-        accepted = frozenset(
-            {HTTPStatus.OK, HTTPStatus.CONFLICT}
-        )  # a conflict: the attempt before this one has made it
+        [new_id] = self.client.answer(call, IDS).ids
+        content = {"id": new_id, "name": name, "mimeType": FOLDER_TYPE, "parents": [parent.id]}
+        accepted = frozenset({HTTPStatus.OK, HTTPStatus.CONFLICT})  # conflict: an earlier attempt has made it
         self.client.send(json_call("POST", FILES, subject, content, accepted))
 
     def trash(self, item: Item, subject: str) -> None:
