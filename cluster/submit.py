@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
     from lib.config.base import Settings
+    from lib.folders.record import Completion
 
 ROOT = Path(__file__).parents[1]
 RUNTIME_ENV = ROOT / "cluster" / "runtime-env.yaml"
@@ -180,21 +181,20 @@ async def _print_log(client: "JobSubmissionClient", submission: str, printed: in
     return seen
 
 
-def completion(job: str, output: str) -> dict[str, Any] | None:
-    """The completion file of a job; None if there is none.
+def completion(job: str, output: str) -> "Completion | None":
+    """What the completion file of a job says; None if there is none.
 
     Raises:
         TissueError: If storage cannot be read from here.
     """
-    from lib.folders.markers import MARKERS
+    from lib.folders.markers import JOBS
+    from lib.folders.record import Completion
     from lib.storage.location import Location
 
-    [marker] = [marker for marker, writer in MARKERS.items() if writer == job]
-    file = Location(output) / marker
-    return dict(file.read_json()) if file.exists() else None
+    return Completion.of(JOBS[job], Location(output))
 
 
-def judge(ending: Ending, before: dict[str, Any] | None, after: dict[str, Any] | None) -> tuple[int, str]:
+def judge(ending: Ending, before: "Completion | None", after: "Completion | None") -> tuple[int, str]:
     """What became of a job, by storage rather than by Ray.
 
     Args:
@@ -214,16 +214,16 @@ def judge(ending: Ending, before: dict[str, Any] | None, after: dict[str, Any] |
         return ending.exit_code, f"it failed with exit code {ending.exit_code}"
     if after is None:
         return 1, f"{said}, but there is no completion file: it is not done"
-    return 0, f"done at {after.get('completed_at')}, by the completion file"
+    return 0, f"done at {after.completed_at}, by the completion file"
 
 
 def run(job: str, flags: list[str]) -> int:
     """Submit one job, and follow it to its end."""
     from lib.errors import TissueError
-    from lib.folders.markers import MARKERS
+    from lib.folders.markers import JOBS
 
     output = str(read_settings(job, flags).model_dump()["output"])
-    writes = job in MARKERS.values()
+    writes = job in JOBS
     before = after = None
     client = connect()
     if writes:

@@ -8,9 +8,9 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 """
 
 import sys
-from typing import Any
 
 from lib.config.fitting import TrainConfig
+from lib.folders.model import ModelRecord
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, training_summary
 from lib.training.trainer import train_model
@@ -21,7 +21,7 @@ def main(config: TrainConfig) -> Summary:
     return training_summary(_train(config), config.output)
 
 
-def _train(config: TrainConfig) -> dict[str, Any]:
+def _train(config: TrainConfig) -> ModelRecord:
     if config.sweep is None:
         return train_model(config)
     from lib.training.search.tune import search_model  # Ray Tune takes a second to import

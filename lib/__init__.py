@@ -1,1 +1,3 @@
 """Tissue images from storage to trained, evaluated and explained classifiers; see README.md in this folder."""
+
+__version__ = "0.1.0"

@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lib.config.images import ImageConfig, ListingConfig
+from lib.folders.dataset import DatasetRecord
+from lib.folders.manifest import DuplicateCounts, read_manifest
 from lib.folders.output import OutputFolder, read_complete
-from lib.folders.shards import DATASET_FILE
+from lib.folders.shards import ShardFile, read_shard, read_shard_names, shards_of
 from lib.ingest.duplicates import find_duplicates, with_checksums
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
@@ -28,7 +29,6 @@ from lib.ingest.tiff.ranges import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.runtime.logs import join_stage
 from lib.storage.location import Location
-from lib.storage.tables import read_table
 
 DECODED_SCHEMA = pa.schema(
     [
@@ -112,7 +112,7 @@ class ShardSource:
     """The accepted images of a complete dataset folder."""
 
     folder: Location
-    record: dict[str, Any]
+    record: DatasetRecord
 
     @classmethod
     def open(cls, folder: Location) -> "ShardSource":
@@ -121,51 +121,51 @@ class ShardSource:
         Raises:
             SettingsError: If the folder is not complete.
         """
-        return cls(folder, read_complete(folder, DATASET_FILE, made_by="convert"))
+        return cls(folder, read_complete(folder, DatasetRecord))
 
     @property
     def class_names(self) -> list[str]:
         """The classes in order; a label's number is its place here."""
-        return list(self.record["class_names"])
+        return self.record.class_names
 
     @property
     def image_size(self) -> int:
         """Side of the images in pixels."""
-        return int(self.record["image_size"])
+        return self.record.image_size
 
     @property
     def image_policy(self) -> ImageConfig:
         """How the TIFFs became these images."""
-        return ImageConfig.model_validate(self.record["image_policy"])
+        return self.record.image_policy
 
     @property
     def content_hash(self) -> str:
         """Identity of the content."""
-        return str(self.record["content_hash"])
+        return self.record.content_hash
 
     def checksums(self, splits: Sequence[str]) -> dict[str, str]:
         """The checksum of every image of some splits, by `image_id`."""
-        manifest = read_table(self.folder / "manifest.parquet", ["image_id", "checksum", "split", "verdict"])
+        manifest = read_manifest(self.folder, ["image_id", "checksum", "split", "verdict"])
         wanted = pc.and_(pc.is_in(manifest["split"], pa.array(splits)), pc.equal(manifest["verdict"], "accepted"))
         rows = manifest.filter(wanted)
         return dict(zip(rows["image_id"].to_pylist(), rows["checksum"].to_pylist(), strict=True))
 
     def count(self, split: str | None) -> int:
         """How many images a split has."""
-        return sum(shard["images"] for shard in self._shards(split))
+        return sum(shard.images for shard in self.record.shards if shard.split == split)
 
     def class_counts(self, split: str) -> list[int]:
         """Images of each class in a split."""
-        counts = self.record["counts_by_split"].get(split, {})
-        return [counts.get(name, {}).get("accepted", 0) for name in self.class_names]
+        counts = self.record.counts_by_split.get(split, {})
+        return [counts[name].accepted if name in counts else 0 for name in self.class_names]
 
     def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
         """One unit a shard: its file, and the rows of it that are asked for."""
         units = []
         for first, shard in self._numbered[split].between(start, stop):
-            begin, end = max(start - first, 0), min(stop - first, shard["images"])
+            begin, end = max(start - first, 0), min(stop - first, shard.images)
             rows = pa.array(range(begin, end), pa.int64())
-            files = pa.array([shard["file"]] * len(rows), pa.string())
+            files = pa.array([shard.file] * len(rows), pa.string())
             units.append(pa.table({"file": files, "row": rows, "position": pc.add(rows, first)}))
         return units
 
@@ -175,23 +175,19 @@ class ShardSource:
         Raises:
             StorageError: If the shard cannot be read.
         """
-        file = self.folder / "images" / unit["file"][0].as_py()
-        rows = file.read_parts(partial(pq.read_table, columns=NAMES[1:])).take(unit["row"])
+        rows = read_shard_names(shards_of(self.folder) / unit["file"][0].as_py(), NAMES[1:]).take(unit["row"])
         return rows.add_column(0, NAMES[0], unit["position"])
 
     @property
     def decoder(self) -> Decoder:
         """Reads a shard and decodes the wanted rows."""
-        return partial(_decode_shard, images=self.folder / "images")
-
-    def _shards(self, split: str | None) -> Iterator[dict[str, Any]]:
-        return (shard for shard in self.record["shards"] if shard["split"] == split)
+        return partial(_decode_shard, images=shards_of(self.folder))
 
     @cached_property
-    def _numbered(self) -> "dict[str | None, _Numbered[dict[str, Any]]]":
-        numbered: dict[str | None, _Numbered[dict[str, Any]]] = defaultdict(_Numbered)
-        for shard in self.record["shards"]:
-            numbered[shard["split"]].add(shard, shard["images"])
+    def _numbered(self) -> "dict[str | None, _Numbered[ShardFile]]":
+        numbered: dict[str | None, _Numbered[ShardFile]] = defaultdict(_Numbered)
+        for shard in self.record.shards:
+            numbered[shard.split].add(shard, shard.images)
         return numbered
 
 
@@ -215,14 +211,14 @@ class TiffSource:
 
     @classmethod
     def list_labelled(cls, folder: Location, images: ImageConfig, listing: ListingConfig) -> "TiffSource":
-        """List a training source (see `lib.folders.manifest.list_labelled` for what it raises)."""
+        """List a training source (see `lib.ingest.listing.list_labelled` for what it raises)."""
         return cls(folder, list_labelled(folder, listing), images.part(ImageConfig), listing.images_per_shard)
 
-    def with_ranges(self, output: OutputFolder) -> "TiffSource":
+    def with_ranges(self, output: OutputFolder[Any]) -> "TiffSource":
         """The source with the ranges of its sample values decided, once for the run that writes a folder."""
         return replace(self, config=with_ranges_of_run(output, self.folder, self.listing.images, self.config))
 
-    def count_duplicates(self, duplicates: str) -> dict[str, int]:
+    def count_duplicates(self, duplicates: str) -> DuplicateCounts:
         """Count the images of the same bytes before they are used.
 
         Where the listing states no checksums, images of equal size are read for that, also those for testing.
@@ -240,7 +236,7 @@ class TiffSource:
         found = find_duplicates(images)
         if duplicates == "refuse":
             found.refuse(self.folder)
-        return found.summary()
+        return found.counts
 
     @property
     def class_names(self) -> list[str]:
@@ -301,8 +297,8 @@ class TiffSource:
 def _decode_shard(unit: pa.Table, images: Location) -> pa.Table:
     join_stage("decode")
     cv2.setNumThreads(1)
-    data = (images / unit["file"][0].as_py()).read_bytes()
-    rows = pq.read_table(pa.BufferReader(data), columns=["image_id", "path", "label", "image"]).take(unit["row"])
+    shard = read_shard(images / unit["file"][0].as_py(), ["image_id", "path", "label", "image"])
+    rows = shard.take(unit["row"])
     pixels = [decode_jpeg(image).tobytes() for image in rows["image"].to_pylist()]
     return _decoded_table(rows.drop_columns(["image"]).to_pylist(), pixels, unit)
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.dataset.source import ShardSource
+from lib.folders.shards import read_shard, shards_of
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.runtime.ray_data import map_units, stream_tables, units_dataset
 from lib.storage.location import Location
-from lib.storage.tables import read_table
 
 THUMBNAIL_SCHEMA = pa.schema(
     [pa.field("image_id", pa.string(), nullable=False), pa.field("thumbnail", pa.binary(), nullable=False)]
@@ -34,7 +34,7 @@ def read_thumbnails(dataset: ShardSource, split: str, image_ids: Collection[str]
     """
     units = dataset.units(split, 0, dataset.count(split))
     arguments: dict[str, Any] = {
-        "images": dataset.folder / "images",
+        "images": shards_of(dataset.folder),
         "wanted": pa.array(sorted(image_ids)),
         "side": side,
     }
@@ -44,7 +44,7 @@ def read_thumbnails(dataset: ShardSource, split: str, image_ids: Collection[str]
 
 def _thumbnails(unit: pa.Table, images: Location, wanted: pa.Array, side: int) -> pa.Table:
     cv2.setNumThreads(1)
-    shard = read_table(images / unit["file"][0].as_py(), ["image_id", "image"])
+    shard = read_shard(images / unit["file"][0].as_py(), ["image_id", "image"])
     shard = shard.filter(pc.is_in(shard["image_id"], wanted))
     small = [_shrunk(data, side) for data in shard["image"].to_pylist()]
     return pa.table({"image_id": shard["image_id"], "thumbnail": small}, schema=THUMBNAIL_SCHEMA)

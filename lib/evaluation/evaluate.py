@@ -1,6 +1,6 @@
 """The evaluation folder: predictions of one split, metrics, plots, maps, the Projector, and what to doubt."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from lib.config.prediction import EvaluateConfig
 from lib.dataset.source import ShardSource
@@ -12,34 +12,37 @@ from lib.evaluation.predictor import predict_units
 from lib.evaluation.views.embeddings import resembling_training_images, show_embeddings
 from lib.evaluation.views.figures import draw_plots
 from lib.folders.checks import DESCRIPTORS
-from lib.folders.evaluation import EVALUATION_FILE, LABEL_ERRORS_FILE, METRICS_FILE, RESEMBLING_FILE
-from lib.folders.model import read_model_record, read_seen_images
-from lib.folders.output import OutputFolder
+from lib.folders.evaluation import (
+    LABEL_ERRORS_FILE,
+    METRICS_FILE,
+    RESEMBLING_FILE,
+    EvaluationRecord,
+    ProjectorRecord,
+)
+from lib.folders.model import ModelRecord, read_seen_images
+from lib.folders.output import OutputFolder, read_complete
 from lib.folders.predictions import Outcome, read_findings, read_predictions
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
 
-def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate_model(config: EvaluateConfig) -> EvaluationRecord:
     """Predict a split and measure, unless this very evaluation is already complete.
-
-    Returns:
-        The content of `evaluation.json`.
 
     Raises:
         SettingsError: If model or dataset are not complete folders, or do not fit each other.
         DataError: If the split has no image.
     """
     model, dataset = check_evaluation(config)
-    inputs = {"model_completed_at": model["completed_at"], "dataset_hash": dataset.content_hash}
-    folder = OutputFolder(Location(config.output), EVALUATION_FILE, config.identity(), inputs)
+    inputs = {"model_completed_at": model.completed_at, "dataset_hash": dataset.content_hash}
+    folder = OutputFolder(Location(config.output), EvaluationRecord, config.identity(), inputs)
     return folder.once(lambda: _evaluate(config, model, dataset, folder))
 
 
 def _evaluate(
-    config: EvaluateConfig, model: dict[str, Any], dataset: ShardSource, folder: OutputFolder
-) -> dict[str, Any]:
+    config: EvaluateConfig, model: ModelRecord, dataset: ShardSource, folder: OutputFolder[EvaluationRecord]
+) -> EvaluationRecord:
     work = predict_units(dataset, config.split, config)
     predictions = read_predictions(folder.location)
     if predictions.num_rows != dataset.count(config.split):
@@ -54,23 +57,23 @@ def _evaluate(
     draw_plots(outcome, metrics, maps, folder.location)
     findings = read_findings(folder.location)
     return folder.complete(
-        {
-            "name": model["name"],
-            "spec": model["spec"],
-            "model_dir": config.model_dir,
-            "dataset": config.dataset,
-            "dataset_hash": dataset.content_hash,
-            "split": config.split,
-            "class_names": model["class_names"],
-            "images": metrics["images"],
-            "metrics": metrics,
-            "unfamiliar": findings.unfamiliar,
-            "maps": list(config.maps),
-            "projector": {"points": maps.num_rows, "verified": True},
+        EvaluationRecord(
+            name=model.name,
+            spec=model.spec,
+            model_dir=config.model_dir,
+            dataset=config.dataset,
+            dataset_hash=dataset.content_hash,
+            split=config.split,
+            class_names=model.class_names,
+            images=metrics["images"],
+            metrics=metrics,
+            unfamiliar=findings.unfamiliar,
+            maps=list(config.maps),
+            projector=ProjectorRecord(points=maps.num_rows, verified=True),
             **_doubts(config, outcome, model, dataset),
-            "seconds": round(work.seconds, 3),
-            "images_per_s": round(work.images / work.seconds, 1),
-        }
+            seconds=round(work.seconds, 3),
+            images_per_s=round(work.images / work.seconds, 1),
+        )
     )
 
 
@@ -85,7 +88,15 @@ def _measure(outcome: Outcome, config: EvaluateConfig) -> dict[str, Any]:
     )
 
 
-def _doubts(config: EvaluateConfig, outcome: Outcome, model: dict[str, Any], dataset: ShardSource) -> dict[str, Any]:
+class _Doubts(TypedDict, total=False):
+    """What `evaluation.json` says of them."""
+
+    checks: str
+    label_errors: int
+    resembling: int
+
+
+def _doubts(config: EvaluateConfig, outcome: Outcome, model: ModelRecord, dataset: ShardSource) -> _Doubts:
     """Write what speaks against the data, and say how much of it there is and where."""
     output = Location(config.output)
     checks = Location(config.checks) if config.checks else output / "checks"
@@ -94,31 +105,31 @@ def _doubts(config: EvaluateConfig, outcome: Outcome, model: dict[str, Any], dat
     if config.split == "train":  # the model has learned these labels, wrong ones too
         candidates = candidates.slice(0, 0)
     write_table(candidates, output / LABEL_ERRORS_FILE)
-    counts = {"label_errors": candidates.num_rows}
-    if model.get("reference") and model["dataset_hash"] == dataset.content_hash and config.split != "train":
+    found: _Doubts = {"checks": checks.uri, "label_errors": candidates.num_rows}
+    if model.reference and model.dataset_hash == dataset.content_hash and config.split != "train":
         descriptors = read_table(checks / DESCRIPTORS)
         resembling = resembling_training_images(output, Location(config.model_dir), descriptors)
         write_table(resembling, output / RESEMBLING_FILE)
-        counts["resembling"] = resembling.num_rows
-    return {"checks": checks.uri, **counts}
+        found["resembling"] = resembling.num_rows
+    return found
 
 
-def check_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], ShardSource]:
+def check_evaluation(config: EvaluateConfig) -> tuple[ModelRecord, ShardSource]:
     """Open model and dataset, and refuse a dataset that the model cannot be measured on.
 
     Returns:
-        The content of `model.json`, and the dataset.
+        What `model.json` says, and the dataset.
 
     Raises:
         SettingsError: If one of the folders is not complete, or image size or classes differ.
         DataError: If the split has no image, or one that the model was trained on.
     """
-    model, dataset = read_model_record(Location(config.model_dir)), ShardSource.open(Location(config.dataset))
-    if model["image_size"] != dataset.image_size:
+    model, dataset = read_complete(Location(config.model_dir), ModelRecord), ShardSource.open(Location(config.dataset))
+    if model.image_size != dataset.image_size:
         raise SettingsError(
-            f"{config.model_dir} takes images of {model['image_size']} px; {config.dataset} has {dataset.image_size} px"
+            f"{config.model_dir} takes images of {model.image_size} px; {config.dataset} has {dataset.image_size} px"
         )
-    unknown = sorted(set(dataset.class_names) - set(model["class_names"]))
+    unknown = sorted(set(dataset.class_names) - set(model.class_names))
     if unknown:
         raise SettingsError(f"{config.model_dir} does not know class {unknown[0]!r} of {config.dataset}")
     if not dataset.count(config.split):
@@ -127,9 +138,9 @@ def check_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], ShardSourc
     return model, dataset
 
 
-def _refuse_seen_images(model: dict[str, Any], dataset: ShardSource, config: EvaluateConfig) -> None:
+def _refuse_seen_images(model: ModelRecord, dataset: ShardSource, config: EvaluateConfig) -> None:
     """A score on images that were trained on says nothing; it is computed only if that split is asked for by name."""
-    if config.split != "test" and model["dataset_hash"] == dataset.content_hash:
+    if config.split != "test" and model.dataset_hash == dataset.content_hash:
         return
     seen = {checksum for _, checksum in read_seen_images(Location(config.model_dir))}
     known = sum(checksum in seen for checksum in dataset.checksums([config.split]).values())

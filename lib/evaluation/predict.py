@@ -1,84 +1,78 @@
 """The predictions folder: what a model says of TIFFs that have no label."""
 
 import logging
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config.images import ImageConfig
 from lib.config.prediction import PredictConfig
 from lib.dataset.source import TiffSource
 from lib.evaluation.predictor import predict_units
-from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
-from lib.folders.model import read_model_record
-from lib.folders.output import OutputFolder
-from lib.folders.predictions import read_findings
+from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, write_manifest
+from lib.folders.model import ModelRecord
+from lib.folders.output import OutputFolder, read_complete
+from lib.folders.predictions import PredictionsRecord, read_findings
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.storage.location import Location
-from lib.storage.tables import write_table
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS_FILE = "predictions.json"
 MANY_UNFAMILIAR = 0.1
 
 
-def predict_images(config: PredictConfig) -> dict[str, Any]:
+def predict_images(config: PredictConfig) -> PredictionsRecord:
     """Predict every TIFF of a folder tree, decoded just as the model's training images were.
-
-    Returns:
-        The content of `predictions.json`.
 
     Raises:
         SettingsError: If the model folder is not complete, or the source has no TIFF.
         TooManyBadImagesError: If more images are refused than allowed; the manifest then names them.
     """
-    model, listing = read_model_record(Location(config.model_dir)), list_unlabelled(Location(config.source))
-    inputs = {"model_completed_at": model["completed_at"], "source_listing": listing.content_hash}
-    folder = OutputFolder(Location(config.output), PREDICTIONS_FILE, config.identity(), inputs)
+    model, listing = read_complete(Location(config.model_dir), ModelRecord), list_unlabelled(Location(config.source))
+    inputs = {"model_completed_at": model.completed_at, "source_listing": listing.content_hash}
+    folder = OutputFolder(Location(config.output), PredictionsRecord, config.identity(), inputs)
     return folder.once(lambda: _predict(config, model, listing, folder))
 
 
-def _predict(config: PredictConfig, model: dict[str, Any], listing: Listing, folder: OutputFolder) -> dict[str, Any]:
+def _predict(
+    config: PredictConfig, model: ModelRecord, listing: Listing, folder: OutputFolder[PredictionsRecord]
+) -> PredictionsRecord:
     source = source_for(model, Location(config.source), listing, config.images_per_shard)
     work = predict_units(source, None, config, config.min_confidence)
     findings = read_findings(folder.location)
     manifest = manifest_of(listing, findings.verdicts)
     accounting = Accounting.of(manifest, listing.ids)
-    write_table(manifest, folder.location / "manifest.parquet")
+    write_manifest(manifest, folder.location)
     accounting.refuse_too_many_bad(config.max_bad_fraction)
-    images = accounting.counts["accepted"]
+    images = accounting.counts.accepted
     warn_of_unfamiliar(findings.unfamiliar, images, config)
     return folder.complete(
-        {
-            "name": model["name"],
-            "class_names": model["class_names"],
-            "model_dir": config.model_dir,
-            "source": config.source,
-            "counts": accounting.counts,
-            "reasons": accounting.reasons,
-            "images": images,
-            "unfamiliar": findings.unfamiliar,
-            "abstained": findings.abstained,
-            "seconds": round(work.seconds, 3),
-            "images_per_s": round(work.images / work.seconds, 1),
-        }
+        PredictionsRecord(
+            name=model.name,
+            class_names=model.class_names,
+            model_dir=config.model_dir,
+            source=config.source,
+            counts=accounting.counts,
+            reasons=accounting.reasons,
+            images=images,
+            unfamiliar=findings.unfamiliar,
+            abstained=findings.abstained,
+            seconds=round(work.seconds, 3),
+            images_per_s=round(work.images / work.seconds, 1),
+        )
     )
 
 
-def source_for(model: dict[str, Any], folder: Location, listing: Listing, images_per_unit: int | None) -> TiffSource:
+def source_for(model: ModelRecord, folder: Location, listing: Listing, images_per_unit: int | None) -> TiffSource:
     """Listed TIFFs decoded as the training images of a model were, to the byte.
 
     Args:
-        model: The content of `model.json`.
+        model: Which predicts.
         folder: What the listed paths are relative to.
         listing: The files.
         images_per_unit: See `lib.config.images.UnitConfig.images_per_shard`.
     """
-    images = ImageConfig.model_validate(model["image_policy"])
-    encoding = model["image_encoding"]
-    return TiffSource(folder, listing, images, images_per_unit, encoding["quality"] if encoding else None)
+    quality = model.image_encoding.quality if model.image_encoding else None
+    return TiffSource(folder, listing, model.image_policy, images_per_unit, quality)
 
 
 def manifest_of(listing: Listing, verdicts: pa.Table) -> pa.Table:

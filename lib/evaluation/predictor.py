@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from lib.config.prediction import PredictionConfig
 from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
 from lib.dataset.source import ImageSource, image_array
-from lib.folders.model import read_model_record
+from lib.folders.model import ModelRecord
+from lib.folders.output import read_complete
 from lib.folders.predictions import (
     EMBEDDING_SCHEMA,
     EMBEDDINGS,
@@ -93,9 +94,9 @@ class Predictor:
         from lib.models.inference import Forward, views_of
 
         folder = Location(config.model_dir)
-        record, self._network = read_model_record(folder), load_network(folder)
-        self._class_names, self._output = record["class_names"], Location(config.output)
-        self._reference = Reference.read(folder, record)
+        record, self._network = read_complete(folder, ModelRecord), load_network(folder)
+        self._class_names, self._output = record.class_names, Location(config.output)
+        self._reference = Reference.read(folder, record.reference)
         self._columns = ExtraColumns(config.logits, min_confidence)
         network = keras.Model(self._network.input, [self._network.output, self._network.layers[-1].input])
         self._forward = Forward(network, config.predict_batch_size)

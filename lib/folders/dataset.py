@@ -1,22 +1,52 @@
-"""A dataset folder as the report shows it: the account of its files, and whether its splits are independent."""
+"""The dataset folder: `dataset.json`, the account of its files, and whether its splits are independent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
+from lib.config.images import ImageConfig
+from lib.folders.manifest import NOWHERE, SPLITS, VERDICTS, Counts, DuplicateCounts, VerdictCounts, read_manifest
+from lib.folders.output import read_complete
+from lib.folders.record import CompletionRecord
+from lib.folders.shards import ImageEncoding, ShardFile
 from lib.storage.location import Location
-from lib.storage.tables import read_table
 
-VERDICTS = ("accepted", "quarantined", "excluded")
-NOWHERE = "-"
-"""Stands for the split and the class of files that have none."""
 MOST_REFUSED = 200
 """Quarantined files that are listed; the page states how many more there are."""
-SPLITS = ("train", "validation", "test")
 COLUMNS = ["image_id", "path", "label", "split", "group", "checksum", "verdict", "reason", "detail"]
+
+
+class DatasetRecord(CompletionRecord):
+    """What a data set is made of."""
+
+    FILE: ClassVar[str] = "dataset.json"
+    JOB: ClassVar[str] = "convert"
+    PARTS: ClassVar[str] = "images"
+
+    class_names: list[str]
+    """In order; the number of a label is its place here."""
+    image_size: int
+    """Side of the images in pixels."""
+    image_policy: ImageConfig
+    """How the TIFFs became these images."""
+    encoding: ImageEncoding
+    source: str
+    """URI of the folder of TIFFs."""
+    counts: Counts
+    counts_by_split: dict[str, dict[str, VerdictCounts]]
+    """Files by split and label; those that have none stand under `NOWHERE`."""
+    reasons: dict[str, int]
+    """Files by reason code, the most frequent first."""
+    shards: list[ShardFile] = Field(default_factory=list)
+    """Those with accepted images."""
+    content_hash: str
+    """Changes when an image, its label, its split or its conversion changes."""
+    duplicates: DuplicateCounts | None = None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +99,7 @@ class Dataset:
 
     Attributes:
         uri: Where it is.
-        record: The content of `dataset.json`.
+        record: What `dataset.json` says.
         counts_by_class: One row a split and class, in the order of splits and classes.
         refused: The quarantined files that are shown.
         overlap: Whether the splits are independent.
@@ -77,16 +107,16 @@ class Dataset:
     """
 
     uri: str
-    record: dict[str, Any]
+    record: DatasetRecord
     counts_by_class: tuple[ClassCount, ...]
     refused: tuple[RefusedFile, ...]
     overlap: Overlap
     groups: Mapping[str, str | None]
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Files: listed, accepted, quarantined and excluded."""
-        return {name: int(count) for name, count in self.record["counts"].items()}
+    def counts(self) -> Counts:
+        """All files, by verdict."""
+        return self.record.counts
 
     @property
     def splits(self) -> list[str]:
@@ -111,37 +141,33 @@ class Dataset:
     def adds_up(self) -> bool:
         """Whether listed = accepted + quarantined + excluded, in all and summed over splits and classes."""
         total = self.count()
-        return total.listed == self.counts["listed"] and all(
-            getattr(total, verdict) == self.counts[verdict] for verdict in VERDICTS
-        )
+        return all(getattr(total, name) == getattr(self.counts, name) for name in ("listed", *VERDICTS))
 
 
-def read_dataset(folder: Location, record: dict[str, Any]) -> Dataset:
-    """Read the manifest of a complete dataset folder.
-
-    Args:
-        folder: The dataset folder.
-        record: The content of its `dataset.json`.
+def read_dataset(folder: Location) -> Dataset:
+    """Read a dataset folder.
 
     Raises:
-        StorageError: If the manifest cannot be read.
+        SettingsError: If it is not complete.
+        StorageError: If a file cannot be read.
     """
-    manifest = read_table(folder / "manifest.parquet", COLUMNS)
+    record = read_complete(folder, DatasetRecord)
+    manifest = read_manifest(folder, COLUMNS)
     accepted = manifest.filter(pc.equal(manifest["verdict"], "accepted"))
     return Dataset(
         uri=folder.uri,
         record=record,
-        counts_by_class=_class_counts(record["counts_by_split"]),
+        counts_by_class=_class_counts(record.counts_by_split),
         refused=_refused_files(manifest),
         overlap=find_overlap(manifest),
         groups=dict(zip(accepted["image_id"].to_pylist(), accepted["group"].to_pylist(), strict=True)),
     )
 
 
-def _class_counts(by_split: Mapping[str, Mapping[str, Mapping[str, int]]]) -> tuple[ClassCount, ...]:
+def _class_counts(by_split: Mapping[str, Mapping[str, VerdictCounts]]) -> tuple[ClassCount, ...]:
     order = [*SPLITS, *sorted(set(by_split) - set(SPLITS))]
     return tuple(
-        ClassCount(split, name, *(int(counts.get(key, 0)) for key in VERDICTS))
+        ClassCount(split, name, *(getattr(counts, verdict) for verdict in VERDICTS))
         for split in order
         for name, counts in sorted(by_split.get(split, {}).items())
     )

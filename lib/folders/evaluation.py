@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field, JsonValue
 
+from lib.folders.predictions import PREDICTIONS
+from lib.folders.record import CompletionRecord, Record
 from lib.storage.location import Location
 from lib.storage.tables import read_table
 
-EVALUATION_FILE, METRICS_FILE = "evaluation.json", "metrics.json"
+METRICS_FILE = "metrics.json"
 MOST_SHOWN = 30
 """Pairs and candidates shown with thumbnails; the page states how many more there are."""
 LABEL_ERRORS_FILE, RESEMBLING_FILE = "label_errors.parquet", "near_duplicates.parquet"
@@ -36,25 +39,46 @@ MAP_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class SweepTrial:
-    """One trial of the sweep that a model was chosen from; its numbers are of the validation images.
+class ProjectorRecord(Record):
+    """The Projector of an evaluation."""
 
-    Attributes:
-        number: In the order in which the trials were drawn, from 1.
-        parameters: What was tried, by setting.
-        val_loss: Of its best epoch; None if the loss never was a number.
-        val_accuracy: Of that epoch.
-        epochs: Epochs it was trained for.
-        pruned: Whether it was ended early, since others were better by then.
-    """
+    points: int
+    verified: bool
+    """That TensorBoard shows it."""
 
-    number: int
-    parameters: dict[str, Any]
-    val_loss: float | None
-    val_accuracy: float | None
-    epochs: int
-    pruned: bool
+
+class EvaluationRecord(CompletionRecord):
+    """What a model was measured on, and how it did."""
+
+    FILE: ClassVar[str] = "evaluation.json"
+    JOB: ClassVar[str] = "evaluate"
+    PARTS: ClassVar[str] = PREDICTIONS
+
+    name: str
+    """Of the model."""
+    spec: str
+    """Of the model."""
+    model_dir: str
+    dataset: str
+    """URI of the dataset folder."""
+    dataset_hash: str
+    split: str
+    class_names: list[str]
+    """Of the model, in order."""
+    images: int
+    metrics: dict[str, JsonValue]
+    unfamiliar: int | None = None
+    """Images far from all training images; None if the model has no reference."""
+    maps: list[MapKind] = Field(default_factory=list)
+    projector: ProjectorRecord | None = None
+    checks: str | None = None
+    """URI of the checks folder."""
+    label_errors: int | None = None
+    """Images whose label is doubtful."""
+    resembling: int | None = None
+    """Images that look like one that the model was trained on; None if that was not looked for."""
+    seconds: float
+    images_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,17 +92,6 @@ class Layouts:
 
     image_ids: list[str]
     places: Mapping[str, npt.NDArray[np.float32]]
-
-
-MOST_TRIALS = 10
-"""Trials of a sweep shown for each model; the page states how many more there are."""
-
-
-def read_trials(model_folder: Location) -> tuple[SweepTrial, ...]:
-    """The best trials of the sweep that a model was chosen from."""
-    rows = (model_folder / "sweep" / "leaderboard.json").read_json()["trials"][:MOST_TRIALS]
-    shared = ("parameters", "val_loss", "val_accuracy", "epochs", "pruned")
-    return tuple(SweepTrial(row["trial"], **{name: row[name] for name in shared}) for row in rows)
 
 
 def read_layouts(folder: Location) -> Layouts | None:

@@ -7,15 +7,57 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import ClassVar
 
 import psutil
 
 from lib.errors import SettingsError, StorageError
+from lib.folders.record import StoredRecord
 from lib.storage.location import Location
 
-WRITER_FILE = "writer.json"
 RENEWAL_S, EXPIRY_S = 20.0, 90.0
+
+
+class WriterRecord(StoredRecord):
+    """Who is writing into a folder."""
+
+    FILE: ClassVar[str] = "writer.json"
+
+    host: str
+    pid: int
+    process_started_at: float
+    """Unix time, to tell the process from a later one of the same number."""
+    started_at: str
+    """UTC, ISO 8601."""
+    renewed_at_unix_s: float
+    """When the writer was last known to live."""
+
+    @classmethod
+    def here(cls) -> "WriterRecord":
+        """This process, now."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_started_at=psutil.Process().create_time(),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            renewed_at_unix_s=time.time(),
+        )
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether it still is: by its process on this machine, by its last renewal on another."""
+        if self.host != socket.gethostname():
+            return time.time() - self.renewed_at_unix_s < EXPIRY_S
+        if self.pid == os.getpid():
+            return False  # an earlier attempt of this very process
+        try:
+            return bool(psutil.Process(self.pid).create_time() == self.process_started_at)
+        except psutil.NoSuchProcess:
+            return False
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"process {self.pid} on {self.host} since {self.started_at}"
 
 
 def refuse_second_writer(folder: Location) -> None:
@@ -26,14 +68,10 @@ def refuse_second_writer(folder: Location) -> None:
     Raises:
         SettingsError: Naming the other run.
     """
-    file = folder / WRITER_FILE
-    if not file.exists():
-        return
-    writer = file.read_json()
-    if writes(writer):
+    writer = WriterRecord.read_if_there(folder)
+    if writer is not None and writer.is_writing:
         raise SettingsError(
-            f"--output {folder.uri} is being written by process {writer['pid']} on {writer['host']} since "
-            f"{writer['started_at']}; wait for it, or choose another folder"
+            f"--output {folder.uri} is being written by {writer}; wait for it, or choose another folder"
         )
 
 
@@ -45,10 +83,8 @@ def only_writer(folder: Location) -> Iterator[None]:
         SettingsError: If another run is.
     """
     refuse_second_writer(folder)
-    writer = {"host": socket.gethostname(), "pid": os.getpid(), "process_started_at": psutil.Process().create_time()}
-    writer["started_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-    stop = threading.Event()
-    _renew(folder, writer)
+    writer, stop = WriterRecord.here(), threading.Event()
+    writer.write(folder)
     thread = threading.Thread(target=_keep_renewing, args=(folder, writer, stop), name="lease", daemon=True)
     thread.start()
     try:
@@ -56,28 +92,12 @@ def only_writer(folder: Location) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        (folder / WRITER_FILE).delete()
+        (folder / WriterRecord.FILE).delete()
 
 
-def _keep_renewing(folder: Location, writer: dict[str, Any], stop: threading.Event) -> None:
+def _keep_renewing(folder: Location, writer: WriterRecord, stop: threading.Event) -> None:
     while not stop.wait(RENEWAL_S):
         try:
-            _renew(folder, writer)
+            writer.model_copy(update={"renewed_at_unix_s": time.time()}).write(folder)
         except StorageError:  # storage that fails for long stops the run itself; here it only shortens the lease
             continue
-
-
-def _renew(folder: Location, writer: dict[str, Any]) -> None:
-    (folder / WRITER_FILE).write_json({**writer, "renewed_at_unix_s": time.time()})
-
-
-def writes(writer: dict[str, Any]) -> bool:
-    """Whether the run that a writer's file tells of is still writing."""
-    if writer["host"] != socket.gethostname():
-        return bool(time.time() - writer["renewed_at_unix_s"] < EXPIRY_S)
-    if writer["pid"] == os.getpid():
-        return False  # an earlier attempt of this very process
-    try:
-        return bool(psutil.Process(writer["pid"]).create_time() == writer["process_started_at"])
-    except psutil.NoSuchProcess:
-        return False

@@ -1,18 +1,26 @@
 """The completion file of each kind of output folder, and the job that writes it."""
 
-MARKERS = {
-    "sample.json": "sample",
-    "dataset.json": "convert",
-    "model.json": "train",
-    "checks.json": "checks",
-    "evaluation.json": "evaluate",
-    "predictions.json": "predict",
-    "export.json": "export",
-    "report.json": "report",
-    "pipeline.json": "pipeline",
-}
-"""The job that writes each completion file."""
+from lib.folders.checks import ChecksRecord
+from lib.folders.dataset import DatasetRecord
+from lib.folders.evaluation import EvaluationRecord
+from lib.folders.export_folder import ExportRecord
+from lib.folders.model import ModelRecord
+from lib.folders.pipeline_folder import PipelineRecord
+from lib.folders.predictions import PredictionsRecord
+from lib.folders.record import CompletionRecord
+from lib.folders.report_folder import ReportRecord
+from lib.folders.sample_folder import SampleRecord
 
-
-PARTS = {"convert": "images/", "evaluate": "predictions/", "predict": "predictions/", "train": "checkpoints/"}
-"""Where the files are that tell how far a job is."""
+KINDS: tuple[type[CompletionRecord], ...] = (
+    SampleRecord,
+    DatasetRecord,
+    ModelRecord,
+    ChecksRecord,
+    EvaluationRecord,
+    PredictionsRecord,
+    ExportRecord,
+    ReportRecord,
+    PipelineRecord,
+)
+MARKERS = {kind.FILE: kind for kind in KINDS}
+JOBS = {kind.JOB: kind for kind in KINDS}

@@ -1,37 +1,165 @@
 """The model folder: `model.keras`, what it means (`model.json`), and how it came about."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import JsonValue
 
-from lib.folders.output import read_complete
+from lib.config.images import ImageConfig
+from lib.folders.manifest import Counts, DuplicateCounts
+from lib.folders.record import CompletionRecord, Record
+from lib.folders.shards import ImageEncoding
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
-MODEL_FILE = "model.json"
 NETWORK_FILE = "model.keras"
 HISTORY_FILE = "history.parquet"
 CURVES_FILE = "curves.png"
 CURVES_SVG_FILE = "curves.svg"
 SEEN_FILE = "seen_images.parquet"
+REFERENCE_FILE = "reference.parquet"
+CHECKPOINTS = "checkpoints"
 FloatArray = npt.NDArray[np.float32]
 SeenImage = tuple[str, str]
 """`image_id`, which is unique within a data set only, and checksum."""
 SEEN_SCHEMA = pa.schema(
     [pa.field("image_id", pa.string(), nullable=False), pa.field("checksum", pa.string(), nullable=False)]
 )
+REFERENCE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # unit length; as many for every image
+    ]
+)
+HISTORY_SCHEMA = pa.schema(
+    [
+        pa.field("epoch", pa.int32(), nullable=False),  # from 1, over all phases
+        pa.field("phase", pa.string(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),
+        pa.field("accuracy", pa.float64(), nullable=False),
+        pa.field("val_loss", pa.float64()),
+        pa.field("val_accuracy", pa.float64()),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),  # validation included
+        pa.field("images_per_s", pa.float64(), nullable=False),  # over all workers, validation not included
+        pa.field("wait_share", pa.float64(), nullable=False),  # of the time of training, on rank 0
+    ]
+)
 
 
-def read_model_record(folder: Location) -> dict[str, Any]:
-    """The content of `model.json`.
+class Calibration(Record):
+    """The temperature by which the logits were divided, and what that does to the images that it was fitted on."""
 
-    Raises:
-        SettingsError: If the folder is not complete.
-    """
-    return read_complete(folder, MODEL_FILE, made_by="train")
+    temperature: float
+    """T; above 1 for a network that is too sure of itself."""
+    images: int
+    """How many images it was fitted on."""
+    loss_before: float
+    """Mean cross-entropy of the logits as they are, in nats."""
+    loss_after: float
+    """The same of logits / T."""
+    ece_before: float
+    """Expected calibration error of the logits as they are, in [0, 1]."""
+    ece_after: float
+    """The same of logits / T."""
+
+
+class ReferenceRecord(Record):
+    """By what an image is told to be unlike the training images."""
+
+    images: int
+    """In `reference.parquet`."""
+    neighbours: int
+    """The distance to which nearest of them counts."""
+    threshold: float
+    """The cosine distance beyond which an image is unfamiliar."""
+    quantile: float
+    """Of the distances of the validation images, at which the threshold lies."""
+    validation_images: int
+
+
+class BestEpoch(Record):
+    """The epoch that was kept; losses in nats, accuracies in [0, 1]."""
+
+    best_epoch: int
+    """From 1, over all phases."""
+    epochs: int
+    """That were trained."""
+    loss: float
+    accuracy: float
+    val_loss: float | None
+    """None without validation images."""
+    val_accuracy: float | None
+
+
+class SweepRecord(Record):
+    """The search that a model was chosen by."""
+
+    trials: int
+    pruned: int
+    """Of them, ended early."""
+    metric: str
+    """By which the best was chosen."""
+    best: int
+    """Its number."""
+    parameters: dict[str, JsonValue]
+    """What it tried, by setting."""
+
+
+class ModelRecord(CompletionRecord):
+    """What a model takes and returns, and how it came about."""
+
+    FILE: ClassVar[str] = "model.json"
+    JOB: ClassVar[str] = "train"
+    PARTS: ClassVar[str] = CHECKPOINTS
+
+    duplicates: DuplicateCounts | None = None
+    """Of a source that was streamed."""
+    world_size: int
+    """Workers that trained it."""
+    parameters: int
+    """Numbers in the network."""
+    images: int
+    """Training images."""
+    calibration: Calibration | None = None
+    """None without validation images."""
+    reference: ReferenceRecord | None = None
+    """None without validation images."""
+    metrics: BestEpoch
+    fit_seconds: float
+    """Of all epochs."""
+    images_per_s: float
+    """Median over the epochs."""
+    name: str
+    spec: str
+    """The SPEC that it was made from."""
+    class_names: list[str]
+    """In the order of the logits."""
+    image_size: int
+    """Side of its images in pixels."""
+    input: str
+    output: str
+    preprocessing: str
+    image_policy: ImageConfig
+    """How its training images were made from TIFFs."""
+    image_encoding: ImageEncoding | None
+    """How they were stored; None if they came straight from TIFFs."""
+    weights: str
+    """What the base started from: `imagenet`, `none` or a URI."""
+    weights_sha256: str | None = None
+    dataset_hash: str
+    counts: Counts | None = None
+    """Of a source that was streamed."""
+    seconds: float
+    sweep: SweepRecord | None = None
+    """None if it was trained alone."""
 
 
 def write_seen_images(seen: Iterable[SeenImage], folder: Location) -> None:
@@ -49,21 +177,6 @@ def read_seen_images(folder: Location) -> set[SeenImage]:
     """The images that a model, or one it was built on, was trained or validated on."""
     seen = read_table(folder / SEEN_FILE)
     return set(zip(seen["image_id"].to_pylist(), seen["checksum"].to_pylist(), strict=True))
-
-
-REFERENCE_FILE = "reference.parquet"
-
-
-REFERENCE_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("confidence", pa.float32(), nullable=False),
-        pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # unit length; as many for every image
-    ]
-)
 
 
 def write_reference(
@@ -87,17 +200,10 @@ def write_reference(
     write_table(pa.table(columns, schema=REFERENCE_SCHEMA), folder / REFERENCE_FILE)
 
 
-HISTORY_SCHEMA = pa.schema(
-    [
-        pa.field("epoch", pa.int32(), nullable=False),  # from 1, over all phases
-        pa.field("phase", pa.string(), nullable=False),
-        pa.field("loss", pa.float64(), nullable=False),
-        pa.field("accuracy", pa.float64(), nullable=False),
-        pa.field("val_loss", pa.float64()),
-        pa.field("val_accuracy", pa.float64()),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),  # validation included
-        pa.field("images_per_s", pa.float64(), nullable=False),  # over all workers, validation not included
-        pa.field("wait_share", pa.float64(), nullable=False),  # of the time of training, on rank 0
-    ]
-)
+def read_reference(folder: Location, columns: list[str]) -> pa.Table:
+    """Some columns of the reference images of a model.
+
+    Raises:
+        StorageError: If they cannot be read.
+    """
+    return read_table(folder / REFERENCE_FILE, columns)

@@ -6,20 +6,26 @@ a folder without its completion file.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import ClassVar, Generic, TypeVar
 
+from pydantic import Field, JsonValue
+
+from lib import __version__
 from lib.errors import SettingsError, StorageError, in_one_line
-from lib.folders.lease import WRITER_FILE, only_writer, refuse_second_writer
+from lib.folders.lease import WriterRecord, only_writer, refuse_second_writer
+from lib.folders.record import PACKAGE, CompletionRecord, Record, StoredRecord
 from lib.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
+RecordT = TypeVar("RecordT", bound=CompletionRecord)
+JsonObject = Mapping[str, JsonValue]
+
 VERSIONED_PACKAGES = (
     "ray",
     "tensorflow",
@@ -32,13 +38,39 @@ VERSIONED_PACKAGES = (
 )
 
 
+class Failure(Record):
+    """Why a run failed, and when."""
+
+    error: str
+    at: str
+
+
+class RunRecord(StoredRecord):
+    """A run that is under way, or was."""
+
+    FILE: ClassVar[str] = "run.json"
+
+    marker: str
+    """The completion file that it will write."""
+    settings: JsonObject = Field(default_factory=dict)
+    """See `OutputFolder.settings`."""
+    inputs: JsonObject = Field(default_factory=dict)
+    """See `OutputFolder.inputs`."""
+    measured: dict[str, str] = Field(default_factory=dict)
+    """What was measured on the inputs, to be measured once."""
+    stages: dict[str, str] = Field(default_factory=dict)
+    """Of a pipeline: the folders that it fills, each with its job."""
+    failed: Failure | None = None
+    """Set if its last attempt failed."""
+
+
 @dataclass(frozen=True)
-class OutputFolder:
+class OutputFolder(Generic[RecordT]):
     """A folder that one run of one job owns.
 
     Attributes:
         location: The folder.
-        marker: Name of the JSON file that makes it complete, as `dataset.json`.
+        kind: Of the record whose file makes it complete.
         settings: What the content depends on, JSON values only; another run with other settings is refused.
         inputs: Hashes of what the content is made from. A complete folder made from other inputs is refused too; one
             under way goes on with the new inputs.
@@ -47,13 +79,13 @@ class OutputFolder:
     """
 
     location: Location
-    marker: str
-    settings: dict[str, Any]
-    inputs: dict[str, Any] = field(default_factory=dict)
+    kind: type[RecordT]
+    settings: JsonObject
+    inputs: JsonObject = field(default_factory=dict)
     parts_name_their_inputs: bool = False
     may_update: bool = False
 
-    def begin(self) -> dict[str, Any] | None:
+    def begin(self) -> RecordT | None:
         """Take the folder, or find that this very run is already complete.
 
         Returns:
@@ -66,33 +98,33 @@ class OutputFolder:
             return self._found(self.record())
         self.location.check_writable()
         refuse_second_writer(self.location)
-        measured: dict[str, Any] = {}
-        if (self.location / RUN_FILE).exists():
-            measured = self._continue((self.location / RUN_FILE).read_json())
-        elif [file for file in self.location.list_files() if file.path != WRITER_FILE]:
+        measured: dict[str, str] = {}
+        if (begun := RunRecord.read_if_there(self.location)) is not None:
+            measured = self._continue(begun)
+        elif [file for file in self.location.list_files() if file.path != WriterRecord.FILE]:
             raise SettingsError(
-                f"--output {self.location.uri} is not empty and holds no {self.marker}; choose another folder"
+                f"--output {self.location.uri} is not empty and holds no {self.kind.FILE}; choose another folder"
             )
-        (self.location / RUN_FILE).write_json({**self._identity, "measured": measured})
+        self._run(measured).write(self.location)
         return None
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RecordT:
         """The completion record of a complete folder."""
-        return (self.location / self.marker).read_json()
+        return self.kind.read(self.location)
 
     def is_complete(self) -> bool:
         """Whether the completion file exists."""
-        return (self.location / self.marker).exists()
+        return (self.location / self.kind.FILE).exists()
 
-    def _found(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        if self.may_update and record.get("inputs") != self.inputs:
-            self._refuse_other(record, {**self._identity, "inputs": record.get("inputs")})
+    def _found(self, record: RecordT) -> RecordT | None:
+        if self.may_update and record.inputs != self.inputs:
+            self._refuse_other(record, record.inputs)
             refuse_second_writer(self.location)
             return None
-        self._refuse_other(record, self._identity)
+        self._refuse_other(record, self.inputs)
         return record
 
-    def once(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def once(self, work: Callable[[], RecordT]) -> RecordT:
         """The completion record: that of this very run if the folder is complete, or else what `work` returns.
 
         Args:
@@ -107,60 +139,58 @@ class OutputFolder:
         with only_writer(self.location), failures_noted(self.location):
             return work()
 
-    def measured_once(self, name: str, measure: Callable[[], Any]) -> Any:
+    def measured_once(self, name: str, measure: Callable[[], str]) -> str:
         """What was measured on the inputs of this run: when it was begun, or now.
 
         Args:
             name: What it is.
-            measure: Finds it; the result is a JSON value.
+            measure: Finds it.
         """
         if self.is_complete():  # and brought up to date, which is not written down
             return measure()
-        run = self.location / RUN_FILE
-        begun = run.read_json()
-        if name not in begun["measured"]:
-            begun["measured"][name] = measure()
-            run.write_json(begun)
-        return begun["measured"][name]
+        begun = RunRecord.read(self.location)
+        if name not in begun.measured:
+            begun = begun.model_copy(update={"measured": begun.measured | {name: measure()}})
+            begun.write(self.location)
+        return begun.measured[name]
 
-    @property
-    def _identity(self) -> dict[str, Any]:
-        return {"marker": self.marker, "settings": self.settings, "inputs": self.inputs}
+    def _run(self, measured: dict[str, str]) -> RunRecord:
+        return RunRecord(marker=self.kind.FILE, settings=self.settings, inputs=self.inputs, measured=measured)
 
-    def _continue(self, begun: dict[str, Any]) -> dict[str, Any]:
+    def _continue(self, begun: RunRecord) -> dict[str, str]:
         """What an interrupted start of this run has measured that still holds."""
-        self._refuse_other(begun, {**self._identity, "inputs": begun.get("inputs")})
-        if begun.get("inputs") == self.inputs:
-            return dict(begun.get("measured", {}))
+        self._refuse_other(begun, begun.inputs)
+        if begun.inputs == self.inputs:
+            return begun.measured
         logger.warning("%s: its inputs have changed since this run began", self.location.uri)
         if not self.parts_name_their_inputs:
             self.location.delete()
         return {}
 
-    def complete(self, record: dict[str, Any]) -> dict[str, Any]:
+    def complete(self, record: RecordT) -> RecordT:
         """Write the completion file: the record, the settings, the versions and the time."""
-        content = {
-            **record,
-            **self._identity,
-            "versions": package_versions(),
-            "completed_at": now(),
-        }
+        completed = record.model_copy(
+            update={
+                "marker": self.kind.FILE,
+                "settings": self.settings,
+                "inputs": self.inputs,
+                "versions": package_versions(),
+                "completed_at": now(),
+            }
+        )
         self.location.delete_partials()
-        (self.location / self.marker).write_json(content)
-        (self.location / RUN_FILE).delete()
-        return content
+        completed.write(self.location)
+        (self.location / RunRecord.FILE).delete()
+        return completed
 
-    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
-        there, here = _flat(found), _flat(expected)
+    def _refuse_other(self, found: CompletionRecord | RunRecord, inputs: JsonObject) -> None:
+        """Stop if the folder has another marker or other settings, or was not made from these inputs."""
+        there = {"marker": found.marker, **found.settings, **found.inputs}
+        here = {"marker": self.kind.FILE, **self.settings, **inputs}
         different = sorted(key for key in there | here if there.get(key) != here.get(key))
         if different:
             shown = ", ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in different[:3])
             raise SettingsError(f"--output {self.location.uri} holds another run ({shown}); choose another folder")
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """What tells one run from another: the marker, each setting and each input."""
-    return {"marker": record.get("marker"), **(record.get("settings") or {}), **(record.get("inputs") or {})}
 
 
 @contextmanager
@@ -169,23 +199,24 @@ def failures_noted(folder: Location) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        failed = {"error": in_one_line(error), "at": now()}
+        failed = Failure(error=in_one_line(error), at=now())
         with suppress(StorageError):  # what has failed already matters more
-            (folder / RUN_FILE).write_json({**(folder / RUN_FILE).read_json(), "failed": failed})
+            RunRecord.read(folder).model_copy(update={"failed": failed}).write(folder)
         raise
 
 
-def read_complete(location: Location, marker: str, made_by: str) -> dict[str, Any]:
+def read_complete(location: Location, kind: type[RecordT]) -> RecordT:
     """The completion record of an input folder.
 
     Raises:
-        SettingsError: If the folder is not complete.
+        SettingsError: If the folder is not complete, or a newer version wrote it.
+        StorageError: If its completion file cannot be read.
     """
-    if not (location / marker).exists():
+    if not (location / kind.FILE).exists():
         raise SettingsError(
-            f"{location.uri} is not a complete folder: {marker} is missing; make it with `python -m jobs.{made_by}`"
+            f"{location.uri} is not a complete folder: {kind.FILE} is missing; make it with `{kind.command()}`"
         )
-    return (location / marker).read_json()
+    return kind.read(location)
 
 
 def now() -> str:
@@ -194,5 +225,5 @@ def now() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """The installed version of every package that the content of an output depends on."""
-    return {name: version(name) for name in VERSIONED_PACKAGES}
+    """The version of this library, and of every package that the content of an output depends on."""
+    return {**{name: version(name) for name in VERSIONED_PACKAGES}, PACKAGE: __version__}

@@ -1,22 +1,64 @@
-"""What a prediction file says in its footer: the verdict on each image of its unit, and how many are doubtful.
+"""Predictions: the tables of an evaluation or predictions folder, and `predictions.json`.
 
-So predictions and account are one object, written in one step, and the account is read without the predictions.
+A file of predictions says in its footer the verdict on each image of its unit, and how many are doubtful. So
+predictions and account are one object, written in one step, and the account is read without the predictions.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.folders.manifest import Counts, read_manifest
+from lib.folders.model import ModelRecord
+from lib.folders.record import CompletionRecord
 from lib.storage.location import Location
 from lib.storage.tables import footer, read_table
 
+PREDICTIONS, EMBEDDINGS, GRAD_CAM = "predictions", "embeddings", "grad_cam"
+"""Folders of tables, a file a unit."""
+PREDICTION_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("correct", pa.bool_()),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in class_names order, sum 1
+        pa.field("feature_distance", pa.float32()),  # see `Reference`; null if the model has none
+        pa.field("unfamiliar", pa.bool_()),
+    ]
+)
+LOGIT_SCHEMA = PREDICTION_SCHEMA.append(pa.field("logits", pa.list_(pa.float32()), nullable=False))
+"""With `--logits`: in class_names order, the mean over the views."""
+_ABSTAINED = pa.field("abstained", pa.bool_(), nullable=False)
+
+
+ABSTAINING_SCHEMA, ABSTAINING_LOGIT_SCHEMA = PREDICTION_SCHEMA.append(_ABSTAINED), LOGIT_SCHEMA.append(_ABSTAINED)
+"""Of the job `predict`: whether the confidence is below `--min-confidence`."""
+EMBEDDING_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # the input of the last layer
+    ]
+)
+GRAD_CAM_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),  # JPEG of what the network saw
+        pa.field("heatmap", pa.binary(), nullable=False),  # PNG, 8-bit gray, of what spoke for `predicted`
+    ]
+)
 VERDICT_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -27,7 +69,53 @@ VERDICT_SCHEMA = pa.schema(
 )
 VERDICTS_KEY, COUNTS_KEY = b"verdicts", b"counts"
 COUNTED = ("unfamiliar", "abstained")
-PREDICTIONS = "predictions"
+
+
+class PredictionsRecord(CompletionRecord):
+    """What a model was asked to predict, and how sure it was."""
+
+    FILE: ClassVar[str] = "predictions.json"
+    JOB: ClassVar[str] = "predict"
+    PARTS: ClassVar[str] = PREDICTIONS
+
+    name: str
+    """Of the model."""
+    class_names: list[str]
+    """Of the model, in order."""
+    model_dir: str
+    source: str
+    """URI of the folder of TIFFs."""
+    counts: Counts
+    reasons: dict[str, int]
+    """Files by reason code, the most frequent first."""
+    images: int
+    """That were predicted."""
+    unfamiliar: int | None = None
+    """Images far from all training images; None if the model has no reference."""
+    abstained: int | None = None
+    """Images for which the model abstains."""
+    seconds: float
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class ExtraColumns:
+    """What predictions have beside the columns of `PREDICTION_SCHEMA`.
+
+    Attributes:
+        logits: Whether they have the logits.
+        min_confidence: Confidence below which the model abstains; None for predictions that do not say so.
+    """
+
+    logits: bool = False
+    min_confidence: float | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema with these columns."""
+        if self.min_confidence is None:
+            return LOGIT_SCHEMA if self.logits else PREDICTION_SCHEMA
+        return ABSTAINING_LOGIT_SCHEMA if self.logits else ABSTAINING_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -82,81 +170,9 @@ def _total(counts: list[dict[str, int | None]], name: str) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-PREDICTION_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("correct", pa.bool_()),
-        pa.field("confidence", pa.float32(), nullable=False),
-        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in class_names order, sum 1
-        pa.field("feature_distance", pa.float32()),  # see `Reference`; null if the model has none
-        pa.field("unfamiliar", pa.bool_()),
-    ]
-)
-
-
-LOGIT_SCHEMA = PREDICTION_SCHEMA.append(pa.field("logits", pa.list_(pa.float32()), nullable=False))
-"""With `--logits`: in class_names order, the mean over the views."""
-
-
-_ABSTAINED = pa.field("abstained", pa.bool_(), nullable=False)
-
-
-ABSTAINING_SCHEMA, ABSTAINING_LOGIT_SCHEMA = PREDICTION_SCHEMA.append(_ABSTAINED), LOGIT_SCHEMA.append(_ABSTAINED)
-"""Of the job `predict`: whether the confidence is below `--min-confidence`."""
-
-
-EMBEDDING_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # the input of the last layer
-    ]
-)
-
-
-EMBEDDINGS = "embeddings"
-
-
-@dataclass(frozen=True)
-class ExtraColumns:
-    """What predictions have beside the columns of `PREDICTION_SCHEMA`.
-
-    Attributes:
-        logits: Whether they have the logits.
-        min_confidence: Confidence below which the model abstains; None for predictions that do not say so.
-    """
-
-    logits: bool = False
-    min_confidence: float | None = None
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The schema with these columns."""
-        if self.min_confidence is None:
-            return LOGIT_SCHEMA if self.logits else PREDICTION_SCHEMA
-        return ABSTAINING_LOGIT_SCHEMA if self.logits else ABSTAINING_SCHEMA
-
-
 def read_predictions(output: Location) -> pa.Table:
     """All predictions below a folder, in the order of the data set."""
     return read_table(output / PREDICTIONS)
-
-
-GRAD_CAM_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("predicted", pa.string(), nullable=False),
-        pa.field("confidence", pa.float32(), nullable=False),
-        pa.field("image", pa.binary(), nullable=False),  # JPEG of what the network saw
-        pa.field("heatmap", pa.binary(), nullable=False),  # PNG, 8-bit gray, of what spoke for `predicted`
-    ]
-)
-
-
-GRAD_CAM = "grad_cam"
 
 
 def read_grad_cam(output: Location) -> pa.Table:
@@ -237,18 +253,17 @@ class Outcome:
     temperature: float | None
 
     @classmethod
-    def of(cls, predictions: pa.Table, model: Mapping[str, Any], dataset: Location, split: str) -> "Outcome":
+    def of(cls, predictions: pa.Table, model: ModelRecord, dataset: Location, split: str) -> "Outcome":
         """The outcome of one evaluation.
 
         Args:
             predictions: Of the split.
-            model: The content of `model.json`.
+            model: Which predicted.
             dataset: The dataset folder, whose manifest knows the groups.
             split: Which was predicted.
         """
-        calibration = model.get("calibration")
-        temperature = None if calibration is None else float(calibration["temperature"])
-        return cls(predictions, list(model["class_names"]), _groups(dataset, split), temperature)
+        temperature = model.calibration.temperature if model.calibration else None
+        return cls(predictions, model.class_names, _groups(dataset, split), temperature)
 
     @cached_property
     def actual(self) -> npt.NDArray[np.int64]:
@@ -284,6 +299,6 @@ class Outcome:
 
 
 def _groups(dataset: Location, split: str) -> dict[str, str | None]:
-    manifest = read_table(dataset / "manifest.parquet", ["image_id", "group", "split"])
+    manifest = read_manifest(dataset, ["image_id", "group", "split"])
     rows = manifest.filter(pc.equal(manifest["split"], split))
     return dict(zip(rows["image_id"].to_pylist(), rows["group"].to_pylist(), strict=True))

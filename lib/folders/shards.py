@@ -5,15 +5,18 @@ So shard and account are one object, written in one step: a shard that exists is
 
 import hashlib
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lib.errors import StorageError
 from lib.folders.manifest import MANIFEST_SCHEMA
+from lib.folders.record import Record
 from lib.storage.location import Location
-from lib.storage.tables import footer, read_table, write_table
+from lib.storage.tables import footer, read_table_file, write_table
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -29,8 +32,28 @@ SHARD_SCHEMA = pa.schema(
 )
 SHARD_NAME_TYPE = pa.dictionary(pa.int32(), pa.string())
 """The name once and not in each row: beside a million rows it would be the longest column but for their paths."""
-DATASET_FILE = "dataset.json"
 VERDICTS_KEY = b"verdicts"
+
+
+class ImageEncoding(Record):
+    """How the images of shards are encoded."""
+
+    format: str
+    quality: int
+    """Of a JPEG, 1 to 100."""
+
+
+class ShardFile(Record):
+    """One shard, as `dataset.json` lists it."""
+
+    file: str
+    split: str
+    images: int
+
+
+def shards_of(dataset: Location) -> Location:
+    """The folder of shards of a dataset folder."""
+    return dataset / "images"
 
 
 def write_shard(images: list[dict[str, Any]], verdicts: pa.Table, location: Location) -> None:
@@ -50,13 +73,22 @@ def shard_column(shard: str, rows: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([shard], pa.string()))
 
 
-def read_shard(location: Location) -> pa.Table:
-    """The images of a shard (`SHARD_SCHEMA`).
+def read_shard(location: Location, columns: list[str] | None = None) -> pa.Table:
+    """The images of a shard (`SHARD_SCHEMA`), or some columns of it.
 
     Raises:
         StorageError: If it cannot be read as Parquet.
     """
-    return read_table(location)
+    return read_table_file(location, columns)
+
+
+def read_shard_names(location: Location, columns: list[str]) -> pa.Table:
+    """Some columns of a shard, fetched without the others.
+
+    Raises:
+        StorageError: If it cannot be read.
+    """
+    return location.read_parts(partial(pq.read_table, columns=columns))
 
 
 def read_verdicts(location: Location) -> pa.Table:

@@ -1,17 +1,20 @@
-"""How the trials of a sweep ended, the best first."""
+"""The sweep of a model folder: how each trial ended, and the leaderboard, the best first."""
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import pyarrow as pa
+from pydantic import Field, JsonValue
 
+from lib.folders.record import Record, StoredRecord
 from lib.storage.location import Location
 from lib.storage.tables import write_table
 
-TRIAL_FILE = "trial.json"
-"""Says, in the folder of a trial, that it is over."""
+SWEEP, TRIALS = "sweep", "trials"
+LEADERBOARD_TABLE = "leaderboard.parquet"
+MOST_TRIALS = 10
+"""Trials of a sweep shown for each model; the page states how many more there are."""
 LEADERBOARD_SCHEMA = pa.schema(
     [
         pa.field("trial", pa.int32(), nullable=False),  # from 1, in the order in which they were drawn
@@ -26,52 +29,56 @@ LEADERBOARD_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """How one trial ended: a row of the leaderboard.
-
-    Attributes:
-        trial: Its number.
-        parameters: What was tried.
-        val_loss: Of its best epoch on the validation images; None if the loss never was a number.
-        val_accuracy: Of that epoch.
-        best_epoch: That epoch, from 1.
-        epochs: Epochs it was trained for.
-        pruned: Whether it was ended early, since others were better by then.
-        seconds: Of its epochs.
-        curve: Its epochs, and by which number it was compared after each.
-    """
+class TrialResult(Record):
+    """How one trial ended; its numbers are of the validation images."""
 
     trial: int
-    parameters: dict[str, Any]
+    """Its number, from 1, in the order in which the trials were drawn."""
+    parameters: dict[str, JsonValue]
+    """What was tried, by setting."""
     val_loss: float | None
+    """Of its best epoch, in nats; None if the loss never was a number."""
     val_accuracy: float | None
+    """Of that epoch, in [0, 1]."""
     best_epoch: int | None
+    """That epoch, from 1."""
     epochs: int
+    """Epochs it was trained for."""
     pruned: bool
+    """Whether it was ended early, since others were better by then."""
     seconds: float
-    curve: list[tuple[int, float]] = field(default_factory=list)
+    """Of its epochs."""
+
+
+class TrialRecord(StoredRecord, TrialResult):
+    """Says, in the folder of a trial, that it is over."""
+
+    FILE: ClassVar[str] = "trial.json"
+
+    curve: list[tuple[int, float]] = Field(default_factory=list)
+    """Its epochs, and by which number it was compared after each."""
 
     @property
-    def row(self) -> dict[str, Any]:
+    def result(self) -> TrialResult:
         """Without its curve."""
-        return {name: value for name, value in asdict(self).items() if name != "curve"}
-
-    def write(self, folder: Location) -> None:
-        """Say in the folder of the trial that it is over."""
-        (folder / TRIAL_FILE).write_json(asdict(self))
+        return TrialResult.model_validate(self.model_dump(exclude={"curve"}))
 
 
-def read_result(folder: Location) -> TrialResult | None:
-    """How a trial ended; None if it is not over."""
-    file = folder / TRIAL_FILE
-    return TrialResult(**file.read_json()) if file.exists() else None
+class Leaderboard(StoredRecord):
+    """All trials of a sweep."""
+
+    FILE: ClassVar[str] = "leaderboard.json"
+
+    metric: str
+    """By which they are compared."""
+    trials: list[TrialResult]
+    """The best first."""
 
 
-def rank(results: Iterable[TrialResult], metric: str) -> list[TrialResult]:
+def rank(results: Iterable[TrialRecord], metric: str) -> list[TrialRecord]:
     """The best first: those that were trained to their end, then the pruned ones, then those without a number."""
 
-    def key(result: TrialResult) -> tuple[bool, bool, float, int]:
+    def key(result: TrialRecord) -> tuple[bool, bool, float, int]:
         value = getattr(result, metric)
         falling = 0.0 if value is None else value if metric == "val_loss" else -value
         return result.val_loss is None, result.pruned, falling, result.trial
@@ -79,9 +86,18 @@ def rank(results: Iterable[TrialResult], metric: str) -> list[TrialResult]:
     return sorted(results, key=key)
 
 
-def write_leaderboard(ranked: list[TrialResult], metric: str, folder: Location) -> None:
-    """Write `leaderboard.parquet` for programs, and `leaderboard.json`."""
-    rows = [result.row for result in ranked]
-    as_text = [row | {"parameters": json.dumps(row["parameters"], ensure_ascii=False)} for row in rows]
-    write_table(pa.Table.from_pylist(as_text, schema=LEADERBOARD_SCHEMA), folder / "leaderboard.parquet")
-    (folder / "leaderboard.json").write_json({"metric": metric, "trials": rows})
+def write_leaderboard(ranked: list[TrialRecord], metric: str, model_folder: Location) -> None:
+    """Write the leaderboard into a model folder, as JSON and as a table for programs."""
+    leaderboard = Leaderboard(metric=metric, trials=[trial.result for trial in ranked])
+    rows = [
+        trial.as_json() | {"parameters": json.dumps(trial.parameters, ensure_ascii=False)}
+        for trial in leaderboard.trials
+    ]
+    table = pa.Table.from_pylist(rows, schema=LEADERBOARD_SCHEMA)
+    write_table(table, model_folder / SWEEP / LEADERBOARD_TABLE)
+    leaderboard.write(model_folder / SWEEP)
+
+
+def read_best_trials(model_folder: Location) -> tuple[TrialResult, ...]:
+    """The best trials of the sweep that a model was chosen from, the best first."""
+    return tuple(Leaderboard.read(model_folder / SWEEP).trials[:MOST_TRIALS])

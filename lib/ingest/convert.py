@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig
 from lib.errors import DataError
-from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest
+from lib.folders.dataset import DatasetRecord
+from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest, write_manifest
 from lib.folders.output import OutputFolder
-from lib.folders.shards import DATASET_FILE, read_verdicts, write_shard
+from lib.folders.shards import ImageEncoding, ShardFile, read_verdicts, shards_of, write_shard
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
@@ -24,17 +25,13 @@ from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
-from lib.storage.tables import write_table
 
 
-def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[str, Any]:
+def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> DatasetRecord:
     """Convert every image under the source and account for each of them; what is already done is not done again.
 
     Args:
         needs_test: Whether a source without test images is refused.
-
-    Returns:
-        The content of `dataset.json`.
 
     Raises:
         SettingsError: If the source is missing or empty, or the output holds another run.
@@ -48,7 +45,7 @@ def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[s
     inputs = {"source_listing": listing.content_hash}
     folder = OutputFolder(
         Location(config.output),
-        DATASET_FILE,
+        DatasetRecord,
         config.identity(),
         inputs,
         parts_name_their_inputs=True,
@@ -57,12 +54,11 @@ def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> dict[s
     return folder.once(lambda: _convert_listing(config, listing, folder))
 
 
-def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFolder) -> dict[str, Any]:
-    output = folder.location
+def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFolder[DatasetRecord]) -> DatasetRecord:
     earlier = Earlier([], listing)
     if folder.is_complete():
-        earlier = keep_unchanged(listing, output / "images")
-        config = config.part(ConvertConfig, tiff_range=folder.record()["image_policy"]["tiff_range"])
+        earlier = keep_unchanged(listing, shards_of(folder.location))
+        config = config.part(ConvertConfig, tiff_range=folder.record().image_policy.tiff_range)
     config = with_ranges_of_run(folder, Location(config.source), listing.images, config)
     units = earlier.remaining.units(config.images_per_shard, made_with=config.tiff_range)
     with Progress("convert", listing.images.num_rows) as progress:
@@ -71,27 +67,39 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
         seconds = progress.seconds
     manifest = pa.concat_tables([converted.select(MANIFEST_SCHEMA.names), listing.excluded])
     accounting = Accounting.of(manifest, listing.ids)
-    write_table(manifest, output / "manifest.parquet")
+    write_manifest(manifest, folder.location)
     accounting.refuse_too_many_bad(config.max_bad_fraction)
     refuse_emptied_classes(converted, listing.class_names)
     duplicates = find_duplicates(converted)
     if config.duplicates == "refuse":
         duplicates.refuse(Location(config.source))
-    record = _record(config, listing, converted, accounting)
-    record |= {"duplicates": duplicates.summary(), "seconds": round(seconds, 3)}
+    record = DatasetRecord(
+        class_names=listing.class_names,
+        image_size=config.image_size,
+        image_policy=config.part(ImageConfig),
+        encoding=ImageEncoding(format="jpeg", quality=config.quality),
+        source=config.source,
+        counts=accounting.counts,
+        counts_by_split=accounting.by_split,
+        reasons=accounting.reasons,
+        shards=_shard_files(converted),
+        content_hash=content_hash(converted, config),
+        duplicates=duplicates.counts,
+        seconds=round(seconds, 3),
+    )
     return _finish(folder, record, shard_names([converted]))
 
 
-def _finish(folder: OutputFolder, record: dict[str, Any], shards: set[str]) -> dict[str, Any]:
+def _finish(folder: OutputFolder[DatasetRecord], record: DatasetRecord, shards: set[str]) -> DatasetRecord:
     """Complete the folder and delete shards that are no longer part of the data set.
 
     Before a first completion, but after an update: the record that readers find always names shards that exist.
     """
     if folder.is_complete():
         completed = folder.complete(record)
-        _delete_other_shards(folder.location / "images", shards)
+        _delete_other_shards(shards_of(folder.location), shards)
         return completed
-    _delete_other_shards(folder.location / "images", shards)
+    _delete_other_shards(shards_of(folder.location), shards)
     return folder.complete(record)
 
 
@@ -123,7 +131,7 @@ def convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progre
 
 def unit_arguments(config: ConvertConfig) -> dict[str, Any]:
     """What `convert_unit` takes beside a unit. Shards are listed once: each unit asking would cost round trips."""
-    written = frozenset(file.path for file in (Location(config.output) / "images").list_files())
+    written = frozenset(file.path for file in shards_of(Location(config.output)).list_files())
     return {"config": config, "written": written}
 
 
@@ -141,7 +149,7 @@ def convert_unit(unit: pa.Table, config: ConvertConfig, written: frozenset[str] 
     join_stage("convert")
     shard = unit["shard"][0].as_py()
     output = Location(config.output)
-    location = output / "images" / shard
+    location = shards_of(output) / shard
     if shard in written:
         return with_shard(read_verdicts(location), shard)
     rows, images = [], []
@@ -165,7 +173,8 @@ def jpeg_path(row: dict[str, Any]) -> str:
     return f"{row['split']}/{row['label']}/{name}.jpg"
 
 
-def _record(config: ConvertConfig, listing: Listing, converted: pa.Table, accounting: Accounting) -> dict[str, Any]:
+def _shard_files(converted: pa.Table) -> list[ShardFile]:
+    """The shards that have accepted images, and how many."""
     shards = (
         pa.table({"shard": converted["shard"].cast(pa.string()), "split": converted["split"]})
         .filter(pc.equal(converted["verdict"], "accepted"))
@@ -174,18 +183,7 @@ def _record(config: ConvertConfig, listing: Listing, converted: pa.Table, accoun
         .sort_by("shard")
         .to_pylist()
     )
-    return {
-        "class_names": listing.class_names,
-        "image_size": config.image_size,
-        "image_policy": config.part(ImageConfig).model_dump(mode="json"),
-        "encoding": {"format": "jpeg", "quality": config.quality},
-        "source": config.source,
-        "counts": accounting.counts,
-        "counts_by_split": accounting.by_split,
-        "reasons": accounting.reasons,
-        "shards": [{"file": s["shard"], "split": s["split"], "images": s["count_all"]} for s in shards],
-        "content_hash": content_hash(converted, config),
-    }
+    return [ShardFile(file=row["shard"], split=row["split"], images=row["count_all"]) for row in shards]
 
 
 def content_hash(manifest: pa.Table, config: ConvertConfig) -> str:

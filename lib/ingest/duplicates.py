@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import DataError
-from lib.folders.manifest import ROWS_AT_ONCE
+from lib.folders.manifest import ROWS_AT_ONCE, DuplicateCounts
 from lib.storage.location import Location
 from lib.storage.scan import StoredFile
 
@@ -45,14 +45,15 @@ class Duplicates:
     def __len__(self) -> int:
         return int(pc.count_distinct(self.images["set"]).as_py())
 
-    def summary(self) -> dict[str, int]:
-        """Counts for `dataset.json`."""
-        return {
-            "sets": len(self),
-            "images": self.images.num_rows,
-            "sets_across_classes": len(self.across_classes),
-            "sets_across_test": len(self.across_test),
-        }
+    @property
+    def counts(self) -> DuplicateCounts:
+        """How many there are."""
+        return DuplicateCounts(
+            sets=len(self),
+            images=self.images.num_rows,
+            sets_across_classes=len(self.across_classes),
+            sets_across_test=len(self.across_test),
+        )
 
     def refuse(self, source: Location) -> None:
         """Stop when the same bytes are in two classes, or in the test split and outside it.

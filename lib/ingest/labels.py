@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import DataError, SettingsError
+from lib.folders.manifest import SPLITS
 from lib.storage.location import Location
 
 LABELLED_SPLITS = ("train", "test")
-SPLITS = ("train", "validation", "test")
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 

@@ -1,11 +1,11 @@
 """Temperature scaling: one number by which logits are divided, so that confidence tells how often a model is right."""
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from lib.folders.model import Calibration
 from lib.models.probabilities import FloatArray, IntArray, calibration_error, cross_entropy, softmax
 
 if TYPE_CHECKING:
@@ -21,38 +21,20 @@ GRID, ROUNDS = 61, 5
 """A grid over ln T, and how often it is laid anew around the best point: to a ten-millionth."""
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """A temperature, and what it does to the images that it was fitted on.
-
-    Attributes:
-        temperature: T; above 1 for a network that is too sure of itself.
-        images: How many images it was fitted on.
-        loss_before: Mean cross-entropy of the logits as they are, in nats.
-        loss_after: The same of logits / T.
-        ece_before: Expected calibration error of the logits as they are, in [0, 1].
-        ece_after: The same of logits / T.
-    """
-
-    temperature: float
-    images: int
-    loss_before: float
-    loss_after: float
-    ece_before: float
-    ece_after: float
-
-    @classmethod
-    def fit(cls, logits: FloatArray, actual: IntArray) -> "Calibration | None":
-        """Fit a temperature (see `fit_temperature`); None where there is no image."""
-        if not len(logits):
-            return None
-        temperature = fit_temperature(logits, actual)
-        before, after = _quality(logits, actual), _quality(logits / temperature, actual)
-        return cls(temperature, len(logits), before[0], after[0], before[1], after[1])
-
-    @property
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
+def fit_calibration(logits: FloatArray, actual: IntArray) -> Calibration | None:
+    """Fit a temperature (see `fit_temperature`) and measure what it does; None where there is no image."""
+    if not len(logits):
+        return None
+    temperature = fit_temperature(logits, actual)
+    before, after = _quality(logits, actual), _quality(logits / temperature, actual)
+    return Calibration(
+        temperature=temperature,
+        images=len(logits),
+        loss_before=before[0],
+        loss_after=after[0],
+        ece_before=before[1],
+        ece_after=after[1],
+    )
 
 
 def _quality(logits: FloatArray, actual: IntArray) -> tuple[float, float]:

@@ -4,18 +4,15 @@ The embedding of an image is the input of the last layer of its network, scaled 
 if its k-th nearest reference image is farther away than those of nearly all validation images are.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from lib.folders.model import REFERENCE_FILE
+from lib.folders.model import ReferenceRecord, read_reference
 from lib.projector import unit_length
 from lib.storage.location import Location
-from lib.storage.tables import read_table
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -50,12 +47,12 @@ class Reference:
         return np.asarray(distances > self.threshold)
 
     @classmethod
-    def read(cls, model_folder: Location, record: Mapping[str, Any]) -> "Reference | None":
+    def read(cls, model_folder: Location, record: ReferenceRecord | None) -> "Reference | None":
         """The reference of a model.
 
         Args:
             model_folder: Where it is.
-            record: The content of its `model.json`.
+            record: What its `model.json` says of it.
 
         Returns:
             None where the model has none, since there were no validation images.
@@ -63,12 +60,11 @@ class Reference:
         Raises:
             StorageError: If it cannot be read.
         """
-        stated = record.get("reference")
-        if stated is None:
+        if record is None:
             return None
-        rows = read_table(model_folder / REFERENCE_FILE, ["label", "embedding"])
+        rows = read_reference(model_folder, ["label", "embedding"])
         embeddings = pc.list_flatten(rows["embedding"]).to_numpy().reshape(rows.num_rows, -1)
-        return cls(embeddings, rows["label"].to_pylist(), float(stated["threshold"]), int(stated["neighbours"]))
+        return cls(embeddings, rows["label"].to_pylist(), record.threshold, record.neighbours)
 
 
 def neighbour_distances(embeddings: FloatArray, reference: FloatArray, neighbours: int) -> FloatArray:
@@ -95,7 +91,7 @@ def neighbour_distances(embeddings: FloatArray, reference: FloatArray, neighbour
     return np.asarray(np.clip(found, 0, 2))
 
 
-def reference_record(images: int, distances: FloatArray) -> dict[str, Any] | None:
+def reference_record(images: int, distances: FloatArray) -> ReferenceRecord | None:
     """What `model.json` says of a reference.
 
     Args:
@@ -108,10 +104,10 @@ def reference_record(images: int, distances: FloatArray) -> dict[str, Any] | Non
     """
     if not images or not len(distances):
         return None
-    return {
-        "images": images,
-        "neighbours": min(NEIGHBOURS, images),
-        "threshold": float(np.quantile(distances.astype(np.float64), QUANTILE)),
-        "quantile": QUANTILE,
-        "validation_images": len(distances),
-    }
+    return ReferenceRecord(
+        images=images,
+        neighbours=min(NEIGHBOURS, images),
+        threshold=float(np.quantile(distances.astype(np.float64), QUANTILE)),
+        quantile=QUANTILE,
+        validation_images=len(distances),
+    )

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from lib.config.base import absolute_uri
 from lib.errors import SettingsError
-from lib.folders.model import read_model_record
+from lib.folders.model import ModelRecord
+from lib.folders.output import read_complete
 from lib.models.networks import KERAS_NETWORKS
 from lib.storage.location import Location
 
@@ -177,10 +178,10 @@ def _smallest_input(spec: ModelSpec) -> int:
 
 
 def _check_earlier(spec: ModelSpec, image_size: int) -> None:
-    earlier = read_model_record(Location(spec.weights))
-    if earlier["image_size"] != image_size:
+    earlier = read_complete(Location(spec.weights), ModelRecord)
+    if earlier.image_size != image_size:
         raise SettingsError(
-            f"model {spec.text!r} was trained on {earlier['image_size']} px images; --image-size is {image_size}"
+            f"model {spec.text!r} was trained on {earlier.image_size} px images; --image-size is {image_size}"
         )
 
 

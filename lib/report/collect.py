@@ -2,8 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +14,21 @@ from lib.errors import SettingsError
 from lib.evaluation.measures.comparison import compare
 from lib.folders.checks import Checks, NearDuplicates, read_checks, read_near_duplicates
 from lib.folders.dataset import Dataset, read_dataset
-from lib.folders.evaluation import LABEL_ERRORS_FILE, RESEMBLING_FILE, read_label_errors, read_layouts, read_trials
+from lib.folders.evaluation import (
+    LABEL_ERRORS_FILE,
+    RESEMBLING_FILE,
+    EvaluationRecord,
+    read_label_errors,
+    read_layouts,
+)
+from lib.folders.model import ModelRecord
 from lib.folders.output import read_complete
-from lib.folders.predictions import Mistake, Predictions
+from lib.folders.predictions import Mistake, Predictions, read_predictions
+from lib.folders.sweep import read_best_trials
 from lib.report.page_thumbnails import Thumbnails, read_thumbnails
 from lib.report.pictures import evaluation_plots
 from lib.report.report import Contest, Evaluation, Report, comparable, ranked
 from lib.storage.location import Location
-from lib.storage.tables import read_table
 
 
 def collect(config: ReportConfig) -> Report:
@@ -45,49 +52,53 @@ class _Folders:
         self.checks: dict[str, Checks] = {}
 
     def read_evaluation(self, folder: Location) -> Evaluation:
-        record = read_complete(folder, "evaluation.json", "evaluate")
-        model_folder = Location(record["model_dir"])
-        model = _read_named(model_folder, "model.json", "train", folder)
+        record = read_complete(folder, EvaluationRecord)
+        model_folder = Location(record.model_dir)
+        with _named_by(folder):
+            model = read_complete(model_folder, ModelRecord)
+            dataset = self._dataset(Location(record.dataset))
+            checks = self._checks(Location(record.checks)) if record.checks else None
         metrics = (folder / "metrics.json").read_json()
         layouts = read_layouts(folder)
         label_errors, resembling = folder / LABEL_ERRORS_FILE, folder / RESEMBLING_FILE
         return Evaluation(
             uri=folder.uri,
-            name=str(record["name"]),
+            name=record.name,
             record=record,
             metrics=metrics,
             model=model,
-            dataset=self._dataset(Location(record["dataset"]), folder),
-            predictions=_read_predictions(folder, record["class_names"]),
-            plots=evaluation_plots(folder, model_folder, metrics, record["class_names"], layouts),
-            trials=read_trials(model_folder) if "sweep" in model else (),
+            dataset=dataset,
+            predictions=_read_predictions(folder, record.class_names),
+            plots=evaluation_plots(folder, model_folder, metrics, record.class_names, layouts),
+            trials=read_best_trials(model_folder) if model.sweep else (),
             layouts=layouts,
-            checks=self._checks(Location(record["checks"]), folder) if record.get("checks") else None,
+            checks=checks,
             resembling=read_near_duplicates(resembling) if resembling.exists() else None,
             label_errors=read_label_errors(label_errors) if label_errors.exists() else None,
         )
 
-    def _dataset(self, folder: Location, named_by: Location) -> Dataset:
+    def _dataset(self, folder: Location) -> Dataset:
         if folder.uri not in self.datasets:
-            self.datasets[folder.uri] = read_dataset(folder, _read_named(folder, "dataset.json", "convert", named_by))
+            self.datasets[folder.uri] = read_dataset(folder)
         return self.datasets[folder.uri]
 
-    def _checks(self, folder: Location, named_by: Location) -> Checks:
+    def _checks(self, folder: Location) -> Checks:
         if folder.uri not in self.checks:
-            _read_named(folder, "checks.json", "evaluate", named_by)
             self.checks[folder.uri] = read_checks(folder)
         return self.checks[folder.uri]
 
 
-def _read_named(folder: Location, marker: str, made_by: str, named_by: Location) -> dict[str, Any]:
+@contextmanager
+def _named_by(evaluation: Location) -> Iterator[None]:
+    """Say of a folder that is refused where its name comes from."""
     try:
-        return read_complete(folder, marker, made_by)
+        yield
     except SettingsError as error:
-        raise SettingsError(f"{error} (it is named by {(named_by / 'evaluation.json').uri})") from error
+        raise SettingsError(f"{error} (it is named by {(evaluation / EvaluationRecord.FILE).uri})") from error
 
 
 def _read_predictions(folder: Location, class_names: list[str]) -> Predictions:
-    table = read_table(folder / "predictions")
+    table = read_predictions(folder)
     wrong = table.filter(pc.invert(table["correct"])).sort_by([("confidence", "descending"), ("image_id", "ascending")])
     rows = wrong.select(["image_id", "path", "label", "predicted", "confidence"]).to_pylist()
     mistakes = [Mistake(*row.values()) for row in rows]
@@ -108,7 +119,7 @@ def _with_names_apart(evaluations: list[Evaluation]) -> tuple[Evaluation, ...]:
     """Models of the same name, as of an earlier run, get the time of their evaluation; if that is equal, a number."""
     names = [one.name for one in evaluations]
     dated = [
-        f"{one.name} ({one.record.get('completed_at', one.uri)[:16].replace('T', ' ')})"
+        f"{one.name} ({(one.record.completed_at or one.uri)[:16].replace('T', ' ')})"
         if names.count(one.name) > 1
         else one.name
         for one in evaluations

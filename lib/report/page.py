@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.config.chain import ReportConfig
-from lib.folders.output import package_versions
+from lib.folders.output import now, package_versions
+from lib.folders.record import Record
+from lib.folders.report_folder import PAGE, DatasetSummary, ModelSummary, ReportRecord
 from lib.plots.palette import class_looks
 from lib.report.collect import collect
 from lib.report.doubts.ranking import doubts
@@ -31,16 +32,12 @@ from lib.report.report import Evaluation, Report, ranked
 from lib.report.verdict import answers, can_be_chance, comparison, drawn_from, headline
 from lib.storage.location import Location
 
-REPORT_FILE = "report.json"
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("thumbnails.js", "errors.js", "map.js", "start.js")
 
 
-def write_report(config: ReportConfig) -> dict[str, Any]:
+def write_report(config: ReportConfig) -> ReportRecord:
     """Write `report.html`, and then `report.json`, which says that the page is complete.
-
-    Returns:
-        The content of `report.json`.
 
     Raises:
         SettingsError: If an evaluation folder, or the model, dataset or checks folder it names, is not complete.
@@ -49,47 +46,46 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     """
     report = collect(config)
     output = Location(config.output)
-    summary = summarize(report) | {
-        "settings": config.model_dump(mode="json", exclude={"verbose", "log_format"}),
-        "versions": package_versions(),
-        "completed_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    (output / REPORT_FILE).delete()
-    (output / "report.html").write_bytes(render(report, summary).encode())
-    (output / REPORT_FILE).write_json(summary)
+    summary = summarize(report, config)
+    (output / ReportRecord.FILE).delete()
+    (output / PAGE).write_bytes(render(report, summary).encode())
+    summary.write(output)
     return summary
 
 
-def summarize(report: Report) -> dict[str, Any]:
-    """What the page says, for programs. `best` is None where the evaluations cannot be ranked or tie."""
+def summarize(report: Report, config: ReportConfig) -> ReportRecord:
+    """What the page says, for programs."""
     best, *others = ranked(report.evaluations)
     alone = report.comparable and all(other.right < best.right for other in others)
-    return {
-        "verdict": headline(report),
-        "best": best.name if alone else None,
-        "models": [_model_summary(evaluation) for evaluation in report.evaluations],
-        "datasets": [
-            {"uri": dataset.uri, "content_hash": dataset.record["content_hash"], "counts": dataset.counts}
+    return ReportRecord(
+        verdict=headline(report),
+        best=best.name if alone else None,
+        models=[_model_summary(evaluation) for evaluation in report.evaluations],
+        datasets=[
+            DatasetSummary(uri=dataset.uri, content_hash=dataset.record.content_hash, counts=dataset.counts)
             for dataset in report.datasets
         ],
-        "doubts": [doubt.title for doubt in doubts(report)],
-    }
+        doubts=[doubt.title for doubt in doubts(report)],
+        settings=config.model_dump(mode="json", exclude={"verbose", "log_format"}),
+        versions=package_versions(),
+        completed_at=now(),
+    )
 
 
-def _model_summary(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "name": evaluation.name,
-        "spec": evaluation.record["spec"],
-        "dataset_hash": evaluation.record["dataset_hash"],
-        "split": evaluation.split,
-        "images": evaluation.images,
-        "accuracy": evaluation.accuracy,
-        "accuracy_interval": list(evaluation.interval),
-        "macro_f1": evaluation.metrics["macro"]["f1"],
-    }
+def _model_summary(evaluation: Evaluation) -> ModelSummary:
+    return ModelSummary(
+        name=evaluation.name,
+        spec=evaluation.record.spec,
+        dataset_hash=evaluation.record.dataset_hash,
+        split=evaluation.split,
+        images=evaluation.images,
+        accuracy=evaluation.accuracy,
+        accuracy_interval=evaluation.interval,
+        macro_f1=evaluation.metrics["macro"]["f1"],
+    )
 
 
-def render(report: Report, summary: dict[str, Any]) -> str:
+def render(report: Report, summary: ReportRecord) -> str:
     """The whole page as HTML, from the templates beside this file."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -109,7 +105,7 @@ def render(report: Report, summary: dict[str, Any]) -> str:
         "setting": setting,
         "base64": lambda data: base64.b64encode(data).decode(),
         "json_in_page": json_in_page,
-        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
+        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=Record.as_json),
     }
     data = PageData(report)
     script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)

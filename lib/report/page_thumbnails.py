@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from lib.errors import StorageError
 from lib.folders.dataset import Dataset
+from lib.folders.shards import read_shard, shards_of
 from lib.storage.location import Location
-from lib.storage.tables import read_table
 
 SIDE_PX = 128
 QUALITY = 75
@@ -94,7 +94,7 @@ def _images(dataset: Dataset, split: str, wanted: set[str]) -> Iterator[tuple[st
     for shard in _shards(dataset, split):
         if not missing:
             return
-        table = read_table(shard, ["image_id", "image"])
+        table = read_shard(shard, ["image_id", "image"])
         table = table.filter(pc.is_in(table["image_id"], pa.array(sorted(missing), pa.string())))
         for row in table.to_pylist():
             missing.discard(row["image_id"])
@@ -103,8 +103,8 @@ def _images(dataset: Dataset, split: str, wanted: set[str]) -> Iterator[tuple[st
 
 def _shards(dataset: Dataset, split: str) -> Iterator[Location]:
     """The shards of a split if `dataset.json` tells which these are, otherwise all."""
-    images = Location(dataset.uri) / "images"
-    of_split = [shard["file"] for shard in dataset.record.get("shards", ()) if shard["split"] == split]
+    images = shards_of(Location(dataset.uri))
+    of_split = [shard.file for shard in dataset.record.shards if shard.split == split]
     names = of_split or [file.path for file in images.list_files() if file.path.endswith(".parquet")]
     return (images / name for name in names)
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.evaluation.measures.comparison import Comparison
-from lib.folders.checks import Baseline, Checks, NearDuplicates
+from lib.folders.checks import BaselineRecord, Checks, NearDuplicates
 from lib.folders.dataset import Dataset
-from lib.folders.evaluation import LabelErrors, Layouts, SweepTrial
+from lib.folders.evaluation import EvaluationRecord, LabelErrors, Layouts
+from lib.folders.model import ModelRecord
 from lib.folders.predictions import Predictions
+from lib.folders.sweep import TrialResult
 from lib.plots import wilson_interval
 from lib.report.page_thumbnails import Thumbnails
 
@@ -32,9 +34,9 @@ class Evaluation:
     Attributes:
         uri: The evaluation folder.
         name: Name of the model; with the time of the evaluation where two models of a report have the same name.
-        record: The content of `evaluation.json`.
+        record: What `evaluation.json` says.
         metrics: The content of `metrics.json`. Earlier versions wrote fewer numbers; the page then shows fewer.
-        model: The content of the model folder's `model.json`.
+        model: What the model folder's `model.json` says.
         dataset: The dataset it was evaluated on.
         plots: The pictures, in the order in which they are shown.
         trials: The best of the sweep that the model was chosen from, the best first; none without a sweep.
@@ -46,13 +48,13 @@ class Evaluation:
 
     uri: str
     name: str
-    record: dict[str, Any]
+    record: EvaluationRecord
     metrics: dict[str, Any]
-    model: dict[str, Any]
+    model: ModelRecord
     dataset: Dataset
     predictions: Predictions
     plots: tuple[Plot, ...]
-    trials: tuple[SweepTrial, ...]
+    trials: tuple[TrialResult, ...]
     layouts: Layouts | None
     checks: Checks | None
     resembling: NearDuplicates | None
@@ -60,12 +62,12 @@ class Evaluation:
 
     @property
     def split(self) -> str:
-        return str(self.record["split"])
+        return self.record.split
 
     @property
     def class_names(self) -> list[str]:
         """In the order of the confusion matrix."""
-        return list(self.record["class_names"])
+        return self.record.class_names
 
     @property
     def images(self) -> int:
@@ -109,14 +111,14 @@ class Evaluation:
         return (float(resampled[0]), float(resampled[1])), f"bootstrap of {self.groups:,} groups"
 
     @property
-    def baseline(self) -> Baseline | None:
+    def baseline(self) -> BaselineRecord | None:
         """What colours alone achieve on the images that the model was measured on; None where it is not known."""
-        return self.checks.baseline if self.checks and self.checks.split == self.split else None
+        return self.checks.baseline if self.checks and self.checks.record.split == self.split else None
 
     @property
     def sample(self) -> tuple[str, str]:
         """What must be equal for two evaluations to be ranked: the dataset's hash and the split."""
-        return str(self.record["dataset_hash"]), self.split
+        return self.record.dataset_hash, self.split
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,20 @@
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from lib.config.chain import PipelineConfig, ReportConfig
 from lib.config.conversion import ConvertConfig
 from lib.config.fitting import TrainConfig
 from lib.config.prediction import EvaluateConfig
 from lib.evaluation.evaluate import evaluate_model
+from lib.folders.checks import ChecksRecord
+from lib.folders.dataset import DatasetRecord
+from lib.folders.evaluation import EvaluationRecord
 from lib.folders.lease import only_writer
-from lib.folders.model import read_model_record
-from lib.folders.output import RUN_FILE, failures_noted, now, package_versions
+from lib.folders.model import ModelRecord
+from lib.folders.output import RunRecord, failures_noted, now, package_versions
+from lib.folders.pipeline_folder import CHECKS, DATASET, EVALUATIONS, FEATURES, MODELS, REPORT, PipelineRecord
+from lib.folders.report_folder import ReportRecord
 from lib.ingest.convert import convert_images
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.page import write_report
@@ -20,8 +24,6 @@ from lib.storage.location import Location
 from lib.training.trainer import check_fit, require_imagenet_weights, train_model
 
 logger = logging.getLogger(__name__)
-
-PIPELINE_FILE = "pipeline.json"
 
 
 def plan_models(config: PipelineConfig) -> dict[str, ModelSpec]:
@@ -40,11 +42,8 @@ def plan_models(config: PipelineConfig) -> dict[str, ModelSpec]:
     return plan
 
 
-def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
+def run_pipeline(config: PipelineConfig) -> PipelineRecord:
     """Run every stage that is not complete yet.
-
-    Returns:
-        The content of `pipeline.json`.
 
     Raises:
         TissueError: From the stage that failed; the stages before it stay complete.
@@ -53,55 +52,54 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     output, plan = Location(config.output), plan_models(config)
     require_imagenet_weights(plan.values(), config.image_size)
     with only_writer(output), failures_noted(output):
-        (output / RUN_FILE).write_json({"marker": PIPELINE_FILE, "stages": _stages(plan)})
-        record = _run_stages(config, plan)
-        record |= {"seconds": round(time.monotonic() - started, 3), "completed_at": now()}
-        (output / PIPELINE_FILE).write_json(record)
-        (output / RUN_FILE).delete()
+        RunRecord(marker=PipelineRecord.FILE, stages=_stages(plan)).write(output)
+        record = _run_stages(config, plan, started)
+        record.write(output)
+        (output / RunRecord.FILE).delete()
     return record
 
 
 def _stages(plan: Iterable[str]) -> dict[str, str]:
     """The folders that a pipeline fills, each with its job, for `jobs.status`."""
-    jobs = {"models": "train", "evaluations": "evaluate"}
+    jobs = {MODELS: ModelRecord.JOB, EVALUATIONS: EvaluationRecord.JOB}
     return {
-        "dataset": "convert",
+        DATASET: DatasetRecord.JOB,
         **{f"{folder}/{name}": job for name in plan for folder, job in jobs.items()},
-        "checks": "checks",
-        "report": "report",
+        CHECKS: ChecksRecord.JOB,
+        REPORT: ReportRecord.JOB,
     }
 
 
-def _run_stages(config: PipelineConfig, plan: dict[str, ModelSpec]) -> dict[str, Any]:
+def _run_stages(config: PipelineConfig, plan: dict[str, ModelSpec], started: float) -> PipelineRecord:
     output = Location(config.output)
-    dataset = convert_images(config.part(ConvertConfig, output=(output / "dataset").uri), needs_test=True)
-    evaluations = {name: _train_and_evaluate(config, name, spec) for name, spec in plan.items()}
-    folders = tuple((output / "evaluations" / name).uri for name in plan)
-    write_report(config.part(ReportConfig, evaluations=folders, output=(output / "report").uri))
-    return {
-        "counts": dataset["counts"],
-        "models": {name: evaluation["metrics"]["accuracy"] for name, evaluation in evaluations.items()},
-        "world_size": max(_world_size(config, name) for name in plan),
-        "settings": config.model_dump(mode="json"),
-        "versions": package_versions(),
-    }
+    dataset = convert_images(config.part(ConvertConfig, output=(output / DATASET).uri), needs_test=True)
+    trained, evaluated = {}, {}
+    for name, spec in plan.items():
+        trained[name], evaluated[name] = _train_and_evaluate(config, name, spec)
+    folders = tuple((output / EVALUATIONS / name).uri for name in plan)
+    write_report(config.part(ReportConfig, evaluations=folders, output=(output / REPORT).uri))
+    return PipelineRecord(
+        counts=dataset.counts,
+        models={name: float(str(evaluation.metrics["accuracy"])) for name, evaluation in evaluated.items()},
+        world_size=max(model.world_size for model in trained.values()),
+        seconds=round(time.monotonic() - started, 3),
+        settings=config.model_dump(mode="json"),
+        versions=package_versions(),
+        completed_at=now(),
+    )
 
 
-def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> dict[str, Any]:
+def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> tuple[ModelRecord, EvaluationRecord]:
     output = Location(config.output)
-    dataset, model = (output / "dataset").uri, _model_folder(config, name).uri
-    features = config.features or (output / "features").uri
+    dataset, model = (output / DATASET).uri, _model_folder(config, name).uri
+    features = config.features or (output / FEATURES).uri
     train = config.part(TrainConfig, model=spec.text, dataset=dataset, source=None, output=model, features=features)
-    train_model(train)
-    checks, evaluation = config.checks or (output / "checks").uri, (output / "evaluations" / name).uri
-    return evaluate_model(
+    trained = train_model(train)
+    checks, evaluation = config.checks or (output / CHECKS).uri, (output / EVALUATIONS / name).uri
+    return trained, evaluate_model(
         config.part(EvaluateConfig, model_dir=model, dataset=dataset, checks=checks, output=evaluation)
     )
 
 
-def _world_size(config: PipelineConfig, name: str) -> int:
-    return int(read_model_record(_model_folder(config, name))["world_size"])
-
-
 def _model_folder(config: PipelineConfig, name: str) -> Location:
-    return Location(config.output) / "models" / name
+    return Location(config.output) / MODELS / name

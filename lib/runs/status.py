@@ -7,14 +7,17 @@ Ray's own status of a job is lost with its cluster, and is sometimes wrong befor
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from lib.errors import SettingsError
-from lib.folders.lease import WRITER_FILE, writes
-from lib.folders.markers import MARKERS, PARTS
-from lib.folders.output import RUN_FILE
+from lib.folders.lease import WriterRecord
+from lib.folders.markers import JOBS, KINDS
+from lib.folders.output import RunRecord
+from lib.folders.record import Completion
 from lib.storage.location import Location
 
+OURS = {*(kind.FILE for kind in KINDS), RunRecord.FILE, WriterRecord.FILE}
+PARTS = {kind.PARTS for kind in KINDS if kind.PARTS}
 State = Literal["done", "running", "failed", "stopped", "waiting"]
 
 
@@ -56,7 +59,7 @@ def read_status(output: Location) -> list[FolderStatus]:
         raise SettingsError(f"no run found: --output {output.uri} holds no output of a job, complete or begun")
     found = {name: _status(output / name if name != "." else output, name, files) for name, files in folders.items()}
     for name, files in folders.items():
-        if RUN_FILE in files.ours:
+        if RunRecord.FILE in files.ours:
             found |= _planned(output / name if name != "." else output, name, found)
     return [found[name] for name in sorted(found)]
 
@@ -65,44 +68,39 @@ def _output_folders(paths: Iterable[str]) -> dict[str, _Files]:
     folders: dict[str, _Files] = {}
     above: dict[str, dict[str, int]] = {}
     for path in map(PurePosixPath, paths):
-        if path.name in MARKERS or path.name in {RUN_FILE, WRITER_FILE}:
+        if path.name in OURS:
             folders.setdefault(str(path.parent), _Files()).ours.add(path.name)
-        elif path.parent.name + "/" in PARTS.values():
+        elif path.parent.name in PARTS:
             parts = above.setdefault(str(path.parent.parent), {})
-            parts[path.parent.name + "/"] = parts.get(path.parent.name + "/", 0) + 1
+            parts[path.parent.name] = parts.get(path.parent.name, 0) + 1
     for name, files in folders.items():
         files.parts = above.get(name, {})
     return folders
 
 
 def _status(folder: Location, name: str, files: _Files) -> FolderStatus:
-    writer = _read(folder, WRITER_FILE, files)
-    is_written = bool(writer) and writes(writer)
-    run = _read(folder, RUN_FILE, files)
-    marker = next((marker for marker in MARKERS if marker in files.ours), None)
-    job = MARKERS.get(marker or str(run.get("marker")))
-    if is_written:
-        who = f"by process {writer['pid']} on {writer['host']} since {writer['started_at']}"
-        return FolderStatus(name, job, "running", "; ".join(filter(None, [who, _so_far(job, files)])))
-    if marker is not None:
-        return FolderStatus(name, job, "done", f"{(folder / marker).read_json().get('completed_at', '')}")
-    if failed := run.get("failed"):
-        return FolderStatus(name, job, "failed", f"{failed['error']} ({failed['at']})")
+    writer = WriterRecord.read(folder) if WriterRecord.FILE in files.ours else None
+    run = RunRecord.read(folder) if RunRecord.FILE in files.ours else None
+    done = next((kind for kind in KINDS if kind.FILE in files.ours), None)
+    kind = done or next((kind for kind in KINDS if run and run.marker == kind.FILE), None)
+    job = kind.JOB if kind else None
+    if writer and writer.is_writing:
+        return FolderStatus(name, job, "running", "; ".join(filter(None, [f"by {writer}", _so_far(job, files)])))
+    if done and (completion := Completion.of(done, folder)):
+        return FolderStatus(name, job, "done", completion.completed_at)
+    if run and run.failed:
+        return FolderStatus(name, job, "failed", f"{run.failed.error} ({run.failed.at})")
     return FolderStatus(name, job, "stopped", _so_far(job, files))
 
 
 def _so_far(job: str | None, files: _Files) -> str:
-    where = PARTS.get(str(job), "")
+    where = JOBS[job].PARTS if job else ""
     count = files.parts.get(where, 0)
-    return f"{count} files in {where} so far" if count else ""
+    return f"{count} files in {where}/ so far" if count else ""
 
 
 def _planned(folder: Location, name: str, found: dict[str, FolderStatus]) -> dict[str, FolderStatus]:
     """The stages that a pipeline has planned and not begun."""
-    stages = (folder / RUN_FILE).read_json().get("stages", {})
+    stages = RunRecord.read(folder).stages
     below = {str(PurePosixPath(name) / stage): job for stage, job in stages.items()}
     return {stage: FolderStatus(stage, job, "waiting", "") for stage, job in below.items() if stage not in found}
-
-
-def _read(folder: Location, file: str, files: _Files) -> dict[str, Any]:
-    return (folder / file).read_json() if file in files.ours else {}

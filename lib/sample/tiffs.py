@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lib.config.conversion import SampleConfig
 from lib.folders.output import OutputFolder
+from lib.folders.sample_folder import SampleRecord
 from lib.runtime.progress import Progress
 from lib.sample.tissue import TISSUES, TissueKind, draw_tissue
 from lib.storage.location import Location
@@ -24,7 +25,6 @@ from lib.storage.location import Location
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 KINDS: dict[str, TissueKind] = {kind.name: kind for kind in TISSUES}
-SAMPLE_FILE = "sample.json"
 OPAQUE = 255
 JPEG_LEVEL = 95
 
@@ -124,27 +124,24 @@ def sample_images(config: SampleConfig) -> Iterator[SampleImage]:
             yield SampleImage(config.seed, split, label, index)
 
 
-def write_sample(config: SampleConfig) -> dict[str, Any]:
+def write_sample(config: SampleConfig) -> SampleRecord:
     """Make the sample, unless this very sample is already complete.
-
-    Returns:
-        The content of `sample.json`.
 
     Raises:
         SettingsError: If the output holds something else.
     """
-    folder = OutputFolder(Location(config.output), SAMPLE_FILE, config.identity())
+    folder = OutputFolder(Location(config.output), SampleRecord, config.identity())
     return folder.once(lambda: _write_images(config, folder))
 
 
-def _write_images(config: SampleConfig, folder: OutputFolder) -> dict[str, Any]:
+def _write_images(config: SampleConfig, folder: OutputFolder[SampleRecord]) -> SampleRecord:
     images = list(sample_images(config))
     with Progress("sample", len(images)) as progress:
         for image in images:
             (folder.location / image.path).write_bytes(image.encode())
             progress.advance(1)
         seconds = progress.seconds
-    return folder.complete({"class_names": sorted(KINDS), "images": len(images), "seconds": round(seconds, 3)})
+    return folder.complete(SampleRecord(class_names=sorted(KINDS), images=len(images), seconds=round(seconds, 3)))
 
 
 def _sixteen_bit(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint16]:

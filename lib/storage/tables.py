@@ -23,7 +23,7 @@ def read_table(location: Location, columns: list[str] | None = None) -> pa.Table
         StorageError: If there is none, or one cannot be read as Parquet.
     """
     if location.uri.endswith(".parquet") and location.is_file():
-        return _parse(location.read_bytes(), location, columns)
+        return read_table_file(location, columns)
     names = [file.path for file in location.list_files() if file.path.endswith(".parquet")]
     if not names:
         raise StorageError(f"there is no Parquet file below {location.uri}")
@@ -33,6 +33,15 @@ def read_table(location: Location, columns: list[str] | None = None) -> pa.Table
         return pa.concat_tables(tables)
     except pa.ArrowException as error:
         raise StorageError(f"the Parquet files below {location.uri} are not of one kind: {error}") from error
+
+
+def read_table_file(location: Location, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file, which is known to be there.
+
+    Raises:
+        StorageError: If it cannot be read as Parquet.
+    """
+    return _parse(location.read_bytes(), location, columns)
 
 
 def footer(location: Location) -> Mapping[bytes, bytes]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config.fitting import TrainConfig
 from lib.errors import SettingsError, TissueError, one_line
+from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder
-from lib.folders.sweep import TrialResult
+from lib.folders.sweep import TrialRecord
 from lib.training.workers.messages import BoardClient
 
 if TYPE_CHECKING:
@@ -46,16 +47,16 @@ class Tracker:
         """Tell of each epoch that appears on a board, for as long as the context lasts."""
         yield
 
-    def finish(self, record: Mapping[str, Any], trials: Iterable[TrialResult] = ()) -> None:
+    def finish(self, record: ModelRecord, trials: Iterable[TrialRecord] = ()) -> None:
         """Tell of the model, and of the trials it was chosen from.
 
         Args:
-            record: What `model.json` will say.
+            record: What `model.json` will say, but for its completion.
             trials: How they ended.
         """
 
 
-def open_tracker(config: TrainConfig, folder: OutputFolder) -> Tracker:
+def open_tracker(config: TrainConfig, folder: OutputFolder[ModelRecord]) -> Tracker:
     """Begin to tell of a run, or go on.
 
     Args:
@@ -89,7 +90,7 @@ def open_tracker(config: TrainConfig, folder: OutputFolder) -> Tracker:
     return MlflowTracker(client, run_id)
 
 
-def _create_run(client: "MlflowClient", config: TrainConfig, folder: OutputFolder) -> str:
+def _create_run(client: "MlflowClient", config: TrainConfig, folder: OutputFolder[ModelRecord]) -> str:
     from mlflow.entities import Param
 
     tags = {"model_dir": folder.location.uri, **{name: str(value) for name, value in folder.inputs.items()}}
@@ -143,29 +144,29 @@ class MlflowTracker(Tracker):
         if metrics and self._attempt(lambda: self._client.log_batch(self._run_id, metrics=metrics)):
             self._seen += len(rows)
 
-    def finish(self, record: Mapping[str, Any], trials: Iterable[TrialResult] = ()) -> None:
+    def finish(self, record: ModelRecord, trials: Iterable[TrialRecord] = ()) -> None:
         """Tell of the model, and of each trial as a run below this one."""
-        metrics = record["metrics"]
-        final = {f"best_{name}": metrics[name] for name in LOSSES}
-        final |= {name: metrics[name] for name in ("best_epoch", "epochs")}
-        final |= {name: record[name] for name in ("fit_seconds", "world_size", "parameters")}
+        metrics = record.metrics
+        final = {f"best_{name}": getattr(metrics, name) for name in LOSSES}
+        final |= {name: getattr(metrics, name) for name in ("best_epoch", "epochs")}
+        final |= {name: getattr(record, name) for name in ("fit_seconds", "world_size", "parameters")}
 
         def tell() -> None:
             for trial in trials:
                 self._tell_trial(trial)
-            self._client.set_tag(self._run_id, "spec", record["spec"])
-            self._client.log_batch(self._run_id, metrics=_metrics(final, list(final), metrics["epochs"]))
+            self._client.set_tag(self._run_id, "spec", record.spec)
+            self._client.log_batch(self._run_id, metrics=_metrics(final, list(final), metrics.epochs))
             self._client.set_terminated(self._run_id, "FINISHED")
 
         self._attempt(tell)
 
-    def _tell_trial(self, trial: TrialResult) -> None:
+    def _tell_trial(self, trial: TrialRecord) -> None:
         from mlflow.entities import Param
 
         experiment = self._client.get_run(self._run_id).info.experiment_id
         tags = {"mlflow.parentRunId": self._run_id, "pruned": str(trial.pruned)}
         run = self._client.create_run(experiment, run_name=f"trial {trial.trial}", tags=tags)
-        metrics = _metrics(trial.row, TRIAL_METRICS, trial.epochs)
+        metrics = _metrics(trial.as_json(), TRIAL_METRICS, trial.epochs)
         for epoch, value in trial.curve:
             metrics += _metrics({"best_so_far": value}, ["best_so_far"], epoch)
         parameters = [Param(name, str(value)) for name, value in trial.parameters.items()]

@@ -13,7 +13,7 @@ from lib.config.fitting import FitConfig, TrainConfig
 from lib.dataset.source import ImageSource, ShardSource, TiffSource
 from lib.errors import SettingsError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
-from lib.folders.model import MODEL_FILE, read_seen_images, write_seen_images
+from lib.folders.model import ModelRecord, read_seen_images, write_seen_images
 from lib.folders.output import OutputFolder
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
@@ -95,11 +95,8 @@ def require_imagenet_weights(specs: Iterable[ModelSpec], image_size: int) -> Non
             require_weights(spec, image_size)
 
 
-def train_model(config: TrainConfig) -> dict[str, Any]:
+def train_model(config: TrainConfig) -> ModelRecord:
     """Train one model, unless this very training is already complete.
-
-    Returns:
-        The content of `model.json`.
 
     Raises:
         TissueError: Of the kind that tells what is wrong; see `open_source`, `check_training`, `train_on_worker`.
@@ -111,7 +108,7 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     return folder.once(lambda: _train(config, spec, source, folder))
 
 
-def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> OutputFolder:
+def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> OutputFolder[ModelRecord]:
     """The model folder of a run.
 
     Args:
@@ -120,10 +117,12 @@ def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> Ou
         **more: Further settings that it depends on.
     """
     settings = config.identity() | more
-    return OutputFolder(Location(config.output), MODEL_FILE, settings, {"dataset_hash": source.content_hash})
+    return OutputFolder(Location(config.output), ModelRecord, settings, {"dataset_hash": source.content_hash})
 
 
-def _train(config: TrainConfig, spec: ModelSpec, source: LabelledSource, folder: OutputFolder) -> dict[str, Any]:
+def _train(
+    config: TrainConfig, spec: ModelSpec, source: LabelledSource, folder: OutputFolder[ModelRecord]
+) -> ModelRecord:
     started = time.monotonic()
     tracker = open_tracker(config, folder)
     source, record = prepare_source(config, source, folder)
@@ -134,12 +133,13 @@ def _train(config: TrainConfig, spec: ModelSpec, source: LabelledSource, folder:
     with tracker.following(board):
         record |= _run(config, spec, source, features, board)
     record |= describe_model(spec, source, board, folder.location)
-    tracker.finish(record)
-    return folder.complete(record | {"seconds": round(time.monotonic() - started, 3)})
+    model = ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)})
+    tracker.finish(model)
+    return folder.complete(model)
 
 
 def prepare_source(
-    config: TrainConfig, source: LabelledSource, folder: OutputFolder
+    config: TrainConfig, source: LabelledSource, folder: OutputFolder[ModelRecord]
 ) -> tuple[LabelledSource, dict[str, Any]]:
     """The source with all decided that is decided once for a run, and what `model.json` says of that."""
     if isinstance(source, ShardSource):
@@ -206,8 +206,8 @@ def _record(name: str, spec: ModelSpec, source: LabelledSource) -> dict[str, Any
         "input": "uint8 RGB (n, image_size, image_size, 3)",
         "output": "logits",
         "preprocessing": "inside the model",
-        "image_policy": source.image_policy.model_dump(mode="json"),
-        "image_encoding": source.record["encoding"] if isinstance(source, ShardSource) else None,
+        "image_policy": source.image_policy,
+        "image_encoding": source.record.encoding if isinstance(source, ShardSource) else None,
         "weights": spec.weights,
         "weights_sha256": weights_digest(spec, source.image_size),
         "dataset_hash": source.content_hash,

@@ -15,8 +15,12 @@ import pyarrow.parquet as pq
 from lib.config.chain import ReportConfig
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.views.maps import map_table
-from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
-from lib.folders.evaluation import LABEL_ERROR_SCHEMA
+from lib.folders.checks import NEAR_DUPLICATE_SCHEMA, NEAR_DUPLICATES_FILE, BaselineRecord
+from lib.folders.evaluation import LABEL_ERROR_SCHEMA, LABEL_ERRORS_FILE, MAPS_FILE
+from lib.folders.manifest import VerdictCounts, write_manifest
+from lib.folders.model import CURVES_FILE
+from lib.storage.location import Location
+from tests.fakes.records import checks_record, dataset_record, evaluation_record, model_record
 
 HOSTILE = "<script>alert(1)</script>"
 PNG = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
@@ -63,16 +67,11 @@ class Lab:
         (folder / "images").mkdir(parents=True)
         shard = [{"image_id": name, "image": self.jpegs[i % len(self.jpegs)]} for i, name in enumerate(self.ids())]
         pq.write_table(pa.Table.from_pylist(shard), folder / "images/test-00000.parquet")
-        pq.write_table(self.manifest(), folder / "manifest.parquet")
+        write_manifest(self.manifest(), Location(str(folder)))
         labels = [self.label(index) for index in range(self.images)]
-        by_class = {
-            name: {"accepted": labels.count(name), "quarantined": 0, "excluded": 0} for name in self.class_names
-        }
-        train = {self.class_names[0]: {"accepted": 0, "quarantined": self.quarantined, "excluded": 0}}
+        by_class = {name: VerdictCounts(accepted=labels.count(name)) for name in self.class_names}
         content = {
             "class_names": list(self.class_names),
-            "image_size": 180,
-            "encoding": {"format": "jpeg", "quality": 95},
             "counts": {
                 "listed": self.images + self.quarantined + 1,
                 "accepted": self.images,
@@ -80,18 +79,14 @@ class Lab:
                 "excluded": 1,
             },
             "counts_by_split": {
-                "-": {"-": {"accepted": 0, "quarantined": 0, "excluded": 1}},
+                "-": {"-": VerdictCounts(excluded=1)},
                 "test": by_class,
-                "train": train,
+                "train": {self.class_names[0]: VerdictCounts(quarantined=self.quarantined)},
             },
             "reasons": {"truncated": self.quarantined, "not_tiff_name": 1},
-            "source": "gs://lab/organs",
-            "settings": {"seed": 0},
-            "versions": {"ray": "2.60.0"},
             "content_hash": content_hash,
-            "seconds": 1.0,
         }
-        (folder / "dataset.json").write_text(json.dumps(content | record))
+        dataset_record(**(content | record)).write(Location(str(folder)))
 
     def manifest(self) -> pa.Table:
         fields = ["image_id", "path", "checksum", "label", "split", "group", "verdict", "reason", "detail"]
@@ -107,28 +102,12 @@ class Lab:
             rows.append(empty | refused | verdict)
         return pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in fields]))
 
-    def model(self, name: str, record: Mapping[str, Any] | None = None, **metrics: Any) -> None:
+    def model(self, name: str, **record: Any) -> None:
         folder = self.root / "models" / name
-        folder.mkdir(parents=True)
-        (folder / "curves.png").write_bytes(self.plots.get("curves", PNG))
-        measured = {"accuracy": 0.97, "val_accuracy": 0.95, "best_epoch": 3, "epochs": 8}
-        content = {
-            "name": name,
-            "spec": name,
-            "class_names": list(self.class_names),
-            "image_size": 180,
-            "weights": None,
-            "preprocessing": "inside the model",
-            "settings": {"epochs": 8},
-            "world_size": 1,
-            "metrics": measured | metrics,
-            "calibration": {"temperature": 1.25, "images": 48},
-            "dataset_hash": "hash-1",
-            "versions": {"keras": "3.15.1"},
-            "seconds": 75.0,
-            "parameters": 1234567,
-        }
-        (folder / "model.json").write_text(json.dumps(content | dict(record or {})))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CURVES_FILE).write_bytes(self.plots.get("curves", PNG))
+        content = {"name": name, "spec": name, "class_names": list(self.class_names)}
+        model_record(**(content | record)).write(Location(str(folder)))
 
     def evaluation(
         self,
@@ -150,23 +129,16 @@ class Lab:
         metrics = self.metrics(probabilities)
         (folder / "metrics.json").write_text(json.dumps(metrics))
         if maps:
-            pq.write_table(map_table(self.ids(), maps), folder / "maps.parquet")
+            pq.write_table(map_table(self.ids(), maps), folder / MAPS_FILE)
         content = {
             "name": name,
             "spec": name,
             "model_dir": str(self.root / "models" / name),
             "dataset": str(self.root / "dataset"),
-            "dataset_hash": "hash-1",
-            "split": "test",
             "class_names": list(self.class_names),
             "images": self.images,
-            "metrics": {},
-            "settings": {"split": "test"},
-            "versions": {"ray": "2.60.0"},
-            "seconds": 2.0,
-            "completed_at": "2026-11-23T20:00:00+00:00",
         }
-        (folder / "evaluation.json").write_text(json.dumps(content | record))
+        evaluation_record(**(content | record)).write(Location(str(folder)))
         return str(folder)
 
     def probabilities(self, wrong: set[int]) -> npt.NDArray[np.float32]:
@@ -203,20 +175,22 @@ class Lab:
         """Write a folder of checks: pairs of test images (the second one said to be of train), and the baseline."""
         folder = self.root / "checks"
         folder.mkdir()
-        record = {"name": "colour histogram, logistic regression", "accuracy": baseline, "images": self.images}
-        if baseline is not None:
-            record |= {"interval": [baseline - 0.1, baseline + 0.1], "balanced_accuracy": baseline}
-        content = {
-            "dataset": str(self.root / "dataset"),
-            "split": "test",
-            "images": self.images,
-            "near_duplicates": len(pairs),
-            "most_different_bits": 10,
-            "baseline": None if baseline is None else record,
-        }
-        (folder / "checks.json").write_text(json.dumps(content))
-        pq.write_table(self.near_duplicates(pairs), folder / "near_duplicates.parquet")
+        found = None if baseline is None else self.baseline(baseline)
+        record = checks_record(
+            dataset=str(self.root / "dataset"), images=self.images, near_duplicates=len(pairs), baseline=found
+        )
+        record.write(Location(str(folder)))
+        pq.write_table(self.near_duplicates(pairs), folder / NEAR_DUPLICATES_FILE)
         return str(folder)
+
+    def baseline(self, accuracy: float) -> BaselineRecord:
+        return BaselineRecord(
+            name="colour histogram, logistic regression",
+            images=self.images,
+            accuracy=accuracy,
+            interval=(accuracy - 0.1, accuracy + 0.1),
+            balanced_accuracy=accuracy,
+        )
 
     def near_duplicates(self, pairs: Sequence[tuple[int, int]]) -> pa.Table:
         rows = []
@@ -241,7 +215,7 @@ class Lab:
             }
             for index in indices
         ]
-        pq.write_table(pa.Table.from_pylist(rows, schema=LABEL_ERROR_SCHEMA), Path(evaluation) / "label_errors.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, schema=LABEL_ERROR_SCHEMA), Path(evaluation) / LABEL_ERRORS_FILE)
 
     def layouts(self) -> dict[Any, npt.NDArray[np.float32]]:
         """Three maps: each class around a place of its own."""

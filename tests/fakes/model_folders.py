@@ -1,12 +1,14 @@
 """Model folders as `train` writes them, in which nothing was trained."""
 
-import json
 from pathlib import Path
 
 import keras
 
+from lib.folders.model import NETWORK_FILE
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
+from lib.storage.location import Location
+from tests.fakes.records import model_record
 
 CLASS_NAMES = ("liver", "lung", "skin")
 
@@ -20,16 +22,9 @@ def write_model_folder(folder: Path, network: keras.Model, spec: str = "cnn") ->
         spec: As what it is known.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network.save(folder / "model.keras")
-    record = {
-        "name": folder.name,
-        "spec": spec,
-        "class_names": list(CLASS_NAMES),
-        "image_size": network.input_shape[1],
-        "image_policy": {"page": "first"},
-        "completed_at": "2026-11-24T00:00:00+00:00",
-    }
-    (folder / "model.json").write_text(json.dumps(record))
+    network.save(folder / NETWORK_FILE)
+    record = model_record(name=folder.name, spec=spec, class_names=list(CLASS_NAMES), image_size=network.input_shape[1])
+    record.write(Location(str(folder)))
     return folder
 
 

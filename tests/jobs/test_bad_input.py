@@ -1,6 +1,5 @@
 """Every wrong input ends in its exit code and one line that names the culprit; wrong settings before Ray starts."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -11,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lib.folders.record import CompletionRecord
+from lib.storage.location import Location
 from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.records import dataset_record, model_record
 from tests.fakes.sources import damage, write_source
 
 FAILED, WRONG_SETTINGS, TOO_MANY_BAD = 1, 2, 3
@@ -69,10 +71,14 @@ class Inputs:
         (self.root / name).write_text(content)
         return self.root / name
 
-    def dataset(self, marker: str = "dataset.json", **record: object) -> Path:
-        """A folder that looks like the finished output of another run."""
-        content = {"settings": {"image_size": 32}, "image_size": 48} | record
-        return self.file(f"finished/{marker}", json.dumps(content)).parent
+    def dataset(self) -> Path:
+        """A folder that looks like the finished data set of another run."""
+        return self.finished(dataset_record(settings={"image_size": 32}, image_size=48))
+
+    def finished(self, record: CompletionRecord) -> Path:
+        folder = self.root / "finished"
+        record.write(Location(str(folder)))
+        return folder
 
 
 Flags = Callable[[Inputs], tuple[object, ...]]
@@ -289,7 +295,7 @@ CASES = (
     Case(
         "incomplete dataset to evaluate on",
         "evaluate",
-        lambda i: ("--dataset", i.empty("half"), "--model-dir", i.dataset("model.json")),
+        lambda i: ("--dataset", i.empty("half"), "--model-dir", i.finished(model_record())),
         2,
         ("half", "dataset.json", "jobs.convert"),
     ),

@@ -14,7 +14,7 @@ from lib.config.conversion import ConvertConfig
 from lib.dataset.source import ShardSource
 from lib.errors import SettingsError, StorageError
 from lib.evaluation.checks.run import run_checks
-from lib.folders.checks import DESCRIPTOR_SCHEMA, NEAR_DUPLICATE_SCHEMA
+from lib.folders.checks import DESCRIPTOR_SCHEMA, NEAR_DUPLICATE_SCHEMA, ChecksRecord
 from lib.ingest.convert import convert_images
 from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.location import Location
@@ -76,7 +76,7 @@ def test_planted_copies_and_only_these_are_named(checked: Path) -> None:
 
 
 def test_every_image_has_one_row_of_descriptors_in_the_file_of_its_shard(checked: Path, dataset: ShardSource) -> None:
-    shards = {shard["file"]: shard["images"] for shard in dataset.record["shards"]}
+    shards = {shard.file: shard.images for shard in dataset.record.shards}
     tables = {file.name: pq.read_table(file) for file in (checked / "descriptors").iterdir()}
     assert {name: table.num_rows for name, table in tables.items()} == shards
     assert all(table.schema.equals(DESCRIPTOR_SCHEMA) for table in tables.values())
@@ -94,7 +94,7 @@ def test_the_baseline_tells_colours_apart(checked: Path) -> None:
 def test_a_second_model_finds_the_checks_done(checked: Path, dataset: ShardSource) -> None:
     before = files(checked)
     again = run_checks(dataset, "test", Location(str(checked)), JobConfig(verbose=True))
-    assert again == json.loads((checked / "checks.json").read_text())
+    assert again == ChecksRecord.read(Location(str(checked)))
     assert files(checked) == before
 
 

@@ -1,12 +1,13 @@
 """No model is measured on an image that it was trained on, however the image got into the test split."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from lib.folders.dataset import DatasetRecord
+from lib.folders.manifest import read_manifest, write_manifest
+from lib.storage.location import Location
 from tests.fakes.chain import Chain
 from tests.fakes.jobs import JobResult, run_job
 
@@ -14,15 +15,14 @@ from tests.fakes.jobs import JobResult, run_job
 def dataset_with_splits_exchanged(chain: Chain, folder: Path) -> Path:
     """The chain's dataset, with `train` called `test`: as if somebody had cut the same images otherwise."""
     shutil.copytree(chain.output / "dataset", folder)
-    record = json.loads((folder / "dataset.json").read_text())
+    copy = Location(str(folder))
+    record, manifest = DatasetRecord.read(copy), read_manifest(copy)
     names = {"train": "test", "test": "train", "validation": "validation"}
-    record["shards"] = [shard | {"split": names[shard["split"]]} for shard in record["shards"]]
-    record["content_hash"] = "another"
-    (folder / "dataset.json").write_text(json.dumps(record))
-    manifest = pq.read_table(folder / "manifest.parquet")
+    shards = [shard.model_copy(update={"split": names[shard.split]}) for shard in record.shards]
+    record.model_copy(update={"shards": shards, "content_hash": "another"}).write(copy)
     splits = pa.array([names.get(split) for split in manifest["split"].to_pylist()], pa.string())
     place = manifest.schema.get_field_index("split")
-    pq.write_table(manifest.set_column(place, "split", splits), folder / "manifest.parquet")
+    write_manifest(manifest.set_column(place, "split", splits), copy)
     return folder
 
 

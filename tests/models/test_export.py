@@ -135,10 +135,10 @@ def test_an_exported_model_says_the_same_of_uint8_images_in_its_own_runtime(
         assert set(found) == {"logits", "probabilities"}
         np.testing.assert_allclose(found["logits"], logits, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(found["probabilities"], softmax(logits), atol=1e-5)
-    assert record["agreement"]["images"] == 32
-    assert record["agreement"]["classes_predicted"] > 1  # or else the comparison would not mean much
-    assert record["agreement"]["equal_top_1"] == 1
-    assert record["agreement"]["largest_difference"] < 1e-5
+    assert record.agreement.images == 32
+    assert record.agreement.classes_predicted > 1  # or else the comparison would not mean much
+    assert record.agreement.equal_top_1 == 1
+    assert record.agreement.largest_difference < 1e-5
 
 
 def test_the_record_says_what_the_file_is_and_how_to_call_it(models: Path, tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_quantised_weights_are_smaller_and_their_effect_is_measured(models: Path
     expected = softmax(model_logits(models / "cnn", images))
     for quantize, share in (("dynamic", 0.28), ("float16", 0.53)):
         record = export(models / "cnn", tmp_path / quantize, "tflite", quantize)
-        assert record["size_bytes"] < share * plain["size_bytes"]
+        assert record.size_bytes < share * plain.size_bytes
         found = in_litert(tmp_path / quantize, images)["probabilities"]
-        stated = record["agreement"]["largest_difference"]
-        assert plain["agreement"]["largest_difference"] < stated < 0.2
+        stated = record.agreement.largest_difference
+        assert plain.agreement.largest_difference < stated < 0.2
         assert np.abs(found - expected).max() < 3 * stated
-        assert 0.8 <= record["agreement"]["equal_top_1"] <= 1
+        assert 0.8 <= record.agreement.equal_top_1 <= 1
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -181,9 +181,9 @@ def test_a_model_of_mixed_precision_is_exported_in_float32_and_the_change_is_sta
     finally:
         keras.config.set_dtype_policy("float32")
     record = export(model, tmp_path / "onnx", "onnx")
-    assert (record["precision"]["trained"], record["precision"]["exported"]) == (policy, "float32")
-    assert 1e-5 < record["precision"]["change"]["largest_difference"] < 0.2
-    assert record["agreement"]["largest_difference"] < 1e-5
+    assert (record.precision.trained, record.precision.exported) == (policy, "float32")
+    assert 1e-5 < record.precision.change.largest_difference < 0.2
+    assert record.agreement.largest_difference < 1e-5
     found = in_onnx_runtime(tmp_path / "onnx", photos(5))["probabilities"]
     np.testing.assert_allclose(found, softmax(model_logits(models / "cnn", photos(5))), atol=1e-5)
 

@@ -327,7 +327,7 @@ def test_the_reference_is_what_the_saved_model_makes_of_each_training_image(
     names = np.array(source().class_names)
     assert reference["predicted"].tolist() == names[probabilities.argmax(axis=1)].tolist()
     record = trained.results["reference"]
-    assert (record["images"], record["neighbours"], record["validation_images"]) == (21, 5, 7)
+    assert (record.images, record.neighbours, record.validation_images) == (21, 5, 7)
     shown = (tmp_path / "tensorboard" / "projector" / "metadata.tsv").read_text().splitlines()
     assert len(shown) == 1 + 21
 

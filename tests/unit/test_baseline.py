@@ -38,10 +38,10 @@ def test_colours_that_tell_the_classes_are_found() -> None:
         pa.concat_tables([tinted("train", every(20)), tinted("test", every(10))]), "test", CLASS_NAMES
     )
     assert baseline.record is not None
-    assert baseline.record["accuracy"] == np.mean(baseline.rows["correct"].to_pylist()) >= 0.9
-    low, high = baseline.record["interval"]
-    assert 0 <= low <= baseline.record["accuracy"] <= high <= 1
-    assert (baseline.record["images"], baseline.record["training_images"]) == (30, 60)
+    assert baseline.record.accuracy == np.mean(baseline.rows["correct"].to_pylist()) >= 0.9
+    low, high = baseline.record.interval
+    assert 0 <= low <= baseline.record.accuracy <= high <= 1
+    assert (baseline.record.images, baseline.record.training_images) == (30, 60)
     assert baseline.rows.schema == BASELINE_SCHEMA
     assert baseline.rows["image_id"].to_pylist() == sorted(
         f"test-{n}-{name}" for n in range(10) for name in CLASS_NAMES
@@ -53,7 +53,7 @@ def test_colours_that_tell_nothing_give_chance() -> None:
     shuffled = relabelled(test, random.permutation(test["label"].to_pylist()).tolist())
     baseline = Baseline.of(pa.concat_tables([tinted("train", every(20)), shuffled]), "test", CLASS_NAMES)
     assert baseline.record is not None
-    assert 0.2 <= baseline.record["accuracy"] <= 0.47
+    assert 0.2 <= baseline.record.accuracy <= 0.47
 
 
 def test_the_order_of_the_descriptors_changes_nothing() -> None:
@@ -73,8 +73,8 @@ def test_regularisation_is_chosen_on_validation_images() -> None:
     for validation in (good, bad):
         record = Baseline.of(pa.concat_tables([train, validation, test]), "test", CLASS_NAMES).record
         assert record is not None
-        assert record["chosen_on"] == "validation"
-        chosen.append(record["regularisation"])
+        assert record.chosen_on == "validation"
+        chosen.append(record.regularisation)
     assert chosen[0] > chosen[1] == min(STRENGTHS)
 
 
@@ -84,7 +84,7 @@ def test_without_other_images_to_choose_on_regularisation_is_fixed(split: str) -
         pa.concat_tables([tinted("train", every(9)), tinted(split, every(5))]), split, CLASS_NAMES
     ).record
     assert record is not None
-    assert (record["regularisation"], record["chosen_on"]) == (DEFAULT_STRENGTH, None)
+    assert (record.regularisation, record.chosen_on) == (DEFAULT_STRENGTH, None)
 
 
 def test_labels_of_the_asked_split_have_no_say_in_what_is_predicted() -> None:
@@ -105,7 +105,7 @@ def test_training_takes_a_bounded_number_of_images_evenly_from_classes(monkeypat
     train = tinted("train", {"liver": 100, "lung": 50, "skin": 3})
     record = Baseline.of(pa.concat_tables([train, tinted("test", every(4))]), "test", CLASS_NAMES).record
     assert record is not None
-    assert record["training_images"] == 20
+    assert record.training_images == 20
     assert [sorted(counts) for counts in fitted] == [[3, 8, 9]]
 
 
@@ -114,7 +114,7 @@ def test_a_class_without_training_images_is_never_predicted() -> None:
     baseline = Baseline.of(table, "test", CLASS_NAMES)
     assert set(baseline.rows["predicted"].to_pylist()) == {"liver", "skin"}
     assert baseline.record is not None
-    assert baseline.record["accuracy"] <= 2 / 3
+    assert baseline.record.accuracy <= 2 / 3
 
 
 def test_intervals_keep_groups_together() -> None:
@@ -126,8 +126,8 @@ def test_intervals_keep_groups_together() -> None:
     )
     assert grouped is not None
     assert alone is not None
-    assert grouped["interval"] == pytest.approx([2 / 3, 2 / 3])
-    low, high = alone["interval"]
+    assert grouped.interval == pytest.approx((2 / 3, 2 / 3))
+    low, high = alone.interval
     assert low < 0.6
     assert high > 0.75
 

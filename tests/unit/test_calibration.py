@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from lib.models.calibration import HIGHEST, LOWEST, PRIOR_SIGMA, Calibration, fit_temperature
+from lib.models.calibration import HIGHEST, LOWEST, PRIOR_SIGMA, fit_calibration, fit_temperature
 from lib.models.probabilities import cross_entropy, softmax
 
 Images = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -53,7 +53,7 @@ def test_the_factor_of_logits_that_were_too_large_is_found(factor: float) -> Non
 def test_without_images_logits_stay_as_they_are() -> None:
     logits, actual = np.zeros((0, 3), np.float32), np.zeros(0, np.int64)
     assert fit_temperature(logits, actual) == pytest.approx(1)
-    assert Calibration.fit(logits, actual) is None
+    assert fit_calibration(logits, actual) is None
 
 
 def test_three_images_that_are_all_right_do_not_make_the_model_certain() -> None:
@@ -79,17 +79,17 @@ def test_neither_the_order_of_the_images_nor_a_shift_of_their_logits_matters(ima
 @given(images=some_images())
 def test_a_calibration_changes_no_prediction_and_tells_the_loss_of_both(images: Images) -> None:
     logits, actual = images
-    found = Calibration.fit(logits, actual)
+    found = fit_calibration(logits, actual)
     assert found is not None
     np.testing.assert_array_equal((logits / found.temperature).argmax(axis=1), logits.argmax(axis=1))
     assert found.loss_before == cross_entropy(actual, softmax(logits))
     assert found.loss_after == cross_entropy(actual, softmax(logits / found.temperature))
-    assert found.record["images"] == len(actual)
+    assert found.images == len(actual)
 
 
 def test_a_model_that_is_too_sure_of_itself_is_better_afterwards() -> None:
     logits, actual = calibrated(2000, 4, seed=2)
-    found = Calibration.fit(logits * 4, actual)
+    found = fit_calibration(logits * 4, actual)
     assert found is not None
     assert found.ece_before > 0.1
     assert found.ece_after < 0.05

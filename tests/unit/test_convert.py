@@ -1,6 +1,5 @@
 """Conversion, unit by unit in this process: what is written, what is counted, what a second run does."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,9 @@ import pytest
 
 from lib.config.conversion import ConvertConfig
 from lib.errors import DataError, SettingsError, TooManyBadImagesError
-from lib.folders.manifest import MANIFEST_SCHEMA
+from lib.folders.dataset import DatasetRecord
+from lib.folders.manifest import MANIFEST_SCHEMA, Counts
+from lib.folders.output import RunRecord
 from lib.folders.shards import SHARD_SCHEMA
 from lib.ingest.convert import convert_unit, jpeg_path
 from lib.ingest.image import decode_jpeg
@@ -39,23 +40,31 @@ def files_of(folder: Path) -> dict[str, int]:
     return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
+def interrupted(dataset: Path) -> None:
+    """Leave a complete data set as a run leaves it that is ended before its last write."""
+    folder = Location(str(dataset))
+    record = DatasetRecord.read(folder)
+    RunRecord(marker=record.marker, settings=record.settings, inputs=record.inputs).write(folder)
+    (folder / DatasetRecord.FILE).delete()
+
+
 def test_the_record_the_manifest_and_the_shards_tell_the_same_story(folder: Path) -> None:
     spoil(folder, "train/lung/lung_002.tif")
     (folder / "source/notes.txt").write_text("not an image")
     record = convert_here(config_of(folder, max_bad_fraction=0.5))
-    assert record["counts"] == {"listed": 15, "accepted": 13, "quarantined": 1, "excluded": 1}
-    assert record["reasons"] == {"not_tiff": 1, "not_tiff_name": 1}
-    assert record["class_names"] == ["liver", "lung"]
-    assert json.loads((folder / "dataset/dataset.json").read_bytes()) == record
+    assert record.counts == Counts(listed=15, accepted=13, quarantined=1, excluded=1)
+    assert record.reasons == {"not_tiff": 1, "not_tiff_name": 1}
+    assert record.class_names == ["liver", "lung"]
+    assert DatasetRecord.read(Location(str(folder / "dataset"))) == record
     manifest = pq.read_table(folder / "dataset/manifest.parquet")
     assert manifest.schema.equals(MANIFEST_SCHEMA)
     accepted = {row["image_id"]: row for row in manifest.to_pylist() if row["verdict"] == "accepted"}
     stored = {}
-    for shard in record["shards"]:
-        table = pq.read_table(folder / "dataset/images" / shard["file"])
+    for shard in record.shards:
+        table = pq.read_table(folder / "dataset/images" / shard.file)
         assert table.schema.names == SHARD_SCHEMA.names
-        assert table.num_rows == shard["images"] > 0
-        assert set(table["split"].to_pylist()) == {shard["split"]}
+        assert table.num_rows == shard.images > 0
+        assert set(table["split"].to_pylist()) == {shard.split}
         stored |= {row["image_id"]: row for row in table.to_pylist()}
     assert stored.keys() == accepted.keys()
     for name, row in stored.items():
@@ -75,12 +84,12 @@ def test_a_second_run_does_nothing_and_says_the_same(folder: Path) -> None:
 
 def test_an_interrupted_run_goes_on_with_the_units_it_has(folder: Path) -> None:
     convert_here(config_of(folder))
-    (folder / "dataset/dataset.json").rename(folder / "dataset/run.json")
+    interrupted(folder / "dataset")
     gone, *kept = sorted((folder / "dataset/images").iterdir())
     before = {path: path.stat().st_mtime_ns for path in kept}
     gone.unlink()
     record = convert_here(config_of(folder))
-    assert record["counts"]["accepted"] == 14
+    assert record.counts.accepted == 14
     assert gone.exists()
     assert {path: path.stat().st_mtime_ns for path in kept} == before
 
@@ -106,13 +115,12 @@ def test_another_source_needs_another_folder(folder: Path) -> None:
 def test_shards_of_no_unit_are_removed(folder: Path) -> None:
     config = config_of(folder)
     stray = folder / "dataset/images/train-00000-00000000.parquet"
-    settings_file = folder / "dataset/run.json"
     convert_here(config)
-    (folder / "dataset/dataset.json").rename(settings_file)
+    interrupted(folder / "dataset")
     stray.write_bytes(b"of an earlier listing")
     record = convert_here(config)
     on_disk = {path.name for path in (folder / "dataset/images").iterdir()}
-    assert on_disk == {shard["file"] for shard in record["shards"]}
+    assert on_disk == {shard.file for shard in record.shards}
 
 
 def test_too_many_bad_images_are_named_in_a_manifest_but_make_no_dataset(folder: Path) -> None:
@@ -122,7 +130,7 @@ def test_too_many_bad_images_are_named_in_a_manifest_but_make_no_dataset(folder:
     assert not (folder / "dataset/dataset.json").exists()
     rows = pq.read_table(folder / "dataset/manifest.parquet").to_pylist()
     assert [row["path"] for row in rows if row["verdict"] == "quarantined"] == ["train/lung/lung_002.tif"]
-    assert convert_here(config_of(folder, max_bad_fraction=0.1))["counts"]["quarantined"] == 1
+    assert convert_here(config_of(folder, max_bad_fraction=0.1)).counts.quarantined == 1
 
 
 def test_a_class_whose_training_images_are_all_bad_stops_the_run(folder: Path) -> None:
@@ -157,12 +165,12 @@ def test_a_jpeg_keeps_the_name_of_its_tiff_where_that_is_unique() -> None:
 
 def test_the_content_hash_follows_the_images_and_their_conversion(folder: Path) -> None:
     hashes = {
-        convert_here(config_of(folder, output=str(folder / name), **settings))["content_hash"]
+        convert_here(config_of(folder, output=str(folder / name), **settings)).content_hash
         for name, settings in {"a": {}, "b": {"images_per_shard": 7}}.items()
     }
     assert len(hashes) == 1
     for name, settings in {"c": {"quality": 50}, "d": {"image_size": 48}, "e": {"validation_fraction": 0.5}}.items():
-        hashes.add(convert_here(config_of(folder, output=str(folder / name), **settings))["content_hash"])
+        hashes.add(convert_here(config_of(folder, output=str(folder / name), **settings)).content_hash)
     write_tiff(folder / "source/train/lung/lung_000.tif", 1234)
-    hashes.add(convert_here(config_of(folder, output=str(folder / "f")))["content_hash"])
+    hashes.add(convert_here(config_of(folder, output=str(folder / "f"))).content_hash)
     assert len(hashes) == 5

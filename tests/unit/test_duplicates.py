@@ -8,7 +8,7 @@ import pytest
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ListingConfig
 from lib.errors import DataError
-from lib.folders.manifest import LISTING_SCHEMA
+from lib.folders.manifest import LISTING_SCHEMA, DuplicateCounts
 from lib.ingest.duplicates import find_duplicates, make_sure, with_checksums
 from lib.ingest.listing import list_labelled
 from lib.storage.location import Location
@@ -74,14 +74,14 @@ def test_the_same_image_in_train_and_test_is_refused_by_default(source: Path) ->
 def test_the_same_image_twice_in_a_class_is_counted_and_kept_by_default(source: Path) -> None:
     copy(source, first(source, "train", "liver"), "train/liver/zz.tif")
     record = convert_here(config(source, validation_fraction=0))
-    assert record["duplicates"] == {"sets": 1, "images": 2, "sets_across_classes": 0, "sets_across_test": 0}
-    assert record["counts"]["accepted"] == 13
+    assert record.duplicates == DuplicateCounts(sets=1, images=2, sets_across_classes=0, sets_across_test=0)
+    assert record.counts.accepted == 13
 
 
 def test_kept_duplicates_are_counted(source: Path) -> None:
     copy(source, first(source, "train", "liver"), "test/lung/zz.tif")
     record = convert_here(config(source, duplicates="keep"))
-    assert record["duplicates"] == {"sets": 1, "images": 2, "sets_across_classes": 1, "sets_across_test": 1}
+    assert record.duplicates == DuplicateCounts(sets=1, images=2, sets_across_classes=1, sets_across_test=1)
 
 
 def test_equal_checksums_of_different_bytes_are_no_duplicates(source: Path) -> None:

@@ -50,7 +50,7 @@ def as_from_another_process(table):
 convert.convert_units = accepted
 config = ConvertConfig(source=sys.argv[1], output=sys.argv[2], duplicates="keep")
 record = convert.convert_images(config)
-assert record["counts"]["accepted"] == int(sys.argv[3]), record["counts"]
+assert record.counts.accepted == int(sys.argv[3]), record.counts
 say("accounted")
 """
 """The driver's part of a conversion. A process tells its own peak; what `getrusage` tells began with its parent's."""

@@ -11,8 +11,9 @@ import pytest
 
 from lib.errors import SettingsError
 from lib.folders import lease
-from lib.folders.lease import WRITER_FILE, only_writer, refuse_second_writer
+from lib.folders.lease import WriterRecord, only_writer, refuse_second_writer
 from lib.folders.output import OutputFolder
+from lib.folders.sample_folder import SampleRecord
 from lib.storage.location import Location
 
 
@@ -22,20 +23,21 @@ def folder(tmp_path: Path) -> Location:
 
 
 def written_by(folder: Location, **changes: object) -> None:
-    writer = {"host": "elsewhere", "pid": 1, "process_started_at": 0.0, "started_at": "2026-11-23T20:00:00+00:00"}
-    (folder / WRITER_FILE).write_json(writer | {"renewed_at_unix_s": time.time()} | changes)
+    here = WriterRecord.here()
+    start = {"host": "elsewhere", "pid": 1, "process_started_at": 0.0, "started_at": "2026-11-23T20:00:00+00:00"}
+    here.model_copy(update=start | changes).write(folder)
 
 
 def test_the_file_is_there_while_the_folder_is_written_and_gone_afterwards(folder: Location) -> None:
     with only_writer(folder):
-        assert (folder / WRITER_FILE).read_json()["pid"] == os.getpid()
-    assert not (folder / WRITER_FILE).exists()
+        assert WriterRecord.read(folder).pid == os.getpid()
+    assert not (folder / WriterRecord.FILE).exists()
 
 
 def test_a_failure_lets_go_of_the_folder(folder: Location) -> None:
     with pytest.raises(ZeroDivisionError), only_writer(folder):
         raise ZeroDivisionError
-    assert not (folder / WRITER_FILE).exists()
+    assert not (folder / WriterRecord.FILE).exists()
 
 
 def test_a_second_run_is_refused_and_the_first_one_named(folder: Location) -> None:
@@ -44,11 +46,11 @@ def test_a_second_run_is_refused_and_the_first_one_named(folder: Location) -> No
         started_at = psutil.Process(sleeper.pid).create_time()
         written_by(folder, host=lease.socket.gethostname(), pid=sleeper.pid, process_started_at=started_at)
         with pytest.raises(SettingsError, match=f"written by process {sleeper.pid} on .* since 2026-11-23T20:00:00"):
-            OutputFolder(folder, "dataset.json", {}).begin()
+            OutputFolder(folder, SampleRecord, {}).begin()
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert OutputFolder(folder, "dataset.json", {}).begin() is None
+    assert OutputFolder(folder, SampleRecord, {}).begin() is None
 
 
 def test_another_process_with_the_number_of_a_dead_writer_is_no_writer(folder: Location) -> None:
@@ -67,8 +69,8 @@ def test_a_writer_on_another_machine_counts_until_its_file_is_no_longer_renewed(
 def test_the_file_is_renewed(folder: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEWAL_S", 0.01)
     with only_writer(folder):
-        first = (folder / WRITER_FILE).read_json()["renewed_at_unix_s"]
+        first = WriterRecord.read(folder).renewed_at_unix_s
         deadline = time.monotonic() + 300
-        while (folder / WRITER_FILE).read_json()["renewed_at_unix_s"] == first:
+        while WriterRecord.read(folder).renewed_at_unix_s == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)

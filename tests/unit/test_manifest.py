@@ -10,7 +10,7 @@ import pytest
 
 from lib.config.images import ListingConfig
 from lib.errors import DataError, SettingsError, TissueError, TooManyBadImagesError
-from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
+from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting, Counts, VerdictCounts
 from lib.ingest.listing import Listing, image_id, list_labelled, list_unlabelled
 from lib.storage.location import Location
 
@@ -205,15 +205,15 @@ def test_the_account_adds_up_in_all_and_by_split_and_class(tree: Path) -> None:
     listing = listing_of(tree)
     bad = ("test/liver/0.tif", "test/lung/0.tif", "train/liver/1.tif")
     accounting = Accounting.of(manifest_of(listing, bad), listing.ids)
-    assert accounting.counts == {"listed": 18, "accepted": 10, "quarantined": 3, "excluded": 5}
+    assert accounting.counts == Counts(listed=18, accepted=10, quarantined=3, excluded=5)
     assert accounting.by_split["test"] == {
-        "liver": {"accepted": 1, "quarantined": 1, "excluded": 0},
-        "lung": {"accepted": 0, "quarantined": 1, "excluded": 0},
+        "liver": VerdictCounts(accepted=1, quarantined=1, excluded=0),
+        "lung": VerdictCounts(accepted=0, quarantined=1, excluded=0),
     }
-    assert accounting.by_split["-"] == {"-": {"accepted": 0, "quarantined": 0, "excluded": 5}}
+    assert accounting.by_split["-"] == {"-": VerdictCounts(accepted=0, quarantined=0, excluded=5)}
     cells = [cell for by_class in accounting.by_split.values() for cell in by_class.values()]
-    assert sum(sum(cell.values()) for cell in cells) == 18
-    assert sum(cell["quarantined"] for cell in cells) == 3
+    assert sum(cell.accepted + cell.quarantined + cell.excluded for cell in cells) == 18
+    assert sum(cell.quarantined for cell in cells) == 3
     assert next(iter(accounting.reasons.items())) == ("truncated", 3)
     assert accounting.reasons["not_tiff_name"] == 2
 
@@ -231,7 +231,7 @@ def test_a_lost_a_doubled_or_a_foreign_row_stops_the_run(tree: Path) -> None:
 
 
 def accounting_with(accepted: int, quarantined: int) -> Accounting:
-    counts = {"listed": accepted + quarantined + 9, "accepted": accepted, "quarantined": quarantined, "excluded": 9}
+    counts = Counts(listed=accepted + quarantined + 9, accepted=accepted, quarantined=quarantined, excluded=9)
     return Accounting(counts, {}, {"truncated": quarantined})
 
 

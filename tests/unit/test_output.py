@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from lib.errors import SettingsError
+from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder, read_complete
+from lib.folders.sample_folder import SampleRecord
 from lib.storage.location import Location
+from tests.fakes.records import sample_record
 
-MARKER = "dataset.json"
+MARKER = SampleRecord.FILE
 SETTINGS = {"image_size": 180, "models": ["cnn", "vgg16"], "learning_rate": None}
 
 
@@ -20,8 +23,8 @@ def location(tmp_path: Path) -> Location:
     return Location(str(tmp_path / "out"))
 
 
-def folder_of(location: Location, **changes: Any) -> OutputFolder:
-    return OutputFolder(location, MARKER, SETTINGS | changes)
+def folder_of(location: Location, **changes: Any) -> OutputFolder[SampleRecord]:
+    return OutputFolder(location, SampleRecord, SETTINGS | changes)
 
 
 def test_a_fresh_folder_is_taken(location: Location) -> None:
@@ -43,25 +46,25 @@ def test_an_incomplete_run_is_continued_with_its_files_in_place(location: Locati
 
 def test_a_complete_run_gives_back_its_record(location: Location) -> None:
     folder_of(location).begin()
-    written = folder_of(location).complete({"images": 7})
-    assert folder_of(location).begin() == written == read_complete(location, "dataset.json", "convert")
-    assert written["images"] == 7
-    assert written["settings"] == SETTINGS
-    assert written["versions"]["numpy"].count(".") == 2
-    assert datetime.fromisoformat(written["completed_at"]).tzinfo is not None
+    written = folder_of(location).complete(sample_record())
+    assert folder_of(location).begin() == written == read_complete(location, SampleRecord)
+    assert written.images == 7
+    assert written.settings == SETTINGS
+    assert written.versions["numpy"].count(".") == 2
+    assert datetime.fromisoformat(written.completed_at).tzinfo is not None
 
 
 def test_a_complete_folder_no_longer_says_that_it_is_under_way(location: Location) -> None:
     folder_of(location).begin()
-    folder_of(location).complete({})
-    assert [file.path for file in location.list_files()] == ["dataset.json"]
+    folder_of(location).complete(sample_record())
+    assert [file.path for file in location.list_files()] == [MARKER]
 
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_run_with_other_settings_is_refused_by_the_name_of_what_differs(location: Location, finished: bool) -> None:
     folder_of(location).begin()
     if finished:
-        folder_of(location).complete({})
+        folder_of(location).complete(sample_record())
     before = location.list_files()
     with pytest.raises(SettingsError, match=r"\(image_size is 180 there and 96 here\)") as caught:
         folder_of(location, image_size=96).begin()
@@ -86,26 +89,26 @@ def test_of_many_differences_a_few_are_named(location: Location) -> None:
 def test_a_folder_with_files_that_no_run_wrote_is_refused(location: Location) -> None:
     (location / "thesis/chapter.txt").write_bytes(b"precious")
     with pytest.raises(
-        SettingsError, match=re.escape(f"--output {location.uri} is not empty and holds no dataset.json")
+        SettingsError, match=re.escape(f"--output {location.uri} is not empty and holds no sample.json")
     ):
         folder_of(location).begin()
     assert [file.path for file in location.list_files()] == ["thesis/chapter.txt"]
 
 
 def test_an_incomplete_folder_is_not_an_input(location: Location) -> None:
-    expected = re.escape(f"{location.uri} is not a complete folder: dataset.json is missing") + ".*jobs.convert"
+    expected = re.escape(f"{location.uri} is not a complete folder: sample.json is missing") + ".*jobs.sample"
     with pytest.raises(SettingsError, match=expected):
-        read_complete(location, "dataset.json", "convert")
+        read_complete(location, SampleRecord)
     folder_of(location).begin()
     (location / "images/0.parquet").write_bytes(b"half of the work")
     with pytest.raises(SettingsError, match=expected):
-        read_complete(location, "dataset.json", "convert")
+        read_complete(location, SampleRecord)
 
 
 def test_a_run_stopped_between_its_last_two_writes_is_complete(location: Location) -> None:
     folder_of(location).begin()
     under_way = (location / "run.json").read_bytes()
-    record = folder_of(location).complete({"images": 7})
+    record = folder_of(location).complete(sample_record())
     (location / "run.json").write_bytes(under_way)
     assert folder_of(location).begin() == record
 
@@ -114,35 +117,35 @@ def test_a_run_under_way_goes_on_after_its_inputs_changed_without_the_parts_made
     location: Location, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "lib")  # as jobs do: a Ray of another test may have made the root logger silent
-    OutputFolder(location, MARKER, {"size": 1}, {"listing": "a"}).begin()
+    OutputFolder(location, SampleRecord, {"size": 1}, {"listing": "a"}).begin()
     (location / "part").write_bytes(b"made from a")
-    changed = OutputFolder(location, MARKER, {"size": 1}, {"listing": "b"})
+    changed = OutputFolder(location, SampleRecord, {"size": 1}, {"listing": "b"})
     assert changed.begin() is None
     assert not (location / "part").exists()
-    assert "has changed" in caplog.text
+    assert "inputs have changed" in caplog.text
 
 
 def test_parts_that_name_their_inputs_stay_when_the_inputs_change(location: Location) -> None:
-    OutputFolder(location, MARKER, {"size": 1}, {"listing": "a"}, parts_name_their_inputs=True).begin()
+    OutputFolder(location, SampleRecord, {"size": 1}, {"listing": "a"}, parts_name_their_inputs=True).begin()
     (location / "part-a").write_bytes(b"made from a")
-    OutputFolder(location, MARKER, {"size": 1}, {"listing": "b"}, parts_name_their_inputs=True).begin()
+    OutputFolder(location, SampleRecord, {"size": 1}, {"listing": "b"}, parts_name_their_inputs=True).begin()
     assert (location / "part-a").exists()
 
 
 def test_a_complete_folder_made_from_other_inputs_is_refused(location: Location) -> None:
-    OutputFolder(location, MARKER, {"size": 1}, {"listing": "a"}).complete({})
+    OutputFolder(location, SampleRecord, {"size": 1}, {"listing": "a"}).complete(sample_record())
     with pytest.raises(SettingsError, match="listing is 'a' there and 'b' here"):
-        OutputFolder(location, MARKER, {"size": 1}, {"listing": "b"}).begin()
+        OutputFolder(location, SampleRecord, {"size": 1}, {"listing": "b"}).begin()
 
 
 def test_a_folder_of_another_job_is_refused(location: Location) -> None:
-    OutputFolder(location, MARKER, {"size": 1}).begin()
+    OutputFolder(location, SampleRecord, {"size": 1}).begin()
     with pytest.raises(SettingsError, match="marker is"):
-        OutputFolder(location, "other.json", {"size": 1}).begin()
+        OutputFolder(location, ModelRecord, {"size": 1}).begin()
 
 
 def test_what_was_measured_is_known_to_the_next_start_of_the_same_run(location: Location) -> None:
-    folder = OutputFolder(location, MARKER, SETTINGS, {"listing": "a"})
+    folder = OutputFolder(location, SampleRecord, SETTINGS, {"listing": "a"})
     folder.begin()
     assert folder.measured_once("range", lambda: "0:4095") == "0:4095"
     assert folder.begin() is None
@@ -151,14 +154,16 @@ def test_what_was_measured_is_known_to_the_next_start_of_the_same_run(location: 
 
 def test_what_was_measured_on_other_inputs_is_measured_again(location: Location) -> None:
     for listing, parts_stay in (("a", True), ("b", True), ("c", False)):
-        folder = OutputFolder(location, MARKER, SETTINGS, {"listing": listing}, parts_name_their_inputs=parts_stay)
+        folder = OutputFolder(
+            location, SampleRecord, SETTINGS, {"listing": listing}, parts_name_their_inputs=parts_stay
+        )
         folder.begin()
         assert folder.measured_once("range", lambda found=listing: found) == listing
 
 
 def test_a_complete_folder_that_is_brought_up_to_date_keeps_no_measurement(location: Location) -> None:
-    OutputFolder(location, MARKER, SETTINGS, {"listing": "a"}).complete({})
-    folder = OutputFolder(location, MARKER, SETTINGS, {"listing": "b"}, may_update=True)
+    OutputFolder(location, SampleRecord, SETTINGS, {"listing": "a"}).complete(sample_record())
+    folder = OutputFolder(location, SampleRecord, SETTINGS, {"listing": "b"}, may_update=True)
     assert folder.begin() is None
     assert folder.measured_once("range", lambda: "0:1") == "0:1"
     assert [file.path for file in location.list_files()] == [MARKER]
@@ -166,9 +171,9 @@ def test_a_complete_folder_that_is_brought_up_to_date_keeps_no_measurement(locat
 
 def test_what_killed_writers_left_is_gone_when_a_folder_is_complete(tmp_path: Path) -> None:
     left = tmp_path / "out/checkpoints" / f".{'a' * 32}.partial"
-    folder = OutputFolder(Location(str(tmp_path / "out")), "model.json", {})
+    folder = OutputFolder(Location(str(tmp_path / "out")), SampleRecord, {})
     folder.begin()
     left.parent.mkdir()
     left.write_bytes(b"half")
-    folder.complete({})
+    folder.complete(sample_record())
     assert not left.exists()

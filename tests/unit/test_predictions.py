@@ -35,6 +35,7 @@ from lib.runs.summaries import prediction_summary
 from lib.storage.location import Location
 from lib.storage.tables import write_table
 from tests.fakes.conversion import convert_here
+from tests.fakes.records import model_record
 
 CLASS_NAMES = ["liver", "lung"]
 NULLABLE = ("label", "correct", "feature_distance", "unfamiliar")
@@ -206,8 +207,7 @@ def test_an_image_without_a_verdict_does_not_go_unnoticed() -> None:
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PredictConfig:
     """A complete model folder with nothing but its record, and one TIFF, of which an actor is sure not at all."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/model.json").write_text('{"completed_at": "now", "name": "cnn", "class_names": ["a", "b"]}')
+    model_record().write(Location(str(tmp_path / "model")))
     (tmp_path / "source").mkdir()
     tifffile.imwrite(tmp_path / "source/a.tif", np.zeros((20, 20, 3), np.uint8), photometric="rgb")
     folders = {name: str(tmp_path / name) for name in ("source", "output")}
@@ -241,7 +241,7 @@ def test_a_tenth_of_unfamiliar_images_is_worth_a_warning(
 
 def test_the_record_and_the_summary_count_what_is_doubtful(prepared: PredictConfig) -> None:
     record = predict.predict_images(prepared)
-    assert (record["images"], record["unfamiliar"], record["abstained"]) == (1, None, 1)
+    assert (record.images, record.unfamiliar, record.abstained) == (1, None, 1)
     summary = prediction_summary(record, prepared.output)
     assert (summary["accepted"], summary["unfamiliar"], summary["abstained"]) == (1, None, 1)
 
@@ -274,9 +274,9 @@ def test_predict_sees_the_very_bytes_that_training_saw(kind: str, compression: s
     )  # fmt: skip
     convert_here(config)
     dataset = ShardSource.open(Location(config.output))
-    trained = dataset.image_policy.model_dump(mode="json")
-    assert trained["tiff_range"] == tiff_range
-    model = {"image_policy": trained, "image_encoding": dataset.record["encoding"]}  # as `lib.training` records them
+    assert dataset.image_policy.tiff_range == tiff_range
+    # As `lib.training` records them.
+    model = model_record(image_policy=dataset.image_policy, image_encoding=dataset.record.encoding)
     source = Location(config.source)
     tiffs = predict.source_for(model, source, list_unlabelled(source), None)
 

@@ -61,8 +61,8 @@ def test_a_hundredth_of_the_validation_images_are_beyond_the_threshold() -> None
     distances = np.random.default_rng(0).permutation(1000).astype(np.float32) / 1000
     record = reference_record(50, distances)
     assert record is not None
-    assert (record["images"], record["neighbours"], record["validation_images"]) == (50, 5, 1000)
-    assert np.count_nonzero(distances > record["threshold"]) == 10
+    assert (record.images, record.neighbours, record.validation_images) == (50, 5, 1000)
+    assert np.count_nonzero(distances > record.threshold) == 10
 
 
 def test_without_validation_images_there_is_no_threshold() -> None:
@@ -84,7 +84,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.2, 0.7, 0.1]], np.float32)
     write(tmp_path, embeddings, probabilities)
     record = reference_record(4, np.array([0.1, 0.2], np.float32))
-    found = Reference.read(Location(str(tmp_path)), {"reference": record})
+    found = Reference.read(Location(str(tmp_path)), record)
     assert found is not None
     np.testing.assert_array_equal(found.embeddings, embeddings)
     assert found.labels == ["liver", "lung", "skin", "liver"]
@@ -96,8 +96,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_model_that_has_none_has_none(tmp_path: Path) -> None:
-    assert Reference.read(Location(str(tmp_path)), {"reference": None}) is None
-    assert Reference.read(Location(str(tmp_path)), {}) is None  # of an earlier version
+    assert Reference.read(Location(str(tmp_path)), None) is None
 
 
 # -- which images are taken

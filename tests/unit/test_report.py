@@ -21,7 +21,11 @@ from lib.config.chain import ReportConfig
 from lib.errors import DataError, SettingsError
 from lib.folders.checks import MOST_SHOWN
 from lib.folders.dataset import MOST_REFUSED, find_overlap
+from lib.folders.manifest import Counts
+from lib.folders.model import BestEpoch, SweepRecord
 from lib.folders.predictions import Mistake
+from lib.folders.report_folder import DatasetSummary, ReportRecord
+from lib.folders.sweep import Leaderboard, TrialResult
 from lib.report.collect import MOST_MISTAKES, choose_mistakes, collect
 from lib.report.doubts.model_doubts import chance_calibration_error
 from lib.report.doubts.ranking import doubts
@@ -30,6 +34,7 @@ from lib.report.page import write_report
 from lib.report.page_thumbnails import MOST_SPRITE_PX, SIDE_PX, TILE_SIDES_PX, tile_side
 from lib.report.pictures import lighter, most_confused
 from lib.report.verdict import comparison, headline
+from lib.storage.location import Location
 from tests.fakes.evaluations import HOSTILE, PNG, Lab
 
 JSON_VALUES = st.recursive(
@@ -84,28 +89,28 @@ def test_the_verdict_names_the_best_model_with_its_wilson_interval(lab: Lab) -> 
 
 def test_equal_models_tie_and_none_is_called_best(lab: Lab) -> None:
     summary = write_report(lab.both({1}, {2}))
-    assert summary["verdict"].startswith("cnn and vgg16 tie for best of 2 models: each is right on 59 of 60")
-    assert summary["best"] is None
+    assert summary.verdict.startswith("cnn and vgg16 tie for best of 2 models: each is right on 59 of 60")
+    assert summary.best is None
 
 
 def test_a_model_of_a_sweep_shows_the_best_trials_and_who_chose_it(lab: Lab) -> None:
     config = lab.both({1, 2})
-    folder = lab.root / "models" / "cnn"
-    rows = [
-        {
-            "trial": number,
-            "parameters": {"learning_rate": 0.1 / number, "augment": ["flip", HOSTILE] if number > 1 else []},
-            "val_loss": None if number == 12 else number / 10,
-            "val_accuracy": None if number == 12 else 0.5,
-            "epochs": 3,
-            "pruned": number == 4,
-        }
+    trials = [
+        TrialResult(
+            trial=number,
+            parameters={"learning_rate": 0.1 / number, "augment": ["flip", HOSTILE] if number > 1 else []},
+            val_loss=None if number == 12 else number / 10,
+            val_accuracy=None if number == 12 else 0.5,
+            best_epoch=None if number == 12 else 2,
+            epochs=3,
+            pruned=number == 4,
+            seconds=1.0,
+        )
         for number in range(1, 13)
     ]
-    record = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(record | {"sweep": {"trials": 12, "best": 1, "parameters": {}}}))
-    (folder / "sweep").mkdir()
-    (folder / "sweep" / "leaderboard.json").write_text(json.dumps({"metric": "val_loss", "trials": rows}))
+    sweep = SweepRecord(trials=12, pruned=1, metric="val_loss", best=1, parameters={})
+    lab.model("cnn", sweep=sweep)
+    Leaderboard(metric="val_loss", trials=trials).write(Location(str(lab.root / "models" / "cnn" / "sweep")))
     page = page_of(config)
     assert "The best of 12 trials on the validation images; the first 10 are shown" in page
     table = page.split('<table class="trials">')[1].split("</table>")[0]
@@ -119,15 +124,15 @@ def test_a_model_of_a_sweep_shows_the_best_trials_and_who_chose_it(lab: Lab) -> 
 def test_report_json_is_written_last_and_holds_what_the_page_says(lab: Lab) -> None:
     config = lab.both({1, 2, 3})
     summary = write_report(config)
-    assert json.loads((lab.root / "report/report.json").read_text()) == summary
-    (model,) = summary["models"]
+    assert ReportRecord.read(Location(str(lab.root / "report"))) == summary
+    (model,) = summary.models
     # of classes of 30 images, 2 and 1 are taken for the other
-    assert model["macro_f1"] == pytest.approx((2 * 28 / (29 + 30) + 2 * 29 / (31 + 30)) / 2)
-    assert (model["name"], model["accuracy"], model["images"]) == ("cnn", 0.95, 60)
-    counts = {"listed": 63, "accepted": 60, "quarantined": 2, "excluded": 1}
-    assert summary["doubts"][0] == "Few images"
-    assert summary["datasets"] == [{"uri": str(lab.root / "dataset"), "content_hash": "hash-1", "counts": counts}]
-    assert summary["completed_at"].endswith("+00:00")
+    assert model.macro_f1 == pytest.approx((2 * 28 / (29 + 30) + 2 * 29 / (31 + 30)) / 2)
+    assert (model.name, model.accuracy, model.images) == ("cnn", 0.95, 60)
+    counts = Counts(listed=63, accepted=60, quarantined=2, excluded=1)
+    assert summary.doubts[0] == "Few images"
+    assert summary.datasets == [DatasetSummary(uri=str(lab.root / "dataset"), content_hash="hash-1", counts=counts)]
+    assert summary.completed_at.endswith("+00:00")
 
 
 def test_a_page_that_cannot_be_written_leaves_no_completed_report(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +236,12 @@ def test_thumbnails_are_small_jpegs_and_missing_images_are_said_to_be_missing(la
 
 
 def test_only_the_shards_of_the_evaluated_split_are_read(lab: Lab) -> None:
-    lab.dataset(shards=[{"file": "test-00000.parquet", "split": "test"}, {"file": "gone.parquet", "split": "train"}])
+    lab.dataset(
+        shards=[
+            {"file": "test-00000.parquet", "split": "test", "images": 60},
+            {"file": "gone.parquet", "split": "train", "images": 1},
+        ]
+    )
     lab.model("cnn")
     config = ReportConfig(evaluations=(lab.evaluation("cnn", {1}),), output=str(lab.root / "report"))
     (thumbnails,) = collect(config).thumbnails.values()
@@ -271,7 +281,7 @@ def test_evaluations_on_different_images_are_shown_but_not_ranked(lab: Lab) -> N
     assert comparison(report) == ""
     assert {"Not the same images", "vgg16 was trained on other data"} <= set(titles(config))
     assert "do not rank them" in page_of(config)
-    assert write_report(config)["best"] is None
+    assert write_report(config).best is None
 
 
 def test_doubts_are_those_of_the_data(lab: Lab) -> None:
@@ -296,7 +306,8 @@ def test_a_model_no_better_than_the_most_frequent_class_may_have_learned_nothing
 )
 def test_how_training_went_is_doubted(lab: Lab, metrics: dict[str, Any], title: str) -> None:
     lab.dataset()
-    lab.model("cnn", **metrics)
+    best = BestEpoch(best_epoch=3, epochs=8, loss=0.1, accuracy=0.97, val_loss=0.2, val_accuracy=0.95)
+    lab.model("cnn", metrics=best.model_copy(update=metrics))
     config = ReportConfig(evaluations=(lab.evaluation("cnn", {1}),), output=str(lab.root / "report"))
     assert title in titles(config)
     assert "nan" not in page_of(config).lower().split("<main>")[0]
@@ -459,7 +470,7 @@ def test_an_evaluation_of_an_earlier_version_shows_less(lab: Lab) -> None:
 
 def test_a_model_without_a_temperature_is_said_to_be_uncalibrated(lab: Lab) -> None:
     lab.dataset()
-    lab.model("cnn", {"calibration": None})
+    lab.model("cnn", calibration=None)
     assert "cnn is not calibrated" in titles(lab.config(lab.evaluation("cnn", {1, 2, 3})))
 
 

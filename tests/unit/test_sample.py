@@ -129,7 +129,7 @@ def test_the_folder_holds_one_file_for_each_image_and_a_second_run_writes_nothin
     config = SampleConfig(output=str(tmp_path / "sample"), train_per_class=2, test_per_class=1)
     record = write_sample(config)
     files = {path.relative_to(tmp_path / "sample").as_posix(): path for path in tmp_path.rglob("*.tif")}
-    assert record["images"] == len(files) == 12 * 3
+    assert record.images == len(files) == 12 * 3
     assert len({path.read_bytes() for path in files.values()}) == 12 * 3
     assert "train/liver/liver_0002.tif" in files
     assert {PurePosixPath(path).parts[:2] for path in files} == {

@@ -14,6 +14,7 @@ from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, ShardSource, TiffSource, image_array
 from lib.errors import DataError, SettingsError, StorageError
+from lib.folders.manifest import DuplicateCounts
 from lib.ingest.listing import list_unlabelled
 from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
@@ -153,12 +154,9 @@ def doubled(tmp_path: Path) -> TiffSource:
 def test_the_same_image_in_two_classes_is_refused_before_it_is_used(doubled: TiffSource) -> None:
     with pytest.raises(DataError, match=r"the same image is in two classes: .* and train/lung/zz.tif .*--duplicates"):
         doubled.count_duplicates("refuse")
-    assert doubled.count_duplicates("keep") == {
-        "sets": 1,
-        "images": 2,
-        "sets_across_classes": 1,
-        "sets_across_test": 0,
-    }
+    assert doubled.count_duplicates("keep") == DuplicateCounts(
+        sets=1, images=2, sets_across_classes=1, sets_across_test=0
+    )
 
 
 def test_an_image_for_testing_that_is_also_in_training_is_refused(tmp_path: Path) -> None:

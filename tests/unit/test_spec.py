@@ -13,6 +13,7 @@ from lib.errors import SettingsError
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.storage.location import Location
+from tests.fakes.records import model_record
 
 NAMES = ("cnn", "saved", "hub", *KERAS_NETWORKS)
 SHA256 = "0123456789abcdef" * 4
@@ -130,7 +131,7 @@ def test_an_earlier_model_must_be_complete_and_of_the_same_image_size(tmp_path: 
     spec = parse_spec(f"saved:path={tmp_path}/m")
     with pytest.raises(SettingsError, match=r"m is not a complete folder: model\.json is missing.*jobs\.train"):
         check_spec(spec, 64)
-    (Location(str(tmp_path)) / "m/model.json").write_json({"image_size": 96})
+    model_record(image_size=96).write(Location(str(tmp_path / "m")))
     check_spec(spec, 96)
     with pytest.raises(SettingsError, match="was trained on 96 px images; --image-size is 64"):
         check_spec(spec, 64)

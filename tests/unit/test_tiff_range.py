@@ -11,6 +11,7 @@ import pytest
 from lib.config.images import ImageConfig, TiffPolicy, parse_ranges
 from lib.errors import StorageError
 from lib.folders.output import OutputFolder
+from lib.folders.sample_folder import SampleRecord
 from lib.ingest.tiff import ranges as tiff_range
 from lib.ingest.tiff.ranges import measure_ranges, resolve_policy, with_measured_ranges, with_ranges_of_run
 from lib.storage.location import Location
@@ -167,7 +168,7 @@ def test_an_interrupted_run_over_the_same_listing_reads_nothing_to_measure_again
     source: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = listed(source)
-    folder = OutputFolder(Location(str(tmp_path / "out")), "dataset.json", {}, {"listing": "a"})
+    folder = OutputFolder(Location(str(tmp_path / "out")), SampleRecord, {}, {"listing": "a"})
     folder.begin()
     resolved = with_ranges_of_run(folder, source, images, ImageConfig())
     assert resolved == ImageConfig(tiff_range="uint16=0:4095")

@@ -10,7 +10,7 @@ import pytest
 from lib.config.fitting import TrainConfig
 from lib.config.resources import WorkerCount
 from lib.errors import SettingsError
-from lib.folders.sweep import TrialResult, rank
+from lib.folders.sweep import TrialRecord, rank
 from lib.training.search.trials import Trial, draw_trials, in_words, read_sweep
 
 RATES = {"low": 1e-4, "high": 1e-1, "log": True}
@@ -107,8 +107,17 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         read_sweep(config)
 
 
-def result(trial: int, loss: float | None, accuracy: float | None, *, pruned: bool = False) -> TrialResult:
-    return TrialResult(trial, {}, loss, accuracy, 1, 3, pruned, 1.0)
+def result(trial: int, loss: float | None, accuracy: float | None, *, pruned: bool = False) -> TrialRecord:
+    return TrialRecord(
+        trial=trial,
+        parameters={},
+        val_loss=loss,
+        val_accuracy=accuracy,
+        best_epoch=1,
+        epochs=3,
+        pruned=pruned,
+        seconds=1.0,
+    )
 
 
 def test_trials_that_were_ended_early_or_have_no_loss_come_last() -> None:

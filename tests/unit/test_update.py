@@ -72,8 +72,8 @@ def test_only_new_and_changed_files_are_fetched_and_those_that_are_gone_are_drop
         path: before[path] for path in before.keys() - {gone, changed}
     }
     assert after[changed][1] != before[changed][1]
-    assert record["counts"]["listed"] == record["counts"]["accepted"] == len(after) == 21
-    assert sum(shard["images"] for shard in record["shards"]) == 21
+    assert record.counts.listed == record.counts.accepted == len(after) == 21
+    assert sum(shard.images for shard in record.shards) == 21
 
 
 def test_an_updated_folder_is_complete_for_the_same_command(folder: Path, fetched: list[str]) -> None:

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lib.evaluation.measures.metrics import classification_metrics
-from lib.folders.checks import BASELINE_SCHEMA
+from lib.folders.checks import BASELINE_SCHEMA, BaselineRecord
 from lib.models.probabilities import FloatArray, IntArray, cross_entropy
 
 BASELINE_NAME = "colour histogram, logistic regression"
@@ -35,12 +35,11 @@ class Baseline:
 
     Attributes:
         rows: Its predictions (`BASELINE_SCHEMA`), sorted by `image_id`.
-        record: `name`, `accuracy` with its 95 % bootstrap `interval`, `balanced_accuracy`, `images`,
-            `training_images`, and the `regularisation` with where it was `chosen_on`; None if there is no baseline.
+        record: How good they are; None if there is no baseline.
     """
 
     rows: pa.Table
-    record: dict[str, Any] | None
+    record: BaselineRecord | None
 
     @classmethod
     def of(cls, descriptors: pa.Table, split: str, class_names: list[str]) -> "Baseline":
@@ -63,13 +62,17 @@ class Baseline:
         chosen = split != "validation" and validation.count > 0
         strength = _best_strength(training, validation) if chosen else DEFAULT_STRENGTH
         probabilities = training.fit(strength).probabilities(asked)
-        record = {
-            "name": BASELINE_NAME,
-            **asked.measure(probabilities),
-            "training_images": training.count,
-            "regularisation": strength,
-            "chosen_on": "validation" if chosen else None,
-        }
+        metrics = asked.measure(probabilities)
+        record = BaselineRecord(
+            name=BASELINE_NAME,
+            images=metrics["images"],
+            accuracy=metrics["accuracy"],
+            interval=metrics["intervals"]["accuracy"],
+            balanced_accuracy=metrics["balanced_accuracy"],
+            training_images=training.count,
+            regularisation=strength,
+            chosen_on="validation" if chosen else None,
+        )
         return cls(asked.rows(probabilities), record)
 
 
@@ -137,15 +140,8 @@ class _Examples:
             return _Fitted(model.fit(self.features, self.labels), len(self.class_names))
 
     def measure(self, probabilities: FloatArray) -> dict[str, Any]:
-        metrics = classification_metrics(
-            self.labels, probabilities, self.class_names, groups=self.images["group"].to_pylist()
-        )
-        return {
-            "images": metrics["images"],
-            "accuracy": metrics["accuracy"],
-            "interval": metrics["intervals"]["accuracy"],
-            "balanced_accuracy": metrics["balanced_accuracy"],
-        }
+        groups = self.images["group"].to_pylist()
+        return classification_metrics(self.labels, probabilities, self.class_names, groups=groups)
 
     def rows(self, probabilities: FloatArray) -> pa.Table:
         best = probabilities.argmax(axis=1)

@@ -14,8 +14,9 @@ from lib.config.base import JobConfig
 from lib.dataset.graph import done
 from lib.dataset.source import ShardSource
 from lib.errors import DataError
-from lib.folders.checks import DESCRIPTOR_SCHEMA, DESCRIPTORS, SPLITS
-from lib.folders.shards import read_shard
+from lib.folders.checks import DESCRIPTOR_SCHEMA, DESCRIPTORS
+from lib.folders.manifest import SPLITS
+from lib.folders.shards import read_shard, shards_of
 from lib.ingest.image import decode_jpeg
 from lib.ingest.tiff.decode import UInt8Array
 from lib.runtime.logs import join_stage
@@ -97,7 +98,7 @@ def describe_images(dataset: ShardSource, output: Location, config: JobConfig) -
         progress.advance(images - sum(unit.num_rows for unit in missing))
         if missing:
             start_ray(config)
-            arguments = {"images": dataset.folder / "images", "output": folder}
+            arguments = {"images": shards_of(dataset.folder), "output": folder}
             graph = map_units(units_dataset(missing), _describe_unit, fn_kwargs=arguments, num_cpus=1)
             for table in stream_tables(graph):
                 progress.advance(sum(table["images"].to_pylist()))

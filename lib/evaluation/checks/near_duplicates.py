@@ -31,7 +31,8 @@ import pyarrow.compute as pc
 
 from lib.evaluation.checks.descriptors import HASH_BITS, VIEWS
 from lib.evaluation.checks.hash_index import HashArray, Pairs, different_bits, joined, near_pairs
-from lib.folders.checks import NEAR_DUPLICATE_SCHEMA, SPLITS
+from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
+from lib.folders.manifest import SPLITS
 from lib.models.probabilities import FloatArray
 
 SPLIT_PAIRS = (("test", "train"), ("test", "validation"), ("validation", "train"))

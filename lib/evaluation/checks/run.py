@@ -3,20 +3,18 @@
 Near duplicates across splits, and what a colour histogram alone achieves. All evaluations of a split share one folder.
 """
 
-from typing import Any
-
 from lib.config.base import JobConfig
 from lib.dataset.source import ShardSource
 from lib.evaluation.checks.colour_baseline import Baseline
 from lib.evaluation.checks.descriptors import describe_images
 from lib.evaluation.checks.near_duplicates import NearDuplicates
-from lib.folders.checks import BASELINE_FILE, CHECKS_FILE, NEAR_DUPLICATES_FILE
+from lib.folders.checks import BASELINE_FILE, NEAR_DUPLICATES_FILE, ChecksRecord
 from lib.folders.output import OutputFolder
 from lib.storage.location import Location
 from lib.storage.tables import write_table
 
 
-def run_checks(dataset: ShardSource, split: str, output: Location, config: JobConfig) -> dict[str, Any]:
+def run_checks(dataset: ShardSource, split: str, output: Location, config: JobConfig) -> ChecksRecord:
     """Check a data set, unless its checks are in the folder already.
 
     Args:
@@ -25,34 +23,28 @@ def run_checks(dataset: ShardSource, split: str, output: Location, config: JobCo
         output: The checks folder.
         config: How Ray is started.
 
-    Returns:
-        The content of `checks.json`: `images` described; `near_duplicates`, the number of pairs;
-        `near_duplicate_images`, those of them on the side of test, or of validation against train;
-        `most_different_bits`, up to which pairs were searched for; and `baseline` (see
-        `lib.evaluation.checks.colour_baseline.Baseline`), None where there is none.
-
     Raises:
         SettingsError: If the folder holds the checks of another data set or split, or another run is writing there.
         StorageError: If images cannot be read or results not written.
     """
-    folder = OutputFolder(output, CHECKS_FILE, {"split": split}, {"dataset_hash": dataset.content_hash})
+    folder = OutputFolder(output, ChecksRecord, {"split": split}, {"dataset_hash": dataset.content_hash})
     return folder.once(lambda: _check(dataset, split, folder, config))
 
 
-def _check(dataset: ShardSource, split: str, folder: OutputFolder, config: JobConfig) -> dict[str, Any]:
+def _check(dataset: ShardSource, split: str, folder: OutputFolder[ChecksRecord], config: JobConfig) -> ChecksRecord:
     descriptors = describe_images(dataset, folder.location, config)
     duplicates = NearDuplicates.among(descriptors)
     write_table(duplicates.pairs, folder.location / NEAR_DUPLICATES_FILE)
     baseline = Baseline.of(descriptors, split, dataset.class_names)
     write_table(baseline.rows, folder.location / BASELINE_FILE)
     return folder.complete(
-        {
-            "dataset": dataset.folder.uri,
-            "split": split,
-            "images": descriptors.num_rows,
-            "near_duplicates": duplicates.pairs.num_rows,
-            "near_duplicate_images": len(duplicates.pairs["image_id"].unique()),
-            "most_different_bits": duplicates.most_different_bits,
-            "baseline": baseline.record,
-        }
+        ChecksRecord(
+            dataset=dataset.folder.uri,
+            split=split,
+            images=descriptors.num_rows,
+            near_duplicates=duplicates.pairs.num_rows,
+            near_duplicate_images=len(duplicates.pairs["image_id"].unique()),
+            most_different_bits=duplicates.most_different_bits,
+            baseline=baseline.record,
+        )
     )

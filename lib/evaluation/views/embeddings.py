@@ -15,7 +15,7 @@ from lib.evaluation.checks.near_duplicates import proposed_duplicates
 from lib.evaluation.views.maps import embedding_maps, map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
 from lib.folders.evaluation import MAPS_FILE, PROJECTOR
-from lib.folders.model import REFERENCE_FILE
+from lib.folders.model import read_reference
 from lib.folders.predictions import EMBEDDINGS, Outcome
 from lib.projector import (
     ProjectorPoints,
@@ -107,7 +107,7 @@ def resembling_training_images(folder: Location, model_folder: Location, descrip
         model_folder: Has its reference, of images of the same data set.
         descriptors: Rows of `DESCRIPTOR_SCHEMA` of that data set.
     """
-    reference = read_table(model_folder / REFERENCE_FILE, ["image_id", "embedding"])
+    reference = read_reference(model_folder, ["image_id", "embedding"])
     known, known_embeddings = reference["image_id"].to_pylist(), _matrix(reference["embedding"])
     found = [
         proposed_duplicates(descriptors, ids, unit_length(embeddings), known, known_embeddings)

@@ -59,7 +59,7 @@ def with_measured_ranges(source: Location, images: pa.Table, policy: PolicyT) ->
     return resolve_policy(policy, measure_ranges(_read_some(source, training), policy))
 
 
-def with_ranges_of_run(folder: OutputFolder, source: Location, images: pa.Table, policy: PolicyT) -> PolicyT:
+def with_ranges_of_run(folder: OutputFolder[Any], source: Location, images: pa.Table, policy: PolicyT) -> PolicyT:
     """As `with_measured_ranges`, but a run that was interrupted does not measure again.
 
     Args:

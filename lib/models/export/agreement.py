@@ -1,12 +1,13 @@
 """Whether an exported model says the same as the model that it was made from, on images made for that."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lib.folders.export_folder import AgreementRecord
 from lib.models.export.runtimes import FloatArray, Outputs, UInt8Array
 from lib.models.probabilities import softmax
 
@@ -80,8 +81,9 @@ class Agreement:
         """Whether no probability differs by more than the tolerance, and no clear decision differs at all."""
         return self.finite and self.largest_difference <= PROBABILITY_TOLERANCE and not self.clear_top_1_differences
 
-    def record(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "finite"}
+    @property
+    def record(self) -> AgreementRecord:
+        return AgreementRecord.model_validate({name: getattr(self, name) for name in AgreementRecord.model_fields})
 
     def __str__(self) -> str:
         return (

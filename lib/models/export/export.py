@@ -5,12 +5,15 @@ import logging
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from lib.config.prediction import ExportConfig
 from lib.errors import TissueError, one_line
-from lib.folders.model import read_model_record
-from lib.folders.output import OutputFolder
+from lib.folders.export_folder import ExportedFile, ExportRecord, PrecisionChange, TensorRecord
+from lib.folders.model import ModelRecord
+from lib.folders.output import OutputFolder, read_complete
 from lib.models.export.agreement import (
     PROBABILITY_TOLERANCE,
     Agreement,
@@ -35,35 +38,31 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EXPORT_FILE = "export.json"
 FILES = {"savedmodel": "saved_model", "onnx": "model.onnx", "tflite": "model.tflite"}
 """By format: the file in the export folder; for `savedmodel` a folder."""
 
 
-def export_model(config: ExportConfig) -> dict[str, Any]:
+def export_model(config: ExportConfig) -> ExportRecord:
     """Write a model with its preprocessing in another format, unless this very export is already complete.
 
     The file is opened with the runtime of its format and has to say the same as `model.keras` before it is put into the
     folder. How far a quantised model is from it is measured and stated instead.
-
-    Returns:
-        The content of `export.json`.
 
     Raises:
         SettingsError: If a package is not installed, the model folder is not complete, or the output is another run's.
         TissueError: If the format cannot express the model, or the exported model says something else.
     """
     require_packages(config.format)
-    model = read_model_record(Location(config.model_dir))
-    inputs = {"model_completed_at": model["completed_at"]}
-    folder = OutputFolder(Location(config.output), EXPORT_FILE, config.identity(), inputs)
+    model = read_complete(Location(config.model_dir), ModelRecord)
+    inputs = {"model_completed_at": model.completed_at}
+    folder = OutputFolder(Location(config.output), ExportRecord, config.identity(), inputs)
     return folder.once(lambda: _export(config, model, folder))
 
 
-def _export(config: ExportConfig, model: dict[str, Any], folder: OutputFolder) -> dict[str, Any]:
+def _export(config: ExportConfig, model: ModelRecord, folder: OutputFolder[ExportRecord]) -> ExportRecord:
     started = time.monotonic()
     network = load_network(Location(config.model_dir))
-    images = check_images(model["image_size"])
+    images = check_images(model.image_size)
     precision = _compute_in_float32(network, images)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / FILES[config.format]
@@ -73,47 +72,45 @@ def _export(config: ExportConfig, model: dict[str, Any], folder: OutputFolder) -
         folder.location.upload_folder(Path(scratch))
         files = _files(Path(scratch))
     return folder.complete(
-        {
-            "name": model["name"],
-            "spec": model["spec"],
-            "model_dir": config.model_dir,
-            "format": config.format,
-            "quantize": config.quantize,
-            "class_names": model["class_names"],
-            "image_size": model["image_size"],
-            "image_policy": model["image_policy"],
-            **_interface(config.format, model),
-            "file": FILES[config.format],
-            "files": files,
-            "size_bytes": sum(entry["size_bytes"] for entry in files),
-            "agreement": agreement.record(),
-            "precision": precision,
-            "runtime": runtime_versions(config.format),
-            "seconds": round(time.monotonic() - started, 3),
-        }
+        ExportRecord(
+            name=model.name,
+            spec=model.spec,
+            model_dir=config.model_dir,
+            format=config.format,
+            quantize=config.quantize,
+            class_names=model.class_names,
+            image_size=model.image_size,
+            image_policy=model.image_policy,
+            signature=None if config.format == "onnx" else SIGNATURE,
+            input=_input(model),
+            outputs=_outputs(model),
+            file=FILES[config.format],
+            files=files,
+            size_bytes=sum(file.size_bytes for file in files),
+            agreement=agreement.record,
+            precision=precision,
+            runtime=runtime_versions(config.format),
+            seconds=round(time.monotonic() - started, 3),
+        )
     )
 
 
-def _interface(file_format: str, model: dict[str, Any]) -> dict[str, Any]:
-    """What goes in and comes out, by the names that the file knows them by."""
-    size, classes = model["image_size"], len(model["class_names"])
-    output = {"dtype": "float32", "shape": ["n", classes]}
-    return {
-        "signature": None if file_format == "onnx" else SIGNATURE,
-        "input": {
-            "name": "images",
-            "dtype": "uint8",
-            "shape": ["n", size, size, 3],
-            "content": "RGB, 0 to 255; the preprocessing is inside the model",
-        },
-        "outputs": [
-            {"name": "probabilities", **output, "content": "softmax of the logits, in the order of class_names"},
-            {"name": "logits", **output, "content": "in the order of class_names"},
-        ],
+def _input(model: ModelRecord) -> TensorRecord:
+    shape: list[JsonValue] = ["n", model.image_size, model.image_size, 3]
+    content = "RGB, 0 to 255; the preprocessing is inside the model"
+    return TensorRecord(name="images", dtype="uint8", shape=shape, content=content)
+
+
+def _outputs(model: ModelRecord) -> list[TensorRecord]:
+    contents = {
+        "probabilities": "softmax of the logits, in the order of class_names",
+        "logits": "in the order of class_names",
     }
+    shape: list[JsonValue] = ["n", len(model.class_names)]
+    return [TensorRecord(name=name, dtype="float32", shape=shape, content=text) for name, text in contents.items()]
 
 
-def _compute_in_float32(network: "keras.Model", images: UInt8Array) -> dict[str, Any] | None:
+def _compute_in_float32(network: "keras.Model", images: UInt8Array) -> PrecisionChange | None:
     """Switch a network of mixed precision to float32, and say what that changes; None if it computes in float32."""
     from lib.models.export.formats import compute_in_float32, mixed_policy
 
@@ -124,7 +121,7 @@ def _compute_in_float32(network: "keras.Model", images: UInt8Array) -> dict[str,
     compute_in_float32(network)
     change = measure_agreement(before, Outputs.of_logits(_logits(network, images)))
     logger.info("it was trained in %s and is exported in float32: %s", policy, change)
-    return {"trained": policy, "exported": "float32", "change": change.record()}
+    return PrecisionChange(trained=policy, exported="float32", change=change.record)
 
 
 def _write_and_run(config: ExportConfig, network: "keras.Model", file: Path, images: UInt8Array) -> Outputs:
@@ -163,14 +160,14 @@ def _judge(config: ExportConfig, agreement: Agreement) -> None:
         )
 
 
-def _files(folder: Path) -> list[dict[str, Any]]:
+def _files(folder: Path) -> list[ExportedFile]:
     """Every file below a folder, with its size and SHA-256."""
     return [
-        {
-            "path": path.relative_to(folder).as_posix(),
-            "size_bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
+        ExportedFile(
+            path=path.relative_to(folder).as_posix(),
+            size_bytes=path.stat().st_size,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     ]

@@ -23,20 +23,20 @@ def _refusals(dataset: Dataset) -> Iterator[Doubt]:
     counts = dataset.counts
     if not dataset.adds_up:
         yield Doubt("File counts do not add up", f"Files of {dataset.uri} are missing or counted twice.")
-    if counts["quarantined"]:
+    if counts.quarantined:
         worst = max(dataset.counts_by_class, key=lambda row: row.quarantined)
-        images = counts["accepted"] + counts["quarantined"]
+        images = counts.accepted + counts.quarantined
         yield Doubt(
             "Quarantined images",
-            f"{counts['quarantined']:,} of {count_of(images, 'image')} could not be decoded reliably and "
-            f"{was(counts['quarantined'])} left out, most of them in {worst.class_name}, {worst.split} "
+            f"{counts.quarantined:,} of {count_of(images, 'image')} could not be decoded reliably and "
+            f"{was(counts.quarantined)} left out, most of them in {worst.class_name}, {worst.split} "
             f"({worst.quarantined:,}). They are listed below. If good images are among them, the models have never "
             "seen their kind.",
         )
 
 
 def _overlap(dataset: Dataset) -> Iterator[Doubt]:
-    accepted, overlap = dataset.counts["accepted"], dataset.overlap
+    accepted, overlap = dataset.counts.accepted, dataset.overlap
     if overlap.grouped < accepted:
         yield Doubt(
             "Slide and patient unknown",

@@ -68,7 +68,7 @@ def _confidence(evaluation: Evaluation) -> Iterator[Doubt]:
                 f"It differs from the share of right answers by {percent(error)} on average, too low for some images "
                 f"and too high for others; chance alone explains up to {percent(chance)}.",
             )
-    if not evaluation.model.get("calibration"):
+    if evaluation.model.calibration is None:
         yield Doubt(
             f"{name} is not calibrated",
             "There were no validation images to calibrate its probabilities with; they are as training left them.",
@@ -118,32 +118,32 @@ def _images(evaluation: Evaluation) -> Iterator[Doubt]:
 
 
 def _training(evaluation: Evaluation) -> Iterator[Doubt]:
-    name, metrics = evaluation.name, evaluation.model["metrics"]
-    if sweep := evaluation.model.get("sweep"):
+    name, metrics = evaluation.name, evaluation.model.metrics
+    if sweep := evaluation.model.sweep:
         yield Doubt(
             f"{name} was chosen by its validation images",
-            f"It is the best of {count_of(sweep['trials'], 'trial')} on them, so its validation scores are slightly "
+            f"It is the best of {count_of(sweep.trials, 'trial')} on them, so its validation scores are slightly "
             "too good. Test images played no part in the choice.",
         )
-    train, validation = metrics.get("accuracy"), metrics.get("val_accuracy")
+    train, validation = metrics.accuracy, metrics.val_accuracy
     if validation is None:
         yield Doubt(f"{name} was not validated", "No images were set aside to choose its best epoch.")
-    elif train is not None and train - validation > OVERFIT_GAP:
+    elif train - validation > OVERFIT_GAP:
         yield Doubt(
             f"{name} overfits",
             f"It is right on {percent(train)} of its training images, but on {percent(validation)} of the validation "
             "images.",
         )
-    if metrics.get("epochs") and metrics.get("best_epoch") == metrics["epochs"]:
+    if metrics.best_epoch == metrics.epochs:
         yield Doubt(
             f"{name} was still improving",
-            f"Its best epoch is its last, {metrics['epochs']}: more epochs may help.",
+            f"Its best epoch is its last, {metrics.epochs}: more epochs may help.",
         )
 
 
 def _provenance(evaluation: Evaluation) -> Iterator[Doubt]:
-    name, evaluated_on = evaluation.name, evaluation.record["dataset_hash"]
-    trained_on, there_now = evaluation.model["dataset_hash"], evaluation.dataset.record["content_hash"]
+    name, evaluated_on = evaluation.name, evaluation.record.dataset_hash
+    trained_on, there_now = evaluation.model.dataset_hash, evaluation.dataset.record.content_hash
     if trained_on != evaluated_on:
         yield Doubt(
             f"{name} was trained on other data",

@@ -23,7 +23,7 @@ import tensorflow as tf
 from lib.dataset.sampler import PADDING
 from lib.dataset.source import ImageSource
 from lib.folders.model import NETWORK_FILE, write_reference
-from lib.models.calibration import Calibration, scale_last_layer
+from lib.models.calibration import fit_calibration, scale_last_layer
 from lib.models.probabilities import softmax
 from lib.models.reference import MOST_IMAGES, NEIGHBOURS, neighbour_distances, reference_record
 from lib.models.registry import Network
@@ -135,7 +135,7 @@ class Closing:
         """
         images, logits, embeddings = self._reference()
         actual, val_logits, distances = self._validation(embeddings)
-        calibration = Calibration.fit(val_logits, actual)
+        calibration = fit_calibration(val_logits, actual)
         reference = reference_record(len(embeddings), distances)
         temperature = calibration.temperature if calibration else 1.0
         scale_last_layer(self._network.model, temperature)
@@ -143,7 +143,7 @@ class Closing:
             self._heartbeat.move(patient=True)
             self._write_network()
             self._write_reference(images, softmax(logits / temperature), embeddings)
-        return {"calibration": calibration.record if calibration else None, "reference": reference}
+        return {"calibration": calibration, "reference": reference}
 
     def _reference(self) -> tuple[pa.Table, FloatArray, FloatArray]:
         """The names, logits and embeddings (of unit length) of the reference images of all workers."""

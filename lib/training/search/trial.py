@@ -13,6 +13,7 @@ from ray import tune
 from lib.config.fitting import TrainConfig
 from lib.dataset.memory import memory_for_images
 from lib.errors import DivergedError, TissueError
+from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder
 from lib.models.spec import parse_spec
 from lib.runtime.logs import join_stage
@@ -89,13 +90,13 @@ def _train(trial: Trial, task: TrialTask) -> dict[str, Any]:
     folder = model_folder(config, task.source)
     # No lease of its own: only this sweep writes here, and one left by a lost machine would have to run out first.
     record = folder.begin() or _complete(config, task.source, task.features[trial.number], folder)
-    metrics = record["metrics"]
+    metrics = record.metrics
     return {
-        EPOCH: metrics["epochs"],
-        "best_epoch": metrics["best_epoch"],
-        "val_loss": metrics["val_loss"],
-        "val_accuracy": metrics["val_accuracy"],
-        "seconds": record["fit_seconds"],
+        EPOCH: metrics.epochs,
+        "best_epoch": metrics.best_epoch,
+        "val_loss": metrics.val_loss,
+        "val_accuracy": metrics.val_accuracy,
+        "seconds": record.fit_seconds,
         FINISHED: True,
     }
 
@@ -107,8 +108,8 @@ def _gpus_here() -> int:
 
 
 def _complete(
-    config: TrainConfig, source: LabelledSource, features: FeatureSource | None, folder: OutputFolder
-) -> dict[str, Any]:
+    config: TrainConfig, source: LabelledSource, features: FeatureSource | None, folder: OutputFolder[ModelRecord]
+) -> ModelRecord:
     started = time.monotonic()
     spec = parse_spec(config.model)
     board = TrialBoard(sum(phase.epochs for phase in plan_phases(spec, config)), tune.report)
@@ -117,7 +118,7 @@ def _complete(
         board.tell("add_epoch", row)
     record = train_alone(TrainTask(config, spec, source, features, board))
     record |= describe_model(spec, source, board, folder.location)
-    return folder.complete(record | {"seconds": round(time.monotonic() - started, 3)})
+    return folder.complete(ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)}))
 
 
 class TrialBoard(LocalBoard):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from lib.config.fitting import FitConfig, ParameterSpace, SweepConfig, TrainConfig
 from lib.errors import SettingsError
+from lib.folders.sweep import SWEEP, TRIALS
 from lib.storage.location import Location
 from lib.storage.yaml_file import read_settings_file
 from lib.training.trainer import check_training
@@ -97,7 +98,7 @@ def _trial(config: TrainConfig, number: int, parameters: Mapping[str, Any]) -> T
     output = Location(config.output)
     changed = _with(config, parameters).part(
         TrainConfig,
-        output=(output / "sweep" / "trials" / f"{number:04d}").uri,
+        output=(output / SWEEP / TRIALS / f"{number:04d}").uri,
         features=config.features or (output / "features").uri,
         num_workers=1,
         sweep=None,

@@ -18,9 +18,9 @@ import ray
 
 from lib.config.fitting import SweepConfig, TrainConfig
 from lib.errors import SettingsError, TissueError, one_line
-from lib.folders.model import MODEL_FILE
+from lib.folders.model import CHECKPOINTS, ModelRecord, SweepRecord
 from lib.folders.output import OutputFolder
-from lib.folders.sweep import TRIAL_FILE, TrialResult, rank, read_result, write_leaderboard
+from lib.folders.sweep import SWEEP, TrialRecord, rank, write_leaderboard
 from lib.models.spec import parse_spec
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.progress import Progress
@@ -56,17 +56,14 @@ from lib.training.search.trial import EPOCH, ERROR, FINISHED, NO_NUMBER, NUMBER,
 
 logger = logging.getLogger(__name__)
 
-SWEEP_FOLDER, RAY_FOLDER = "sweep", "ray"
+RAY_FOLDER = "ray"
 MODES = {"val_loss": "min", "val_accuracy": "max"}
 MOST_OF_MEMORY = 0.51
 """What a trial reserves of a machine's memory to have the machine for itself."""
 
 
-def search_model(config: TrainConfig) -> dict[str, Any]:
+def search_model(config: TrainConfig) -> ModelRecord:
     """Train all trials of a sweep, and keep the model of the best, unless this very sweep is already complete.
-
-    Returns:
-        The content of `model.json`.
 
     Raises:
         SettingsError: If something cannot be searched or there are no validation images.
@@ -83,12 +80,18 @@ def search_model(config: TrainConfig) -> dict[str, Any]:
 
 
 def _search(
-    config: TrainConfig, sweep: SweepConfig, trials: Sequence[Trial], source: LabelledSource, folder: OutputFolder
-) -> dict[str, Any]:
+    config: TrainConfig,
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    source: LabelledSource,
+    folder: OutputFolder[ModelRecord],
+) -> ModelRecord:
     started = time.monotonic()
     tracker = open_tracker(config, folder)
     source, record = prepare_source(config, source, folder)
-    results = {trial.number: result for trial in trials if (result := read_result(trial.folder)) is not None}
+    results = {
+        trial.number: result for trial in trials if (result := TrialRecord.read_if_there(trial.folder)) is not None
+    }
     logger.info("sweep %s: %d trials, %d of them are over", folder.location.name, len(trials), len(results))
     if missing := [trial for trial in trials if trial.number not in results]:
         start_ray(config)
@@ -98,30 +101,27 @@ def _search(
     best = ranked[0]
     if best.val_loss is None:
         raise TissueError(f"{FLAG} {config.sweep}: no trial had a loss that is a number; try lower step sizes")
-    write_leaderboard(ranked, sweep.metric, folder.location / SWEEP_FOLDER)
-    (folder.location / SWEEP_FOLDER / RAY_FOLDER).delete()
-    record |= _take_over(trials[best.trial - 1].folder, folder.location)
-    record["sweep"] = {
-        "trials": len(trials),
-        "pruned": sum(result.pruned for result in ranked),
-        "metric": sweep.metric,
-        "best": best.trial,
-        "parameters": best.parameters,
-    }
-    tracker.finish(record, ranked)
-    return folder.complete(record | {"name": folder.location.name, "seconds": round(time.monotonic() - started, 3)})
+    write_leaderboard(ranked, sweep.metric, folder.location)
+    (folder.location / SWEEP / RAY_FOLDER).delete()
+    found = SweepRecord(
+        trials=len(trials),
+        pruned=sum(result.pruned for result in ranked),
+        metric=sweep.metric,
+        best=best.trial,
+        parameters=best.parameters,
+    )
+    record |= {"name": folder.location.name, "sweep": found, "seconds": round(time.monotonic() - started, 3)}
+    model = _take_over(trials[best.trial - 1].folder, folder.location).model_copy(update=record)
+    tracker.finish(model, ranked)
+    return folder.complete(model)
 
 
-def _take_over(trial: Location, output: Location) -> dict[str, Any]:
-    """Copy the model of a trial, with all but its checkpoints.
-
-    Returns:
-        The content of its `model.json`.
-    """
+def _take_over(trial: Location, output: Location) -> ModelRecord:
+    """Copy the model of a trial, with all but its checkpoints, and read what its `model.json` says."""
     for file in trial.list_files():
-        if not file.path.startswith("checkpoints/") and file.path not in {MODEL_FILE, TRIAL_FILE}:
+        if not file.path.startswith(f"{CHECKPOINTS}/") and file.path not in {ModelRecord.FILE, TrialRecord.FILE}:
             (output / file.path).write_bytes((trial / file.path).read_bytes())
-    return (trial / MODEL_FILE).read_json()
+    return ModelRecord.read(trial)
 
 
 class TrialsOf(NamedTuple):
@@ -153,9 +153,9 @@ def _run(
     config: TrainConfig,
     sweep: SweepConfig,
     trials: Sequence[Trial],
-    earlier: Mapping[int, TrialResult],
+    earlier: Mapping[int, TrialRecord],
     data: TrialsOf,
-) -> dict[int, TrialResult]:
+) -> dict[int, TrialRecord]:
     """Have Ray Tune train trials, as many at once as there is room for."""
     room = Room.of(config, len(trials))
     task = TrialTask({trial.number: trial for trial in trials}, *data, room.threads, room.neighbours)
@@ -175,7 +175,7 @@ def _run(
                 failure_config=tune.FailureConfig(max_failures=config.max_failures),
                 verbose=0,
                 callbacks=[watch],
-                **ray_storage(Location(config.output) / SWEEP_FOLDER),
+                **ray_storage(Location(config.output) / SWEEP),
             ),
         )
         try:
@@ -234,7 +234,7 @@ class _Earlier(NamedTuple):
 
 
 def _scheduler(
-    sweep: SweepConfig, trials: Sequence[Trial], earlier: Sequence[TrialResult] | Any
+    sweep: SweepConfig, trials: Sequence[Trial], earlier: Sequence[TrialRecord] | Any
 ) -> AsyncHyperBandScheduler:
     """Asynchronous successive halving that knows the trials that were over before.
 
@@ -267,7 +267,7 @@ class TrialWatch(tune.Callback):
 
     def __init__(self, trials: Mapping[int, Trial], metric: str, progress: Progress) -> None:
         """Watch some trials."""
-        self.results: dict[int, TrialResult] = {}
+        self.results: dict[int, TrialRecord] = {}
         self.error: Exception | None = None
         self._trials, self._metric, self._progress = trials, metric, progress
         self._curves: dict[int, dict[int, float]] = {number: {} for number in trials}
@@ -294,7 +294,7 @@ class TrialWatch(tune.Callback):
 
     def _end(self, number: int, last: Mapping[str, Any]) -> None:
         trial, is_number = self._trials[number], last["val_loss"] < NO_NUMBER
-        result = TrialResult(
+        result = TrialRecord(
             trial=number,
             parameters=trial.parameters,
             val_loss=last["val_loss"] if is_number else None,
@@ -311,7 +311,7 @@ class TrialWatch(tune.Callback):
         self._progress.advance(1)
 
 
-def _line(result: TrialResult) -> str:
+def _line(result: TrialRecord) -> str:
     tried = f"trial {result.trial} ({in_words(result.parameters)})"
     if result.val_loss is None:
         return f"{tried}: the loss was never a number"
