@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from lib.runtime.environment import prepare_environment
@@ -24,6 +25,11 @@ os.environ["KERAS_HOME"] = str(SCRATCH / "keras")  # so that no weights of this 
 os.environ["MPLBACKEND"] = "agg"
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # before a test imports gcsfs (see lib.storage.gcs)
 prepare_environment()
+
+
+# No test fails because the machine is busy.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_unconfigure() -> None:

@@ -1,5 +1,6 @@
 """One core: our strict decoding beside what does less."""
 
+import contextlib
 import io
 
 import cv2
@@ -8,7 +9,9 @@ import numpy as np
 import tifffile
 
 from lib.config.images import TiffPolicy
+from lib.errors import ImageRefused
 from lib.ingest.tiff.decode import decode_tiff
+from lib.ingest.tiff.isolate import run_isolated
 from tests.benchmarks.sources import COMPRESSIONS, PICTURES, tissue_tiffs
 from tests.benchmarks.timing import interleaved_medians, print_row
 
@@ -29,3 +32,11 @@ def run(repeats: int) -> None:
         }
         medians = interleaved_medians(programs, repeats)
         print_row(compression, *(f"{PICTURES / medians[name]:,.0f}" for name in programs))
+    print_row("a decoder process after a refusal, ms", f"{1000 * interleaved_medians({'': refuse}, 10)['']:.0f}")
+
+
+def refuse() -> None:
+    """End the fork that answers, and have the next one answer."""
+    with contextlib.suppress(ImageRefused):
+        run_isolated(60, int, "no number")
+    run_isolated(60, len, b"")

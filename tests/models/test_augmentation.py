@@ -174,7 +174,7 @@ def test_a_pure_dye_answers_to_its_own_draw_alone(dye: int) -> None:
 
 
 @given(haematoxylin=UNIFORM, eosin=UNIFORM)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_white_stays_white_and_black_stays_black_under_stain(haematoxylin: float, eosin: float) -> None:
     for value in (0, 255):
         image = np.full((4, 4, 3), value, np.uint8)
@@ -202,14 +202,14 @@ def test_a_change_is_governed_by_its_own_draws_alone(change: str) -> None:
 
 
 @given(draws=st.lists(UNIFORM, min_size=DRAWS, max_size=DRAWS), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_all_changes_together_are_those_of_numpy_in_the_documented_order(draws: list[float], seed: int) -> None:
     image, row = np.maximum(random_images(1, seed, size=32)[0], 1), np.array(draws, np.float32)
     assert_rounded(augment(CHANGES, image[None], row[None])[0], expected_change(image, row))
 
 
 @given(order=st.permutations(range(6)), seed=WORDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_image_is_changed_in_the_same_way_anywhere_in_any_batch(order: list[int], seed: int) -> None:
     images, draws = random_images(6, size=32), draw(seed, 0, np.arange(6))
     together = augment(CHANGES, images, draws)

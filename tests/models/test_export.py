@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from lib.config.prediction import ExportConfig
 from lib.errors import SettingsError, TissueError
+from lib.models.export import formats as export_formats
 from lib.models.export.agreement import PROBABILITY_TOLERANCE, check_images, measure_agreement, run_in_parts
 from lib.models.export.export import export_model
-from lib.models.export.export import formats as export_formats
 from lib.models.export.runtimes import Outputs
 from lib.models.inputs import image_input
 from lib.models.saved import load_network

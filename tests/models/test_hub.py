@@ -89,7 +89,7 @@ def test_a_trained_model_is_the_same_in_a_fresh_process_without_the_saved_model(
     np.save(tmp_path / "images.npy", pixels)
     script = (
         "import sys, numpy as np, keras\n"
-        "from lib.folders.model import load_network\n"
+        "from lib.models.saved import load_network\n"
         "from lib.storage.location import Location\n"
         "network = load_network(Location(sys.argv[1]))\n"
         "images = np.load(sys.argv[1] + '/images.npy')\n"

@@ -51,7 +51,7 @@ def test_every_resample_is_measured_as_a_naive_loop_over_copied_images_measures_
             assert fast[name][number] == pytest.approx(expected, nan_ok=True), name
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 2**32 - 1))
 def test_drawing_every_image_once_gives_the_measures_themselves(images: int, classes: int, seed: int) -> None:
     actual, probabilities = predictions(images, classes, seed)
@@ -63,7 +63,7 @@ def test_drawing_every_image_once_gives_the_measures_themselves(images: int, cla
         assert once[name].tolist() == [pytest.approx(measured[name], abs=1e-6)], name
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=20))
 def test_confidences_on_the_edges_of_bins_are_binned_as_in_the_calibration_error(
     images: list[tuple[int, bool]],

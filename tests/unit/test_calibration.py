@@ -35,7 +35,7 @@ def some_images(draw: st.DrawFn) -> Images:
     return random.normal(0, scale, (images, classes)).astype(np.float32), random.integers(0, classes, images)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(images=some_images())
 def test_no_temperature_of_a_fine_grid_is_better(images: Images) -> None:
     found = fit_temperature(*images)
@@ -63,7 +63,7 @@ def test_three_images_that_are_all_right_do_not_make_the_model_certain() -> None
     assert fit_temperature(np.tile(logits, (3000, 1)), np.arange(9000) % 3) < 0.4
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(images=some_images(), seed=st.integers(0, 1000))
 def test_neither_the_order_of_the_images_nor_a_shift_of_their_logits_matters(images: Images, seed: int) -> None:
     logits, actual = images
@@ -75,7 +75,7 @@ def test_neither_the_order_of_the_images_nor_a_shift_of_their_logits_matters(ima
     assert fit_temperature(shifted, actual) == pytest.approx(expected, rel=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(images=some_images())
 def test_a_calibration_changes_no_prediction_and_tells_the_loss_of_both(images: Images) -> None:
     logits, actual = images

@@ -137,7 +137,7 @@ def test_training_goes_on_after_damage_as_if_the_damaged_file_were_not_there(tmp
 PACKED = checkpoint._packed(state(2), {"network": weights(0), "optimizer": weights(1)})
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, len(PACKED) - 1), st.integers(0, 7))
 def test_every_flipped_bit_is_noticed(place: int, bit: int) -> None:
     data = bytearray(PACKED)

@@ -68,7 +68,7 @@ def test_growing_interpolates_linearly() -> None:
     assert resize_image(rgb, 4)[2, :, 0].tolist() == [0, 50, 150, 200]
 
 
-@settings(derandomize=True, deadline=None, max_examples=80)
+@settings(derandomize=True, max_examples=80)
 @given(height=st.integers(1, 400), width=st.integers(1, 400), size=st.integers(1, 100), level=st.integers(0, 255))
 def test_any_shape_becomes_the_square_and_a_plain_colour_stays(height: int, width: int, size: int, level: int) -> None:
     rgb = np.full((height, width, 3), (level, 255 - level, 7), dtype=np.uint8)

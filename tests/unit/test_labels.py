@@ -79,7 +79,7 @@ def test_without_labels_any_tree_of_tiffs_is_images(path: str, reason: str | Non
     assert place_unlabelled(path) == Placement(exclusion=reason)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(IDS, FRACTIONS, st.integers(0, 2**32 - 1))
 def test_the_fraction_validates_but_at_least_one_and_never_all(ids: list[str], fraction: float, seed: int) -> None:
     chosen = choose_validation(ids, fraction, seed)
@@ -96,7 +96,7 @@ def test_how_many_validate(images: int, fraction: float, count: int) -> None:
     assert len(choose_validation([f"{n:016x}" for n in range(images)], fraction, 0)) == count
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(IDS, FRACTIONS, st.randoms(use_true_random=False))
 def test_the_order_of_the_listing_does_not_matter(ids: list[str], fraction: float, random: object) -> None:
     shuffled = list(ids)
@@ -104,7 +104,7 @@ def test_the_order_of_the_listing_does_not_matter(ids: list[str], fraction: floa
     assert choose_validation(shuffled, fraction, 5) == choose_validation(ids, fraction, 5)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(IDS, st.integers(1, 60), FRACTIONS)
 def test_added_images_displace_no_more_than_take_their_place(ids: list[str], before: int, fraction: float) -> None:
     earlier, added = ids[:before], set(ids[before:])

@@ -95,7 +95,7 @@ def test_embeddings_without_a_place_are_refused(bad: np.ndarray) -> None:
         embedding_maps(bad, ["pca"], 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(count=st.integers(2, 12), dimensions=st.integers(1, 8), seed=st.integers(0, 100))
 def test_principal_components_keep_all_distances_where_none_is_dropped(count: int, dimensions: int, seed: int) -> None:
     vectors = np.random.default_rng(seed).normal(size=(count, dimensions))

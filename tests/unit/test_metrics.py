@@ -101,7 +101,7 @@ def results(draw: st.DrawFn) -> tuple[Any, Any]:
     return rng.choice(occurring, images), rng.dirichlet(np.full(classes, 0.7), images).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(results())
 def test_scikit_learn_agrees(result: tuple[Any, Any]) -> None:
     actual, probabilities = result
@@ -125,7 +125,7 @@ def test_scikit_learn_agrees(result: tuple[Any, Any]) -> None:
         assert [row[measure] for measure in (*MEASURES, "support")] == pytest.approx([c[column] for c in each])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(results())
 def test_scikit_learn_agrees_on_what_is_measured_of_probabilities(result: tuple[Any, Any]) -> None:
     actual, probabilities = result
@@ -190,7 +190,7 @@ def test_areas_are_those_of_scikit_learn_where_every_class_has_images(classes: i
     assert metrics["pr_auc"] == pytest.approx(average_precision_score(actual, probabilities, average="macro"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(results(), st.floats(-1e-6, 1e-6))
 def test_rows_that_sum_to_1_only_nearly_are_measured_like_those_that_do(result: tuple[Any, Any], excess: float) -> None:
     actual, probabilities = result
@@ -208,7 +208,7 @@ def test_rows_that_sum_to_1_only_nearly_are_measured_like_those_that_do(result: 
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(results(), st.booleans(), st.sampled_from([None, 0.4, 1.0, 2.5]))
 def test_numbers_are_json_without_nan_and_intervals_hold_what_they_should(
     result: tuple[Any, Any], grouped: bool, temperature: float | None
@@ -265,7 +265,7 @@ def test_a_split_of_a_single_class_has_no_area() -> None:
     assert metrics["balanced_accuracy"] == metrics["accuracy"] == 0.5
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 6), st.sampled_from([0.5, 0.8, 1.0, 1.4, 3.0]), st.integers(0, 2**32 - 1))
 def test_before_scaling_is_the_softmax_of_the_logits_the_model_had(classes: int, temperature: float, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(0, 2, (20, classes))

@@ -20,7 +20,7 @@ def ranks(count: int, batch_size: int, world_size: int, seed: int) -> list[LaneO
     return [LaneOrder(count, batch_size, rank, world_size, seed) for rank in range(world_size)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SHARINGS)
 def test_batches_do_not_depend_on_the_number_of_workers(sharing: tuple[int, int, int, int]) -> None:
     count, batch_size, _, seed = sharing
@@ -29,14 +29,14 @@ def test_batches_do_not_depend_on_the_number_of_workers(sharing: tuple[int, int,
     np.testing.assert_array_equal(together, alone)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SHARINGS)
 def test_every_position_comes_once_an_epoch(sharing: tuple[int, int, int, int]) -> None:
     seen = np.concatenate([order.epoch(1).ravel() for order in ranks(*sharing)])
     assert sorted(seen[seen != PADDING]) == list(range(sharing[0]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SHARINGS)
 def test_all_workers_take_equally_many_steps_and_fill_every_batch_but_the_last(
     sharing: tuple[int, int, int, int],
@@ -50,7 +50,7 @@ def test_all_workers_take_equally_many_steps_and_fill_every_batch_but_the_last(
         assert (epoch[:-1] != PADDING).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SHARINGS)
 def test_the_positions_of_the_workers_follow_on_one_another(sharing: tuple[int, int, int, int]) -> None:
     orders = ranks(*sharing)
@@ -60,7 +60,7 @@ def test_the_positions_of_the_workers_follow_on_one_another(sharing: tuple[int, 
         assert sorted(used[used != PADDING]) == list(order.positions)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SHARINGS)
 def test_workers_share_evenly(sharing: tuple[int, int, int, int]) -> None:
     orders = ranks(*sharing)
@@ -96,7 +96,7 @@ def test_a_batch_smaller_than_the_number_of_workers_is_refused() -> None:
     LaneOrder(100, 4, world_size=4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(LARGER)
 def test_what_is_read_for_an_epoch_is_what_the_worker_has_and_each_position_once(
     sharing: tuple[int, int, int, int],
@@ -117,7 +117,7 @@ def most_held(order: LaneOrder, epoch: int) -> int:
     return most
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(LARGER)
 def test_reading_ahead_holds_no_more_than_two_chunks_of_each_lane(sharing: tuple[int, int, int, int]) -> None:
     for order in ranks(*sharing):
@@ -171,7 +171,7 @@ def test_a_balanced_epoch_draws_the_images_of_a_class_equally_often() -> None:
     np.testing.assert_allclose(shares, 1 / (3 * counts[labels]), rtol=0.25)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SHARINGS)
 def test_a_balanced_epoch_is_the_same_for_any_number_of_workers(sharing: tuple[int, int, int, int]) -> None:
     count, batch_size, _, seed = sharing
@@ -184,7 +184,7 @@ def test_a_balanced_epoch_is_the_same_for_any_number_of_workers(sharing: tuple[i
         assert set(epoch[epoch != PADDING].tolist()) <= set(order.positions)  # it has no other images
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SHARINGS, st.floats(0, 1))
 def test_a_balanced_epoch_never_draws_a_refused_image(sharing: tuple[int, int, int, int], share: float) -> None:
     labels, counts = unequal(sharing[0])

@@ -89,7 +89,7 @@ def test_a_split_that_does_not_exist_is_empty(source: ImageSource) -> None:
     assert source.units("holdout", 0, 10) == []
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(start=st.integers(0, 16), length=st.integers(0, 16))
 @pytest.mark.parametrize("kind", ["shards", "tiffs"])
 def test_any_range_is_cut_from_the_whole(kind: str, request: pytest.FixtureRequest, start: int, length: int) -> None:

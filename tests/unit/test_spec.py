@@ -149,7 +149,7 @@ def test_models_of_one_name_are_numbered_from_the_second_on() -> None:
     assert names == ["cnn", "vgg16", "cnn-2", "mobilenet", "cnn-3", "mobilenet-2", "mobilenet_v2"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(NAMES), max_size=12))
 def test_no_two_models_share_a_folder(names: list[str]) -> None:
     folders = folder_names([ModelSpec(name, name) for name in names])

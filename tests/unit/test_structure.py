@@ -1,11 +1,14 @@
-"""The house: each module has a name of its own, and imports never come back to where they began."""
+"""The house: each module has a name of its own, imports never come back, and tests leave what is private alone."""
 
+import ast
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
 
-LIBRARY = Path(__file__).parents[2] / "lib"
+TESTS = Path(__file__).parents[1]
+LIBRARY = TESTS.parent / "lib"
 
 
 def test_no_module_name_occurs_twice() -> None:
@@ -24,3 +27,17 @@ def test_no_import_comes_back_to_where_it_began() -> None:
         )
     ]
     assert sorted(circles) == []
+
+
+def test_no_test_replaces_what_is_private() -> None:
+    replaced = [(file.name, name) for file in TESTS.rglob("*.py") for name in _replaced_names(file)]
+    assert len(replaced) > 50
+    assert [(file, name) for file, name in replaced if name.rpartition(".")[2].startswith("_")] == []
+
+
+def _replaced_names(file: Path) -> Iterator[str]:
+    """The names that a file gives to `monkeypatch.setattr`."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
+            texts = [it.value for it in node.args[:2] if isinstance(it, ast.Constant) and isinstance(it.value, str)]
+            yield from texts[:1]

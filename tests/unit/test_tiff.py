@@ -285,7 +285,7 @@ def test_any_flipped_bit_in_deflate_is_refused_or_changes_nothing() -> None:
         assert refusal_of(bytes(flipped)).code == "damaged"
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, max_examples=150)
 @given(position=st.floats(0, 1), bit=st.integers(0, 7), predictor=st.booleans())
 def test_libtiff_reads_damaged_lzw_as_tifffile_does(position: float, bit: int, predictor: bool) -> None:
     data = bytearray(written(NOISE, compression="lzw", predictor=predictor, rowsperstrip=16))
@@ -299,7 +299,7 @@ def test_libtiff_reads_damaged_lzw_as_tifffile_does(position: float, bit: int, p
         np.testing.assert_array_equal(verdict, tifffile.imread(io.BytesIO(data)))
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, max_examples=150)
 @given(position=st.floats(0, 1), bit=st.integers(0, 7), tiled=st.booleans())
 def test_damaged_jpeg_is_read_as_tifffile_reads_it(position: float, bit: int, tiled: bool) -> None:
     data = bytearray(written(SMOOTH, compression="jpeg", **({"tile": (16, 16)} if tiled else {"rowsperstrip": 16})))
@@ -361,13 +361,13 @@ def test_a_damaged_file_is_refused_without_a_word(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
-@settings(derandomize=True, deadline=None, max_examples=1500)
+@settings(derandomize=True, max_examples=1500)
 @given(data=damaged_tiffs())
 def test_a_damaged_tiff_is_an_image_or_a_refusal(data: bytes) -> None:
     check_verdict(data)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(
     head=st.sampled_from([b"", b"II*\0", b"MM\0*", b"II+\0", b"II*\0\x08\0\0\0"]),
     tail=st.binary(max_size=400),

@@ -277,13 +277,13 @@ POLICIES = st.builds(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=700)
+@settings(derandomize=True, max_examples=700)
 @given(data=damaged_tiffs(), chosen=POLICIES)
 def test_a_damaged_tiff_is_an_image_or_a_refusal_under_any_policy(data: bytes, chosen: TiffPolicy) -> None:
     check_verdict(data, chosen)
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, max_examples=150)
 @given(tail=st.binary(max_size=300), chosen=POLICIES)
 def test_any_bytes_are_an_image_or_a_refusal_under_any_policy(tail: bytes, chosen: TiffPolicy) -> None:
     check_verdict(b"II*\0\x08\0\0\0" + tail, chosen)
