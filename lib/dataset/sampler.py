@@ -32,7 +32,7 @@ class LaneOrder:
         batch_size: Images in a global batch; at least `world_size`.
         rank: This worker, from 0.
         world_size: Number of workers.
-        seed: Of the shuffle.
+        seed: Seed of the shuffle.
         shuffle: Whether lanes are shuffled; off for validation.
     """
 

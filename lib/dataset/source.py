@@ -125,12 +125,10 @@ class ShardSource:
 
     @property
     def class_names(self) -> list[str]:
-        """The classes in order; a label's number is its place here."""
         return self.record.class_names
 
     @property
     def image_size(self) -> int:
-        """Side of the images in pixels."""
         return self.record.image_size
 
     @property
@@ -140,7 +138,6 @@ class ShardSource:
 
     @property
     def content_hash(self) -> str:
-        """Identity of the content."""
         return self.record.content_hash
 
     def checksums(self, splits: Sequence[str]) -> dict[str, str]:
@@ -151,7 +148,6 @@ class ShardSource:
         return dict(zip(rows["image_id"].to_pylist(), rows["checksum"].to_pylist(), strict=True))
 
     def count(self, split: str | None) -> int:
-        """How many images a split has."""
         return sum(shard.images for shard in self.record.shards if shard.split == split)
 
     def class_counts(self, split: str) -> list[int]:
@@ -240,12 +236,10 @@ class TiffSource:
 
     @property
     def class_names(self) -> list[str]:
-        """The classes in order; a label's number is its place here."""
         return self.listing.class_names
 
     @property
     def image_size(self) -> int:
-        """Side of the images in pixels."""
         return self.config.image_size
 
     @property

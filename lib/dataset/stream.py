@@ -19,8 +19,7 @@ class ImageStream:
     """Decodes images in the order in which an epoch needs them, holding no more than a chunk of each lane.
 
     Attributes:
-        source: The images.
-        split: Which of them.
+        split: Which split of `source`.
         order: This worker's.
         tell: Told of refused images and of checksums, as they come, anew in each epoch.
         decode: What Ray reserves for the tasks that decode.

@@ -27,7 +27,7 @@ def read_thumbnails(dataset: ShardSource, split: str, image_ids: Collection[str]
         dataset: Has the images.
         split: Has all of them.
         image_ids: Which ones.
-        side: Of the square thumbnails, in pixels; images that are smaller stay as they are.
+        side: Side of the square thumbnails, in pixels; images that are smaller stay as they are.
 
     Raises:
         StorageError: If a shard cannot be read.

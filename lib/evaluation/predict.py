@@ -68,7 +68,6 @@ def source_for(model: ModelRecord, folder: Location, listing: Listing, images_pe
     Args:
         model: Which predicts.
         folder: What the listed paths are relative to.
-        listing: The files.
         images_per_unit: See `lib.config.images.UnitConfig.images_per_shard`.
     """
     quality = model.image_encoding.quality if model.image_encoding else None
@@ -79,7 +78,6 @@ def manifest_of(listing: Listing, verdicts: pa.Table) -> pa.Table:
     """Rows of `MANIFEST_SCHEMA`: the listed images that have a verdict, in their order, then the excluded files.
 
     Args:
-        listing: The files.
         verdicts: On images, in any order (`VERDICT_SCHEMA`).
     """
     places = pc.index_in(listing.images["image_id"], verdicts["image_id"].combine_chunks())

@@ -61,7 +61,6 @@ def predict_units(
     """Predict a split, except for the units whose predictions are already there; one Parquet file a unit.
 
     Args:
-        source: The images.
         split: Which of them; None for images without labels.
         config: The model, how it is applied, and where to write.
         min_confidence: Set to write a column `abstained`: whether the confidence is below it.
@@ -194,7 +193,7 @@ def grad_cam_table(errors: pa.Table, images: pa.Table, class_names: Sequence[str
         errors: Predictions of images with a label, at least one.
         images: The same images (`DECODED_SCHEMA`).
         class_names: The classes in order.
-        grad_cam: Of the network that predicted them.
+        grad_cam: Grad-CAM of the network that predicted them.
     """
     pixels = image_array(images, grad_cam.image_size)
     classes = pc.index_in(errors["predicted"], pa.array(class_names, pa.string())).to_numpy()

@@ -90,7 +90,7 @@ def nearest_training_images(
     """Training images that a model holds for neighbours of an image, and that also look like it.
 
     Args:
-        embeddings: Of the images, each of unit length, shape (n, d).
+        embeddings: Embeddings of the images, each of unit length, shape (n, d).
         views: Hashes of their 8 views, shape (n, 8).
         reference: Embeddings of training images, each of unit length, shape (m, d), m at least 1.
         hashes: Their hashes, shape (m,).
@@ -121,7 +121,7 @@ def proposed_duplicates(
     Args:
         descriptors: Rows of `DESCRIPTOR_SCHEMA` of the data set.
         image_ids: The images, shape (n,).
-        embeddings: Of the images, each of unit length, shape (n, d).
+        embeddings: Embeddings of the images, each of unit length, shape (n, d).
         reference_ids: Images of another split, shape (m,).
         reference: Their embeddings, each of unit length, shape (m, d).
 

@@ -25,7 +25,7 @@ def measures_of(sums: FloatArray, classes: int) -> Measures:
     it was never predicted; a class that has images and was never predicted has precision 0.
 
     Args:
-        sums: Of the rows of `contributions`, over some images or resamples of them, shape (..., rows).
+        sums: Sums of the rows of `contributions`, over some images or resamples of them, shape (..., rows).
         classes: How many classes there are.
 
     Source:

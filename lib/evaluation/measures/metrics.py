@@ -31,7 +31,7 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
 
     Args:
         actual: The true class of each image as its place in `class_names`, shape (n,), n at least 1.
-        probabilities: Of the calibrated model, shape (n, classes), each row summing to 1.
+        probabilities: Probabilities of the calibrated model, shape (n, classes), each row summing to 1.
         class_names: Every class, also those without a test image.
         groups: The group (slide, patient) of each image, None where it has none.
         temperature: What the logits were divided by for calibration; None if the model is not calibrated.
@@ -96,7 +96,7 @@ def uncalibrated(probabilities: FloatArray, temperature: float) -> npt.NDArray[n
     """The probabilities before the logits were divided by the temperature: softmax(temperature * log p).
 
     Args:
-        probabilities: Of the calibrated model, shape (n, classes).
+        probabilities: Probabilities of the calibrated model, shape (n, classes).
         temperature: Above 0.
 
     Returns:

@@ -36,7 +36,7 @@ def draw_plots(outcome: Outcome, metrics: dict[str, Any], maps: pa.Table, folder
 
     Args:
         outcome: What is drawn.
-        metrics: Of it (`metrics.json`).
+        metrics: The content of `metrics.json`.
         maps: Rows of `MAP_SCHEMA`, of some of its images.
         folder: The evaluation folder, which has the heatmaps if there are any.
     """

@@ -37,7 +37,7 @@ def embedding_maps(
     Args:
         embeddings: Shape (n, dimensions), n at least 1, finite.
         kinds: The maps to make.
-        seed: Of t-SNE and UMAP, at least 0.
+        seed: Seed of t-SNE and UMAP, at least 0.
 
     Returns:
         By kind, shape (n, 2), in no unit. `tsne` and `umap` are left out if fewer than `FEWEST_POINTS` embeddings are
@@ -69,7 +69,7 @@ def principal_components(vectors: npt.NDArray[np.floating[Any]], most: int, seed
     Args:
         vectors: Shape (n, dimensions), n at least 1.
         most: How many directions to keep at most.
-        seed: Of the randomized solver, which is used for more than 500 vectors and dimensions.
+        seed: Seed of the randomized solver, which is used for more than 500 vectors and dimensions.
 
     Returns:
         Shape (n, k) with k = min(most, n, dimensions); zeros if all vectors are the same.
@@ -124,7 +124,7 @@ def map_table(image_ids: Sequence[str], maps: Mapping[MapKind, MapArray]) -> pa.
     """Rows of `MAP_SCHEMA`; null in the columns of maps that were not made.
 
     Args:
-        image_ids: Of the n images.
+        image_ids: Ids of the n images.
         maps: By kind, shape (n, 2), as `embedding_maps` makes them.
     """
     columns: dict[str, Any] = {"image_id": pa.array(image_ids, pa.string())}
