@@ -1,6 +1,6 @@
 """The evaluation folder: predictions of one split, metrics, plots, maps, the Projector, and what to doubt."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from lib.config.prediction import EvaluateConfig
 from lib.dataset.source import ShardSource
@@ -14,9 +14,9 @@ from lib.evaluation.views.figures import draw_plots
 from lib.folders.checks import DESCRIPTORS
 from lib.folders.evaluation import (
     LABEL_ERRORS_FILE,
-    METRICS_FILE,
     RESEMBLING_FILE,
     EvaluationRecord,
+    Metrics,
     ProjectorRecord,
 )
 from lib.folders.model import ModelRecord, read_seen_images
@@ -51,7 +51,7 @@ def _evaluate(
         )
     outcome = Outcome.of(predictions, model, dataset.folder, config.split)
     metrics = _measure(outcome, config)
-    (folder.location / METRICS_FILE).write_json(metrics)
+    metrics.write(folder.location)
     start_ray(config)
     maps = show_embeddings(outcome, dataset, config)
     draw_plots(outcome, metrics, maps, folder.location)
@@ -65,7 +65,7 @@ def _evaluate(
             dataset_hash=dataset.content_hash,
             split=config.split,
             class_names=model.class_names,
-            images=metrics["images"],
+            images=metrics.images,
             metrics=metrics,
             unfamiliar=findings.unfamiliar,
             maps=list(config.maps),
@@ -77,7 +77,7 @@ def _evaluate(
     )
 
 
-def _measure(outcome: Outcome, config: EvaluateConfig) -> dict[str, Any]:
+def _measure(outcome: Outcome, config: EvaluateConfig) -> Metrics:
     return classification_metrics(
         outcome.actual,
         outcome.probabilities,

@@ -61,7 +61,7 @@ class BaselineRecord(Record):
     """In [0, 1]."""
     interval: tuple[float, float] | None
     """Of 95 %; None where the images are of one group."""
-    balanced_accuracy: float
+    balanced_accuracy: float | None
     """In [0, 1]."""
     training_images: int | None = None
     regularisation: float | None = None

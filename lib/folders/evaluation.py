@@ -7,14 +7,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from lib.folders.predictions import PREDICTIONS
-from lib.folders.record import CompletionRecord, Record
+from lib.folders.record import CompletionRecord, Record, StoredRecord
 from lib.storage.location import Location
 from lib.storage.tables import read_table
 
-METRICS_FILE = "metrics.json"
 MOST_SHOWN = 30
 """Pairs and candidates shown with thumbnails; the page states how many more there are."""
 LABEL_ERRORS_FILE, RESEMBLING_FILE = "label_errors.parquet", "near_duplicates.parquet"
@@ -37,6 +36,129 @@ MAP_SCHEMA = pa.schema(
     [pa.field("image_id", pa.string(), nullable=False)]
     + [pa.field(f"{kind}_{axis}", pa.float32()) for kind in KINDS for axis in "xy"]  # null where not made
 )
+
+
+Interval = tuple[float, float]
+"""Low and high, of 95 %."""
+
+
+class Intervals(Record):
+    """Of the measures over all images; None where the images are all of one unit (group or image)."""
+
+    accuracy: Interval | None = None
+    balanced_accuracy: Interval | None = None
+    top_3_accuracy: Interval | None = None
+    loss: Interval | None = None
+    brier: Interval | None = None
+    ece: Interval | None = None
+    macro_f1: Interval | None = None
+
+
+class ClassMeasures(Record):
+    """Measures of one class, in [0, 1].
+
+    None where one is undefined: recall and F1 of a class without images, its precision if it was not predicted either,
+    areas where the class or all others have no image, and intervals where the images are all of one unit.
+    """
+
+    class_name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+    """Images of the class."""
+    roc_auc: float | None = None
+    """Of the class against all others."""
+    pr_auc: float | None = None
+    """Average precision of the class against all others."""
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
+    f1_interval: Interval | None = None
+
+
+class ClassMeans(Record):
+    """Means over the classes that have images, in [0, 1]."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+class Bootstrap(Record):
+    """How the intervals were drawn."""
+
+    resamples: int
+    unit: Literal["group", "image"]
+    """What was drawn again as a whole."""
+    units: int
+    """How many there are."""
+    seed: int
+
+
+class CalibrationMeasures(Record):
+    """How far probabilities are from the truth."""
+
+    loss: float
+    """Mean cross-entropy in nats."""
+    brier: float
+    """In [0, 2]."""
+    ece: float
+    """Expected calibration error, in [0, 1]."""
+
+
+class CalibrationEffect(Record):
+    """What the temperature of the model does on these images."""
+
+    temperature: float
+    before: CalibrationMeasures
+    after: CalibrationMeasures
+
+
+class AbstentionRow(Record):
+    """What is left if the model abstains below a confidence."""
+
+    min_confidence: float
+    answered: float
+    """Share of the images, in [0, 1]."""
+    accuracy: float | None
+    """Of these; None if there is none."""
+
+
+class Metrics(StoredRecord):
+    """How good predictions are: never NaN, None where a number is undefined."""
+
+    FILE: ClassVar[str] = "metrics.json"
+
+    images: int
+    accuracy: float
+    """In [0, 1]."""
+    balanced_accuracy: float | None = None
+    """Mean recall over the classes that have images."""
+    top_3_accuracy: float | None = None
+    """Share of images whose class is among the three most probable."""
+    loss: float
+    """Mean cross-entropy in nats."""
+    brier: float | None = None
+    """Brier score over all classes, in [0, 2]."""
+    ece: float | None = None
+    """Expected calibration error, in [0, 1]."""
+    roc_auc: float | None = None
+    """Mean over the classes for which it is defined."""
+    pr_auc: float | None = None
+    """The same of average precision."""
+    per_class: list[ClassMeasures]
+    """In the order of the class names."""
+    macro: ClassMeans
+    """Each class weighs the same."""
+    weighted: ClassMeans
+    """Each class weighs as much as it has images."""
+    confusion_matrix: list[list[int]]
+    """Images by actual (row) and predicted (column) class."""
+    intervals: Intervals = Intervals()
+    bootstrap: Bootstrap | None = None
+    calibration: CalibrationEffect | None = None
+    """None if the model has no temperature."""
+    abstention: list[AbstentionRow] = Field(default_factory=list)
 
 
 class ProjectorRecord(Record):
@@ -66,7 +188,7 @@ class EvaluationRecord(CompletionRecord):
     class_names: list[str]
     """Of the model, in order."""
     images: int
-    metrics: dict[str, JsonValue]
+    metrics: Metrics
     unfamiliar: int | None = None
     """Images far from all training images; None if the model has no reference."""
     maps: list[MapKind] = Field(default_factory=list)

@@ -18,6 +18,7 @@ from lib.folders.evaluation import (
     LABEL_ERRORS_FILE,
     RESEMBLING_FILE,
     EvaluationRecord,
+    Metrics,
     read_label_errors,
     read_layouts,
 )
@@ -58,7 +59,7 @@ class _Folders:
             model = read_complete(model_folder, ModelRecord)
             dataset = self._dataset(Location(record.dataset))
             checks = self._checks(Location(record.checks)) if record.checks else None
-        metrics = (folder / "metrics.json").read_json()
+        metrics = Metrics.read(folder)
         layouts = read_layouts(folder)
         label_errors, resembling = folder / LABEL_ERRORS_FILE, folder / RESEMBLING_FILE
         return Evaluation(

@@ -81,7 +81,7 @@ def _model_summary(evaluation: Evaluation) -> ModelSummary:
         images=evaluation.images,
         accuracy=evaluation.accuracy,
         accuracy_interval=evaluation.interval,
-        macro_f1=evaluation.metrics["macro"]["f1"],
+        macro_f1=evaluation.metrics.macro.f1,
     )
 
 

@@ -4,13 +4,13 @@ What the page shows in a better form is left out: the confusion matrix, which is
 the page, unless only their picture is there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
 
 from PIL import Image
 
-from lib.folders.evaluation import Layouts
+from lib.folders.evaluation import Layouts, Metrics
+from lib.folders.model import CURVES_FILE
 from lib.report.report import Plot
 from lib.storage.location import Location
 
@@ -66,14 +66,14 @@ PHOTO_QUALITY = 82
 def evaluation_plots(
     evaluation: Location,
     model: Location,
-    metrics: Mapping[str, Any],
+    metrics: Metrics,
     class_names: Sequence[str],
     layouts: Layouts | None,
 ) -> tuple[Plot, ...]:
     """The learning curves and the plots of an evaluation, as far as their files exist, in the order shown."""
     in_words = _in_words(metrics, class_names)
     drawn = {f"map_{kind}" for kind in (layouts.places if layouts else ())}
-    plots = [_read(model / "curves.png", "curves", ("Training", "The epoch that was kept is marked."), "")]
+    plots = [_read(model / CURVES_FILE, "curves", ("Training", "The epoch that was kept is marked."), "")]
     for key, caption in CAPTIONS.items():
         if key not in drawn:
             plots.append(_read(evaluation / "plots" / f"{key}.png", key, caption, in_words.get(key, "")))
@@ -108,12 +108,12 @@ def lighter(png: bytes, *, photo: bool) -> tuple[bytes, str]:
     return min(sink.getvalue(), png, key=len), "image/png"
 
 
-def _in_words(metrics: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, str]:
-    confusions = most_confused(metrics["confusion_matrix"], class_names)
+def _in_words(metrics: Metrics, class_names: Sequence[str]) -> dict[str, str]:
+    confusions = most_confused(metrics.confusion_matrix, class_names)
     confused = "; ".join(f"{actual} for {predicted} ({count})" for actual, predicted, count in confusions)
     mistakes = f"Most often confused: {confused}." if confused else "No image is off the diagonal."
-    lowest = sorted(metrics["per_class"], key=lambda row: row["f1"] or 0)[:3]
-    weakest = ", ".join(f"{row['class_name']} {row['f1'] or 0:.2f}" for row in lowest)
+    lowest = sorted(metrics.per_class, key=lambda row: row.f1 or 0)[:3]
+    weakest = ", ".join(f"{row.class_name} {row.f1 or 0:.2f}" for row in lowest)
     return {"scatter": mistakes, "per_class": f"Lowest F1: {weakest}."}
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lib.evaluation.measures.comparison import Comparison
 from lib.folders.checks import BaselineRecord, Checks, NearDuplicates
 from lib.folders.dataset import Dataset
-from lib.folders.evaluation import EvaluationRecord, LabelErrors, Layouts
+from lib.folders.evaluation import EvaluationRecord, LabelErrors, Layouts, Metrics
 from lib.folders.model import ModelRecord
 from lib.folders.predictions import Predictions
 from lib.folders.sweep import TrialResult
@@ -35,7 +34,7 @@ class Evaluation:
         uri: The evaluation folder.
         name: Name of the model; with the time of the evaluation where two models of a report have the same name.
         record: What `evaluation.json` says.
-        metrics: The content of `metrics.json`. Earlier versions wrote fewer numbers; the page then shows fewer.
+        metrics: What `metrics.json` says. Earlier versions wrote fewer numbers; the page then shows fewer.
         model: What the model folder's `model.json` says.
         dataset: The dataset it was evaluated on.
         plots: The pictures, in the order in which they are shown.
@@ -49,7 +48,7 @@ class Evaluation:
     uri: str
     name: str
     record: EvaluationRecord
-    metrics: dict[str, Any]
+    metrics: Metrics
     model: ModelRecord
     dataset: Dataset
     predictions: Predictions
@@ -85,8 +84,8 @@ class Evaluation:
     @property
     def groups(self) -> int | None:
         """How many groups (slides, patients) the intervals were drawn from; None if they were drawn from images."""
-        bootstrap = self.metrics.get("bootstrap") or {}
-        return int(bootstrap["units"]) if bootstrap.get("unit") == "group" else None
+        bootstrap = self.metrics.bootstrap
+        return bootstrap.units if bootstrap and bootstrap.unit == "group" else None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -103,12 +102,12 @@ class Evaluation:
         Where all images are right, resampling them would claim that no other image could ever be wrong; then it is
         Wilson's too, with each group as one trial, since images of a group are alike.
         """
-        resampled = (self.metrics.get("intervals") or {}).get("accuracy")
+        resampled = self.metrics.intervals.accuracy
         if self.groups is None or resampled is None:
             return wilson_interval(self.right, self.images), "Wilson"
         if self.right in (0, self.images):
             return wilson_interval(self.groups if self.right else 0, self.groups), f"Wilson, of {self.groups:,} groups"
-        return (float(resampled[0]), float(resampled[1])), f"bootstrap of {self.groups:,} groups"
+        return resampled, f"bootstrap of {self.groups:,} groups"
 
     @property
     def baseline(self) -> BaselineRecord | None:

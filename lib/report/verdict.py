@@ -98,18 +98,18 @@ def answers(report: Report, doubts: list[Doubt]) -> list[Answer]:
 
 
 def _how_good(best: Evaluation) -> str:
-    rows = [row for row in best.metrics["per_class"] if row["recall"] is not None]
+    recalls = {row.class_name: row.recall for row in best.metrics.per_class if row.recall is not None}
     text = f"{best.name} is right on {percent(best.accuracy)} of the images"
-    if rows:
-        weakest = min(rows, key=lambda row: row["recall"])
-        text += f"; of its weakest class, {weakest['class_name']}, it recognises {percent(weakest['recall'], 0)}"
+    if recalls:
+        weakest = min(recalls, key=lambda name: recalls[name])
+        text += f"; of its weakest class, {weakest}, it recognises {percent(recalls[weakest], 0)}"
     if best.baseline is None:
         return f"{text}. What colour alone achieves was not measured."
     return f"{text}. Colour alone is right on {percent(best.baseline.accuracy)}."
 
 
 def _on_what(best: Evaluation) -> str:
-    support = [row["support"] for row in best.metrics["per_class"] if row["support"]]
+    support = [row.support for row in best.metrics.per_class if row.support]
     spread = f"{min(support)}" if min(support) == max(support) else f"{min(support)} to {max(support):,}"
     images = count_of(best.images, f"{best.split} image")
     groups = f"from {count_of(best.groups, 'group')} (slides, patients)" if best.groups else "from unknown slides"

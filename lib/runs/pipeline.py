@@ -80,7 +80,7 @@ def _run_stages(config: PipelineConfig, plan: dict[str, ModelSpec], started: flo
     write_report(config.part(ReportConfig, evaluations=folders, output=(output / REPORT).uri))
     return PipelineRecord(
         counts=dataset.counts,
-        models={name: float(str(evaluation.metrics["accuracy"])) for name, evaluation in evaluated.items()},
+        models={name: evaluation.metrics.accuracy for name, evaluation in evaluated.items()},
         world_size=max(model.world_size for model in trained.values()),
         seconds=round(time.monotonic() - started, 3),
         settings=config.model_dump(mode="json"),

@@ -62,8 +62,8 @@ def evaluation_summary(record: EvaluationRecord, output: str) -> Summary:
     """From `evaluation.json`."""
     return {
         "images": record.images,
-        "accuracy": record.metrics["accuracy"],
-        "loss": record.metrics["loss"],
+        "accuracy": record.metrics.accuracy,
+        "loss": record.metrics.loss,
         **_speed(record.images, record.seconds),
         "output": output,
     }

@@ -1,6 +1,5 @@
 """Folders as `convert`, `train` and `evaluate` leave them, for tests of what reads them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from lib.config.chain import ReportConfig
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.views.maps import map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA, NEAR_DUPLICATES_FILE, BaselineRecord
-from lib.folders.evaluation import LABEL_ERROR_SCHEMA, LABEL_ERRORS_FILE, MAPS_FILE
+from lib.folders.evaluation import LABEL_ERROR_SCHEMA, LABEL_ERRORS_FILE, MAPS_FILE, Metrics
 from lib.folders.manifest import VerdictCounts, write_manifest
 from lib.folders.model import CURVES_FILE
 from lib.storage.location import Location
@@ -127,7 +126,7 @@ class Lab:
         probabilities = self.probabilities(wrong) if isinstance(wrong, set) else wrong
         pq.write_table(self.predictions(probabilities), folder / "predictions/a.parquet")
         metrics = self.metrics(probabilities)
-        (folder / "metrics.json").write_text(json.dumps(metrics))
+        metrics.write(Location(str(folder)))
         if maps:
             pq.write_table(map_table(self.ids(), maps), folder / MAPS_FILE)
         content = {
@@ -137,6 +136,7 @@ class Lab:
             "dataset": str(self.root / "dataset"),
             "class_names": list(self.class_names),
             "images": self.images,
+            "metrics": metrics,
         }
         evaluation_record(**(content | record)).write(Location(str(folder)))
         return str(folder)
@@ -165,7 +165,7 @@ class Lab:
         }
         return pa.table(rows)
 
-    def metrics(self, probabilities: npt.NDArray[np.float32]) -> dict[str, Any]:
+    def metrics(self, probabilities: npt.NDArray[np.float32]) -> Metrics:
         groups = self.groups or None
         return classification_metrics(
             self.actual(), probabilities, self.class_names, groups=groups, temperature=1.25, resamples=100

@@ -5,7 +5,7 @@ from typing import Any
 from lib.config.images import ImageConfig
 from lib.folders.checks import ChecksRecord
 from lib.folders.dataset import DatasetRecord
-from lib.folders.evaluation import EvaluationRecord
+from lib.folders.evaluation import ClassMeans, EvaluationRecord, Metrics
 from lib.folders.model import BestEpoch, Calibration, ModelRecord
 from lib.folders.predictions import PredictionsRecord
 from lib.folders.sample_folder import SampleRecord
@@ -67,6 +67,12 @@ def model_record(**changes: Any) -> ModelRecord:
     return ModelRecord.model_validate(COMPLETION | content | changes)
 
 
+def metrics_record() -> Metrics:
+    """Of predictions that are all right."""
+    perfect = ClassMeans(precision=1.0, recall=1.0, f1=1.0)
+    return Metrics(images=7, accuracy=1.0, loss=0.1, per_class=[], macro=perfect, weighted=perfect, confusion_matrix=[])
+
+
 def evaluation_record(**changes: Any) -> EvaluationRecord:
     """Of an evaluation on the test split."""
     content = {
@@ -78,7 +84,7 @@ def evaluation_record(**changes: Any) -> EvaluationRecord:
         "split": "test",
         "class_names": CLASS_NAMES,
         "images": 7,
-        "metrics": {},
+        "metrics": metrics_record(),
         "seconds": 2.0,
     }
     return EvaluationRecord.model_validate(COMPLETION | content | changes)

@@ -1,6 +1,5 @@
 """What an actor writes of a decoded unit, and the mean over several views of an image. No Ray."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +169,7 @@ def test_an_image_of_the_reference_is_familiar_and_another_is_not(folder: Locati
 
 def test_a_model_without_a_reference_leaves_familiarity_open(folder: Location, network: Any, tmp_path: Path) -> None:
     network.save(tmp_path / "model.keras")
-    (tmp_path / "model.json").write_text(json.dumps({"class_names": CLASS_NAMES}))  # as written before there were any
+    model_record(class_names=CLASS_NAMES, image_size=SIZE).write(Location(str(tmp_path)))
     predict(Location(str(tmp_path)), decoded(random_images()), tmp_path / "out")
     predictions = read_predictions(Location(str(tmp_path / "out")))
     assert predictions.schema.remove_metadata() == PREDICTION_SCHEMA

@@ -12,15 +12,15 @@ from lib.evaluation.measures.abstention import THRESHOLDS, abstention_table, ris
 
 def test_four_images_by_hand() -> None:
     rows = abstention_table(np.array([0.55, 0.65, 0.85, 0.97]), np.array([False, True, False, True]))
-    assert [row["min_confidence"] for row in rows] == [0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
-    assert [row["answered"] for row in rows] == [1, 1, 0.75, 0.5, 0.5, 0.25, 0.25, 0]
-    assert [row["accuracy"] for row in rows] == [0.5, 0.5, pytest.approx(2 / 3), 0.5, 0.5, 1, 1, None]
+    assert [row.min_confidence for row in rows] == [0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
+    assert [row.answered for row in rows] == [1, 1, 0.75, 0.5, 0.5, 0.25, 0.25, 0]
+    assert [row.accuracy for row in rows] == [0.5, 0.5, pytest.approx(2 / 3), 0.5, 0.5, 1, 1, None]
 
 
 def test_a_confidence_of_0_9_in_float32_reaches_the_threshold_of_0_9() -> None:
     # 0.9 in float32 is 0.89999998; `predict --min-confidence 0.9` compares in float32 as well.
-    rows = {row["min_confidence"]: row for row in abstention_table(np.array([0.9], np.float32), np.array([True]))}
-    assert (rows[0.9]["answered"], rows[0.95]["answered"]) == (1, 0)
+    rows = {row.min_confidence: row for row in abstention_table(np.array([0.9], np.float32), np.array([True]))}
+    assert (rows[0.9].answered, rows[0.95].answered) == (1, 0)
 
 
 def test_the_most_confident_images_are_answered_first_and_equal_ones_together() -> None:
@@ -45,10 +45,10 @@ def test_curve_and_table_agree_in_any_order_of_the_images(answered: tuple[Any, A
     assert (coverage[-1], accuracy[-1]) == (1, pytest.approx(correct.mean()))
     points = dict(zip(coverage.tolist(), accuracy.tolist(), strict=True))
     for row in abstention_table(confidence, correct):
-        if row["accuracy"] is None:
-            assert row["answered"] == 0
+        if row.accuracy is None:
+            assert row.answered == 0
         else:
-            assert points[row["answered"]] == pytest.approx(row["accuracy"])
+            assert points[row.answered] == pytest.approx(row.accuracy)
     order = np.array(rng.sample(range(len(confidence)), len(confidence)))
     for again, before in zip(risk_coverage_curve(confidence[order], correct[order]), (coverage, accuracy), strict=True):
         np.testing.assert_array_equal(again, before)
@@ -56,7 +56,7 @@ def test_curve_and_table_agree_in_any_order_of_the_images(answered: tuple[Any, A
 
 @given(answers())
 def test_more_is_left_unanswered_the_higher_the_threshold(answered: tuple[Any, Any]) -> None:
-    shares = [row["answered"] for row in abstention_table(*answered)]
+    shares = [row.answered for row in abstention_table(*answered)]
     assert len(shares) == len(THRESHOLDS)
     assert shares[0] == 1
     assert shares == sorted(shares, reverse=True)

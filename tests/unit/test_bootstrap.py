@@ -15,6 +15,11 @@ from lib.models.probabilities import calibration_error
 SLIDES = ["s2", "s1", "s1", "s2", "s3", "s1", "s3", "s3", "s2"]
 
 
+def measure(*results: Any, **settings: Any) -> dict[str, Any]:
+    """The content of `metrics.json`."""
+    return classification_metrics(*results, **settings).as_json()
+
+
 def predictions(images: int, classes: int, seed: int, sharpness: float = 2.0) -> tuple[Any, Any]:
     """Classes and probabilities that hang together: the truth is drawn from the probabilities."""
     rng = np.random.default_rng(seed)
@@ -42,7 +47,7 @@ def test_every_resample_is_measured_as_a_naive_loop_over_copied_images_measures_
     fast = resampled(actual, probabilities, units, 40, 7)
     for number, weights in enumerate(drawn(units, 40, 7)):
         copies = np.repeat(np.arange(9), weights.astype(int))
-        slow = classification_metrics(actual[copies], probabilities[copies], list("abcd"), resamples=1)
+        slow = measure(actual[copies], probabilities[copies], list("abcd"), resamples=1)
         slow["macro_f1"] = slow["macro"]["f1"]
         for name in OVERALL:
             assert fast[name][number] == pytest.approx(slow[name], abs=1e-6), name
@@ -57,7 +62,7 @@ def test_drawing_every_image_once_gives_the_measures_themselves(images: int, cla
     actual, probabilities = predictions(images, classes, seed)
     whole = Units("group", np.zeros(images, int), 1)  # one group: each resample is the whole
     once = resampled(actual, probabilities, whole, 1, 0)
-    measured = classification_metrics(actual, probabilities, [str(name) for name in range(classes)], resamples=1)
+    measured = measure(actual, probabilities, [str(name) for name in range(classes)], resamples=1)
     measured["macro_f1"] = measured["macro"]["f1"]
     for name in OVERALL:
         assert once[name].tolist() == [pytest.approx(measured[name], abs=1e-6)], name
@@ -126,7 +131,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     rng = np.random.default_rng(11)
     population, right = predictions(200_000, 3, 1), 0
     covered = dict.fromkeys(("accuracy", "loss", "brier", "macro_f1", "balanced_accuracy"), 0)
-    truth = classification_metrics(*population, ["a", "b", "c"], resamples=1)
+    truth = measure(*population, ["a", "b", "c"], resamples=1)
     truth["macro_f1"] = truth["macro"]["f1"]
     for _ in range(150):
         chosen = rng.integers(200_000, size=150)

@@ -29,6 +29,11 @@ from lib.plots import wilson_interval
 MEASURES = ("precision", "recall", "f1")
 
 
+def measured(*results: Any, **settings: Any) -> dict[str, Any]:
+    """The content of `metrics.json`."""
+    return classification_metrics(*results, **settings).as_json()
+
+
 def scores(row: dict[str, Any]) -> dict[str, Any]:
     """A row of `per_class` without areas and intervals."""
     return {key: row[key] for key in ("class_name", *MEASURES, "support")}
@@ -37,7 +42,7 @@ def scores(row: dict[str, Any]) -> dict[str, Any]:
 def test_five_images_by_hand() -> None:
     actual = np.array([0, 0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.05, 0.05], [0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
-    metrics = classification_metrics(actual, probabilities, ["a", "b", "c"])
+    metrics = measured(actual, probabilities, ["a", "b", "c"])
     assert metrics["images"] == 5
     assert metrics["accuracy"] == pytest.approx(3 / 5)
     assert metrics["loss"] == pytest.approx(-math.log(0.9 * 0.7 * 0.1 * 0.5 * 0.1) / 5)
@@ -69,14 +74,14 @@ def test_five_images_by_hand() -> None:
 
 
 def test_a_class_neither_shown_nor_predicted_has_no_score() -> None:
-    metrics = classification_metrics(np.array([1]), np.array([[0.1, 0.8, 0.1]]), ["a", "b", "c"])
+    metrics = measured(np.array([1]), np.array([[0.1, 0.8, 0.1]]), ["a", "b", "c"])
     for row in (metrics["per_class"][0], metrics["per_class"][2]):
         assert [row[measure] for measure in MEASURES] == [None, None, None]
     assert metrics["macro"] == metrics["weighted"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
 
 
 def test_a_class_that_was_never_predicted_has_precision_0() -> None:
-    metrics = classification_metrics(np.array([0, 1]), np.array([[0.8, 0.2], [0.6, 0.4]]), ["a", "b"])
+    metrics = measured(np.array([0, 1]), np.array([[0.8, 0.2], [0.6, 0.4]]), ["a", "b"])
     assert scores(metrics["per_class"][1]) == {
         "class_name": "b",
         "precision": 0.0,
@@ -108,7 +113,7 @@ def test_scikit_learn_agrees(result: tuple[Any, Any]) -> None:
     classes = list(range(probabilities.shape[1]))
     names = [f"class {number}" for number in classes]
     predicted = probabilities.argmax(axis=1)
-    metrics = classification_metrics(actual, probabilities, names, resamples=2)
+    metrics = measured(actual, probabilities, names, resamples=2)
     assert metrics["accuracy"] == pytest.approx(accuracy_score(actual, predicted))
     assert metrics["confusion_matrix"] == confusion_matrix(actual, predicted, labels=classes).tolist()
     clipped = np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny)
@@ -130,7 +135,7 @@ def test_scikit_learn_agrees(result: tuple[Any, Any]) -> None:
 def test_scikit_learn_agrees_on_what_is_measured_of_probabilities(result: tuple[Any, Any]) -> None:
     actual, probabilities = result
     classes = list(range(probabilities.shape[1]))
-    metrics = classification_metrics(actual, probabilities, [str(number) for number in classes], resamples=2)
+    metrics = measured(actual, probabilities, [str(number) for number in classes], resamples=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes that were predicted but never occur
         assert metrics["balanced_accuracy"] == pytest.approx(
@@ -184,7 +189,7 @@ def test_areas_are_those_of_scikit_learn_where_every_class_has_images(classes: i
     # In float32, rows sum to 1 only nearly.
     assert 0 < np.abs(probabilities.astype(np.float64).sum(axis=1) - 1).max() < 1e-6
     actual = np.concatenate([np.arange(classes), rng.integers(0, classes, 300 - classes)])
-    metrics = classification_metrics(actual, probabilities, [str(number) for number in range(classes)], resamples=2)
+    metrics = measured(actual, probabilities, [str(number) for number in range(classes)], resamples=2)
     labels = list(range(classes))
     assert metrics["roc_auc"] == pytest.approx(roc_auc_score(actual, probabilities, multi_class="ovr", labels=labels))
     assert metrics["pr_auc"] == pytest.approx(average_precision_score(actual, probabilities, average="macro"))
@@ -197,8 +202,8 @@ def test_rows_that_sum_to_1_only_nearly_are_measured_like_those_that_do(result: 
     names = [str(number) for number in range(probabilities.shape[1])]
     exact = probabilities.astype(np.float64)
     exact /= exact.sum(axis=1, keepdims=True)
-    near = classification_metrics(actual, exact * (1 + excess), names, temperature=1.5, resamples=3)
-    for name, value in classification_metrics(actual, exact, names, temperature=1.5, resamples=3).items():
+    near = measured(actual, exact * (1 + excess), names, temperature=1.5, resamples=3)
+    for name, value in measured(actual, exact, names, temperature=1.5, resamples=3).items():
         if isinstance(value, float) and name != "ece":  # a confidence on the edge of a bin may change sides
             assert near[name] == pytest.approx(value, abs=1e-5), name
     confidence = (exact * (1 + excess)).max(axis=1)
@@ -216,9 +221,7 @@ def test_numbers_are_json_without_nan_and_intervals_hold_what_they_should(
     actual, probabilities = result
     names = [str(number) for number in range(probabilities.shape[1])]
     groups = [f"slide {image % 3}" for image in range(len(actual))] if grouped else None
-    metrics = classification_metrics(
-        actual, probabilities, names, groups=groups, temperature=temperature, resamples=50, seed=4
-    )
+    metrics = measured(actual, probabilities, names, groups=groups, temperature=temperature, resamples=50, seed=4)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     units = min(3, len(actual)) if grouped else len(actual)
     kind = "group" if grouped else "image"
@@ -242,7 +245,7 @@ def test_numbers_are_json_without_nan_and_intervals_hold_what_they_should(
 def test_the_interval_of_the_accuracy_is_around_it_and_known_from_the_binomial() -> None:
     actual = np.zeros(400, int)
     probabilities = np.where(np.arange(400)[:, None] < 300, [[0.8, 0.2]], [[0.3, 0.7]])
-    metrics = classification_metrics(actual, probabilities, ["a", "b"])
+    metrics = measured(actual, probabilities, ["a", "b"])
     half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
     assert metrics["intervals"]["accuracy"] == pytest.approx([0.75 - half, 0.75 + half], abs=0.004)
     assert metrics["per_class"][0]["recall_interval"] == metrics["intervals"]["accuracy"]
@@ -252,7 +255,7 @@ def test_the_interval_of_the_accuracy_is_around_it_and_known_from_the_binomial()
 
 def test_a_class_that_is_all_wrong_is_not_certain_to_stay_so() -> None:
     actual = np.array([0] * 5 + [1] * 5)
-    metrics = classification_metrics(actual, np.tile([[0.1, 0.9]], (10, 1)), ["a", "b"])
+    metrics = measured(actual, np.tile([[0.1, 0.9]], (10, 1)), ["a", "b"])
     missed, found = metrics["per_class"]
     assert missed["recall_interval"] == [0, wilson_interval(0, 5)[1]]
     assert found["recall_interval"] == [wilson_interval(5, 5)[0], 1]
@@ -260,7 +263,7 @@ def test_a_class_that_is_all_wrong_is_not_certain_to_stay_so() -> None:
 
 
 def test_a_split_of_a_single_class_has_no_area() -> None:
-    metrics = classification_metrics(np.array([1, 1]), np.array([[0.2, 0.8], [0.6, 0.4]]), ["a", "b"])
+    metrics = measured(np.array([1, 1]), np.array([[0.2, 0.8], [0.6, 0.4]]), ["a", "b"])
     assert (metrics["roc_auc"], metrics["pr_auc"]) == (None, None)
     assert metrics["balanced_accuracy"] == metrics["accuracy"] == 0.5
 
@@ -273,7 +276,7 @@ def test_before_scaling_is_the_softmax_of_the_logits_the_model_had(classes: int,
     calibrated = softmax(logits / temperature)
     np.testing.assert_allclose(uncalibrated(calibrated, temperature), softmax(logits), atol=2e-6)
     names = [str(number) for number in range(classes)]
-    metrics = classification_metrics(actual, calibrated, names, temperature=temperature, resamples=2)
+    metrics = measured(actual, calibrated, names, temperature=temperature, resamples=2)
     before, after = metrics["calibration"]["before"], metrics["calibration"]["after"]
     assert before["loss"] == pytest.approx(log_loss(actual, softmax(logits), labels=range(classes)), rel=1e-4)
     assert after == {name: metrics[name] for name in ("loss", "brier", "ece")}
@@ -281,7 +284,7 @@ def test_before_scaling_is_the_softmax_of_the_logits_the_model_had(classes: int,
 
 
 def test_an_uncalibrated_model_has_no_calibration() -> None:
-    assert classification_metrics(np.array([0]), np.array([[0.6, 0.4]]), ["a", "b"])["calibration"] is None
+    assert measured(np.array([0]), np.array([[0.6, 0.4]]), ["a", "b"])["calibration"] is None
 
 
 def test_a_probability_of_0_has_a_finite_logarithm_before_scaling() -> None:
@@ -291,13 +294,13 @@ def test_a_probability_of_0_has_a_finite_logarithm_before_scaling() -> None:
 def test_what_does_not_fit_together_is_an_error() -> None:
     even = np.full((2, 2), 0.5)
     with pytest.raises(ValueError, match=r"shape \(2, 2\).*\(2, 3\)"):
-        classification_metrics(np.array([0, 1]), even, ["a", "b", "c"])
+        measured(np.array([0, 1]), even, ["a", "b", "c"])
     with pytest.raises(ValueError, match="1 groups for 2 images"):
-        classification_metrics(np.array([0, 1]), even, ["a", "b"], groups=["slide"])
+        measured(np.array([0, 1]), even, ["a", "b"], groups=["slide"])
     with pytest.raises(ValueError, match="is NaN"):
-        classification_metrics(np.array([0, 1]), even * np.nan, ["a", "b"])
+        measured(np.array([0, 1]), even * np.nan, ["a", "b"])
 
 
 def test_nothing_to_measure_is_an_error() -> None:
     with pytest.raises(ValueError, match="no image to measure"):
-        classification_metrics(np.array([], dtype=int), np.zeros((0, 2)), ["a", "b"])
+        measured(np.array([], dtype=int), np.zeros((0, 2)), ["a", "b"])

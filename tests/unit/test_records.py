@@ -17,6 +17,7 @@ import lib
 from lib.config.images import ImageConfig
 from lib.errors import SettingsError, StorageError
 from lib.folders.dataset import DatasetRecord
+from lib.folders.evaluation import Metrics
 from lib.folders.lease import WriterRecord
 from lib.folders.markers import KINDS
 from lib.folders.output import RunRecord
@@ -25,7 +26,7 @@ from lib.folders.sweep import Leaderboard, TrialRecord
 from lib.storage.location import Location
 from tests.fakes.records import dataset_record, model_record
 
-STORED: tuple[type[StoredRecord], ...] = (*KINDS, RunRecord, WriterRecord, TrialRecord, Leaderboard)
+STORED: tuple[type[StoredRecord], ...] = (*KINDS, RunRecord, WriterRecord, Metrics, TrialRecord, Leaderboard)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | numbers | st.text(max_size=5)
 SIMPLE: dict[Any, st.SearchStrategy[Any]] = {

@@ -21,6 +21,7 @@ from lib.config.chain import ReportConfig
 from lib.errors import DataError, SettingsError
 from lib.folders.checks import MOST_SHOWN
 from lib.folders.dataset import MOST_REFUSED, find_overlap
+from lib.folders.evaluation import Metrics
 from lib.folders.manifest import Counts
 from lib.folders.model import BestEpoch, SweepRecord
 from lib.folders.predictions import Mistake
@@ -332,7 +333,7 @@ def test_where_every_image_has_a_group_the_interval_comes_from_groups(lab: Lab) 
     lab.groups = [f"slide {index // 5}" for index in range(lab.images)]
     report = collect(lab.both(set(range(10)), set(range(20))))
     (best, _) = report.evaluations
-    assert best.interval == tuple(best.metrics["intervals"]["accuracy"])
+    assert best.interval == best.metrics.intervals.accuracy
     assert best.interval_method == "bootstrap of 12 groups"
     assert headline(report).endswith("bootstrap of 12 groups).")
     assert comparison(report).endswith("bootstrap of groups).")
@@ -341,7 +342,7 @@ def test_where_every_image_has_a_group_the_interval_comes_from_groups(lab: Lab) 
 
 def test_without_groups_the_interval_is_wilsons_even_if_all_are_right(lab: Lab) -> None:
     (evaluation,) = collect(lab.both(set())).evaluations
-    assert evaluation.metrics["intervals"]["accuracy"] == [1, 1]
+    assert evaluation.metrics.intervals.accuracy == (1, 1)
     assert evaluation.interval[0] < 0.95
     assert "No image is misclassified." in page_of(lab.config(evaluation.uri))
 
@@ -455,12 +456,12 @@ def test_incomplete_checks_are_refused_by_name(lab: Lab) -> None:
 
 def test_an_evaluation_of_an_earlier_version_shows_less(lab: Lab) -> None:
     config = lab.both({1, 2, 3})
-    file = Path(config.evaluations[0]) / "metrics.json"
-    kept = ("images", "accuracy", "loss", "per_class", "macro", "weighted", "confusion_matrix")
-    metrics = {key: value for key, value in json.loads(file.read_text()).items() if key in kept}
+    folder = Location(config.evaluations[0])
+    kept = {"images", "accuracy", "loss", "per_class", "macro", "weighted", "confusion_matrix"}
+    metrics: dict[str, Any] = {key: value for key, value in Metrics.read(folder).as_json().items() if key in kept}
     rows = ("class_name", "precision", "recall", "f1", "support")
     metrics["per_class"] = [{key: row[key] for key in rows} for row in metrics["per_class"]]
-    file.write_text(json.dumps(metrics))
+    Metrics.model_validate(metrics).write(folder)
     page = page_of(config)
     assert "95.0 %; 95 % interval 86 to 98 %, Wilson" in page.replace("\N{NO-BREAK SPACE}", " ")
     assert "If it may leave uncertain images unanswered" not in page

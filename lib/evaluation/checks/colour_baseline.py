@@ -6,7 +6,6 @@ network says little about whether it knows the tissue.
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.folders.checks import BASELINE_SCHEMA, BaselineRecord
+from lib.folders.evaluation import Metrics
 from lib.models.probabilities import FloatArray, IntArray, cross_entropy
 
 BASELINE_NAME = "colour histogram, logistic regression"
@@ -65,10 +65,10 @@ class Baseline:
         metrics = asked.measure(probabilities)
         record = BaselineRecord(
             name=BASELINE_NAME,
-            images=metrics["images"],
-            accuracy=metrics["accuracy"],
-            interval=metrics["intervals"]["accuracy"],
-            balanced_accuracy=metrics["balanced_accuracy"],
+            images=metrics.images,
+            accuracy=metrics.accuracy,
+            interval=metrics.intervals.accuracy,
+            balanced_accuracy=metrics.balanced_accuracy,
             training_images=training.count,
             regularisation=strength,
             chosen_on="validation" if chosen else None,
@@ -139,7 +139,7 @@ class _Examples:
             warnings.simplefilter("ignore", ConvergenceWarning)
             return _Fitted(model.fit(self.features, self.labels), len(self.class_names))
 
-    def measure(self, probabilities: FloatArray) -> dict[str, Any]:
+    def measure(self, probabilities: FloatArray) -> Metrics:
         groups = self.images["group"].to_pylist()
         return classification_metrics(self.labels, probabilities, self.class_names, groups=groups)
 

@@ -1,16 +1,15 @@
 """What a model gains by leaving images unanswered that it is not sure of."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from lib.folders.evaluation import AbstentionRow
 from lib.models.probabilities import FloatArray
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
-def abstention_table(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
+def abstention_table(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[AbstentionRow]:
     """How many images are answered, and how well, if the model abstains below a confidence.
 
     Args:
@@ -19,14 +18,13 @@ def abstention_table(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> 
         correct: Whether the prediction is right, shape (n,).
 
     Returns:
-        A row for each of `THRESHOLDS`: `min_confidence`; `answered`, the share of images in [0, 1] whose confidence is
-        at least that; and the `accuracy` of these, None if there is none.
+        A row for each of `THRESHOLDS`; answered are the images whose confidence is at least that.
     """
     rows = []
     for threshold in THRESHOLDS:
         answered = confidence >= confidence.dtype.type(threshold)
         accuracy = float(correct[answered].mean()) if answered.any() else None
-        rows.append({"min_confidence": threshold, "answered": float(answered.mean()), "accuracy": accuracy})
+        rows.append(AbstentionRow(min_confidence=threshold, answered=float(answered.mean()), accuracy=accuracy))
     return rows
 
 

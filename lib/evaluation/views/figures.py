@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lib.evaluation.measures.abstention import risk_coverage_curve
 from lib.evaluation.measures.metrics import uncalibrated
-from lib.folders.evaluation import KINDS
+from lib.folders.evaluation import KINDS, Metrics
 from lib.folders.predictions import Outcome, read_grad_cam
 from lib.ingest.image import decode_jpeg
 from lib.plots import (
@@ -31,12 +31,12 @@ MOST_HEATMAPS = 12
 MAP_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
-def draw_plots(outcome: Outcome, metrics: dict[str, Any], maps: pa.Table, folder: Location) -> None:
+def draw_plots(outcome: Outcome, metrics: Metrics, maps: pa.Table, folder: Location) -> None:
     """Write `plots/NAME.png` and `plots/NAME.svg` into an evaluation folder.
 
     Args:
         outcome: What is drawn.
-        metrics: The content of `metrics.json`.
+        metrics: How good the predictions are.
         maps: Rows of `MAP_SCHEMA`, of some of its images.
         folder: The evaluation folder, which has the heatmaps if there are any.
     """
@@ -48,22 +48,24 @@ def draw_plots(outcome: Outcome, metrics: dict[str, Any], maps: pa.Table, folder
     (folder / "plots").write_many(files)
 
 
-def _plots(outcome: Outcome, metrics: dict[str, Any]) -> dict[str, Picture]:
+def _plots(outcome: Outcome, metrics: Metrics) -> dict[str, Picture]:
     actual, probabilities, names = outcome.actual, outcome.probabilities, outcome.class_names
     confidence, correct = outcome.confidence, outcome.correct
     before = None
     if outcome.temperature is not None:
         before = (uncalibrated(probabilities, outcome.temperature).max(axis=1), correct)
     return {
-        "confusion_matrix": confusion_matrix(np.array(metrics["confusion_matrix"]), names),
+        "confusion_matrix": confusion_matrix(np.array(metrics.confusion_matrix), names),
         "scatter": predicted_scatter(actual, outcome.predicted, confidence, names),
         "swarm": predicted_swarm(actual, outcome.predicted, probabilities, names),
-        "per_class": per_class_bars(metrics["per_class"]),
+        "per_class": per_class_bars([row.as_json() for row in metrics.per_class]),
         "roc": roc_curves(actual, probabilities, names),
         "pr": pr_curves(actual, probabilities, names),
         "reliability": reliability(before, (confidence, correct)),
         "confidence": confidence_histogram(confidence, correct),
-        "abstention": abstention_curve(*risk_coverage_curve(confidence, correct), metrics["abstention"]),
+        "abstention": abstention_curve(
+            *risk_coverage_curve(confidence, correct), [row.as_json() for row in metrics.abstention]
+        ),
     }
 
 

@@ -31,14 +31,14 @@ def model_doubts(evaluation: Evaluation) -> list[Doubt]:
 
 
 def _nothing_learned(evaluation: Evaluation) -> Iterator[Doubt]:
-    name, per_class = evaluation.name, evaluation.metrics["per_class"]
-    largest = max(per_class, key=lambda row: row["support"])
-    share = largest["support"] / max(evaluation.images, 1)
+    name, per_class = evaluation.name, evaluation.metrics.per_class
+    largest = max(per_class, key=lambda row: row.support)
+    share = largest.support / max(evaluation.images, 1)
     reaches = f"the interval of {name} reaches down to {percent(evaluation.interval[0])}."
     if evaluation.interval[0] <= share:
         yield Doubt(
             f"{name} may have learned nothing",
-            f"Always answering {largest['class_name']!r} would be right on {percent(share)}; {reaches}",
+            f"Always answering {largest.class_name!r} would be right on {percent(share)}; {reaches}",
         )
     colours = evaluation.baseline
     if colours and evaluation.interval[0] <= colours.accuracy:
@@ -46,7 +46,7 @@ def _nothing_learned(evaluation: Evaluation) -> Iterator[Doubt]:
             f"{name} may be no better than colour alone",
             f"Colour alone ({colours.name}) is right on {percent(colours.accuracy)} of the same images; {reaches}",
         )
-    missed = [row["class_name"] for row in per_class if row["support"] and not row["recall"]]
+    missed = [row.class_name for row in per_class if row.support and not row.recall]
     if missed:
         yield Doubt(f"{name} misses whole classes", f"No image of {some(missed)} is recognised.")
 

@@ -63,7 +63,7 @@ def _sample(evaluation: Evaluation) -> Iterator[Doubt]:
         )
     if evaluation.split != "test":
         yield Doubt("Not a test", f"The {evaluation.split} split was used to train or choose the model.")
-    support = {row["class_name"]: row["support"] for row in evaluation.metrics["per_class"]}
+    support = {row.class_name: row.support for row in evaluation.metrics.per_class}
     few = sorted((name for name in support if support[name] < FEW_PER_CLASS), key=lambda name: support[name])
     if few:
         yield Doubt(
