@@ -193,6 +193,27 @@ class OutputFolder(Generic[RecordT]):
             raise SettingsError(f"--output {self.location.uri} holds another run ({shown}); choose another folder")
 
 
+def write_anew(location: Location, run: RunRecord, work: Callable[[], RecordT], kind: type[RecordT]) -> RecordT:
+    """Fill a folder that every run of its job makes again, as report and pipeline do, as its only writer.
+
+    Args:
+        location: The folder; what an earlier run left there stays, but for its completion file, which goes first.
+        run: What `jobs.status` tells of the run until it is complete.
+        work: Fills the folder and returns its completion record.
+        kind: Of that record.
+
+    Raises:
+        SettingsError: If another run is writing into the folder.
+    """
+    with only_writer(location), failures_noted(location):
+        run.write(location)
+        (location / kind.FILE).delete()
+        record = work()
+        record.write(location)
+        (location / RunRecord.FILE).delete()
+    return record
+
+
 @contextmanager
 def failures_noted(folder: Location) -> Iterator[None]:
     """Note in `run.json` of a folder why its run failed, for `jobs.status`; the next start writes that file anew."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.config.chain import ReportConfig
-from lib.folders.output import now, package_versions
+from lib.folders.output import RunRecord, now, package_versions, write_anew
 from lib.folders.record import Record
 from lib.folders.report_folder import PAGE, DatasetSummary, ModelSummary, ReportRecord
 from lib.plots.palette import class_looks
@@ -40,16 +40,19 @@ def write_report(config: ReportConfig) -> ReportRecord:
     """Write `report.html`, and then `report.json`, which says that the page is complete.
 
     Raises:
-        SettingsError: If an evaluation folder, or the model, dataset or checks folder it names, is not complete.
+        SettingsError: If an evaluation folder, or the model, dataset or checks folder it names, is not complete, or
+            another run is writing into the output.
         StorageError: If storage fails beyond its retries.
         DataError: If evaluations that name the same dataset and split have predictions of different images.
     """
-    report = collect(config)
-    output = Location(config.output)
+    report, output = collect(config), Location(config.output)
+    run = RunRecord(marker=ReportRecord.FILE, settings=config.identity())
+    return write_anew(output, run, lambda: _write_page(report, config, output), ReportRecord)
+
+
+def _write_page(report: Report, config: ReportConfig, output: Location) -> ReportRecord:
     summary = summarize(report, config)
-    (output / ReportRecord.FILE).delete()
     (output / PAGE).write_bytes(render(report, summary).encode())
-    summary.write(output)
     return summary
 
 

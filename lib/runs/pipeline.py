@@ -12,9 +12,8 @@ from lib.evaluation.evaluate import evaluate_model
 from lib.folders.checks import ChecksRecord
 from lib.folders.dataset import DatasetRecord
 from lib.folders.evaluation import EvaluationRecord
-from lib.folders.lease import only_writer
 from lib.folders.model import ModelRecord
-from lib.folders.output import RunRecord, failures_noted, now, package_versions
+from lib.folders.output import RunRecord, now, package_versions, write_anew
 from lib.folders.pipeline_folder import CHECKS, DATASET, EVALUATIONS, FEATURES, MODELS, REPORT, PipelineRecord
 from lib.folders.report_folder import ReportRecord
 from lib.ingest.convert import convert_images
@@ -51,12 +50,8 @@ def run_pipeline(config: PipelineConfig) -> PipelineRecord:
     started = time.monotonic()
     output, plan = Location(config.output), plan_models(config)
     require_imagenet_weights(plan.values(), config.image_size)
-    with only_writer(output), failures_noted(output):
-        RunRecord(marker=PipelineRecord.FILE, stages=_stages(plan)).write(output)
-        record = _run_stages(config, plan, started)
-        record.write(output)
-        (output / RunRecord.FILE).delete()
-    return record
+    run = RunRecord(marker=PipelineRecord.FILE, stages=_stages(plan))
+    return write_anew(output, run, lambda: _run_stages(config, plan, started), PipelineRecord)
 
 
 def _stages(plan: Iterable[str]) -> dict[str, str]:

@@ -35,6 +35,7 @@ from lib.report.page import write_report
 from lib.report.page_thumbnails import MOST_SPRITE_PX, SIDE_PX, TILE_SIDES_PX, tile_side
 from lib.report.pictures import lighter, most_confused
 from lib.report.verdict import comparison, headline
+from lib.runs.status import read_status
 from lib.storage.location import Location
 from tests.fakes.evaluations import HOSTILE, PNG, Lab
 
@@ -147,6 +148,10 @@ def test_a_page_that_cannot_be_written_leaves_no_completed_report(lab: Lab, monk
     with pytest.raises(RuntimeError):
         write_report(config)
     assert (lab.root / "report/report.html").exists()
+    assert not (lab.root / "report/report.json").exists()
+    (found,) = read_status(Location(str(lab.root / "report")))
+    assert (found.job, found.state) == ("report", "failed")
+    assert "killed here" in found.detail
     monkeypatch.setattr("lib.storage.location.Location.write_bytes", fail)
     monkeypatch.setattr("lib.report.page.render", lambda *_: "page")
     with pytest.raises(RuntimeError):
