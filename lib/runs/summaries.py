@@ -4,6 +4,7 @@ from typing import Any
 
 from lib.folders.dataset import DatasetRecord
 from lib.folders.evaluation import EvaluationRecord
+from lib.folders.export_folder import ExportRecord
 from lib.folders.model import ModelRecord
 from lib.folders.pipeline_folder import PipelineRecord
 from lib.folders.predictions import PredictionsRecord
@@ -65,6 +66,19 @@ def evaluation_summary(record: EvaluationRecord, output: str) -> Summary:
         "accuracy": record.metrics.accuracy,
         "loss": record.metrics.loss,
         **_speed(record.images, record.seconds),
+        "output": output,
+    }
+
+
+def export_summary(record: ExportRecord, output: str) -> Summary:
+    """From `export.json`."""
+    return {
+        "format": record.format,
+        "quantize": record.quantize,
+        "size_bytes": record.size_bytes,
+        "largest_difference": record.agreement.largest_difference,
+        "equal_top_1": record.agreement.equal_top_1,
+        "seconds": record.seconds,
         "output": output,
     }
 
