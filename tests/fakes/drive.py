@@ -138,7 +138,7 @@ class FakeDrive:
         """The id of the folder at a path below `parent`, made if it is not there."""
         for name in path.split("/"):
             known = next((r for r in self.model.children(parent, name) if r.mime_type == FOLDER), None)
-            parent = (known or self._add(name, parent, FOLDER)).id
+            parent = (known or self.add(name, parent, FOLDER)).id
         return parent
 
     def add_file(self, path: str, content: bytes, parent: str = ROOT, **more: Any) -> str:
@@ -160,9 +160,9 @@ class FakeDrive:
 
     def _add_at(self, path: str, parent: str, mime_type: str, **more: Any) -> str:
         folder, _, name = path.rpartition("/")
-        return self._add(name, self.add_folder(folder, parent) if folder else parent, mime_type, **more).id
+        return self.add(name, self.add_folder(folder, parent) if folder else parent, mime_type, **more).id
 
-    def _add(self, name: str, parent: str, mime_type: str, **more: Any) -> Record:
+    def add(self, name: str, parent: str, mime_type: str, **more: Any) -> Record:
         drive_id = self.model.records[parent].drive_id
         details = {"created": self.model.now(), "drive_id": drive_id} | more
         return self.model.add(Record(self.model.new_id(), name, mime_type, parent, **details))
@@ -345,7 +345,7 @@ class FakeDrive:
             raise Refused(403, "insufficientFilePermissions", "The user does not have sufficient permissions.")
         if content.get("id") in self.model.records:
             raise Refused(409, "fileIdInUse", "A file already exists with the provided ID.")
-        record = self._add(content["name"], parent.id, content.get("mimeType", "application/octet-stream"))
+        record = self.add(content["name"], parent.id, content.get("mimeType", "application/octet-stream"))
         if "id" in content:
             del self.model.records[record.id]
             record.id = content["id"]

@@ -16,6 +16,7 @@ from google.auth import _helpers
 
 from lib.errors import SettingsError, StorageError
 from lib.storage.drive.answers import DriveRefused, Rejection
+from lib.storage.drive.credentials import DriveCredential
 from lib.storage.drive.filesystem import DriveFileSystem, drive_filesystem
 from lib.storage.drive.options import DriveSettings
 from tests.fakes.drive import PERSON, SERVICE_ACCOUNT, drive_server, private_pem
@@ -165,7 +166,7 @@ def test_repeated_names_are_kept_apart_by_id_and_each_is_read(lab: Lab) -> None:
     lab.drive.add_file(
         "in a second folder of the name.tif",
         b"4",
-        lab.drive._add("skin", lab.root, "application/vnd.google-apps.folder").id,
+        lab.drive.add("skin", lab.root, "application/vnd.google-apps.folder").id,
     )
     filesystem = lab.filesystem()
     found = filesystem.find(lab.root)
@@ -200,7 +201,7 @@ def test_strange_names_are_listed_and_read_by_what_was_listed(lab: Lab) -> None:
     ]
     for name in names:
         folder = lab.drive.add_folder("strange", lab.root)
-        lab.drive._add(name, folder, "image/tiff", content=name.encode())
+        lab.drive.add(name, folder, "image/tiff", content=name.encode())
     found = lab.filesystem().find(lab.root)
     assert len(found) == len(names)
     contents = lab.filesystem().cat(found)
@@ -618,17 +619,23 @@ def test_a_pickle_holds_where_the_key_is_and_never_the_key(lab: Lab, monkeypatch
     assert secret == private_pem()
     for filesystem in (from_file, from_environment):
         assert filesystem.find(lab.root)  # the key is loaded, and a token fetched
-        (token,) = [token for token in lab.drive.tokens if token in filesystem._credential.token()]
-        for thing in (filesystem, filesystem._credential):
-            for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-                pickled = pickle.dumps(thing, protocol)
-                for hidden in (b"PRIVATE KEY", secret[40:80].encode(), token.encode()):
-                    assert hidden not in pickled
+        assert_keeps_secrets(filesystem, secret, lab)
         copy = pickle.loads(pickle.dumps(filesystem))
         assert copy.find(lab.root) == filesystem.find(lab.root)
         copy.close()
-        assert secret[40:80] not in repr(filesystem) + repr(filesystem._settings)
     from_environment.close()
+    credential = DriveCredential(str(lab.key))
+    assert credential.token() in lab.drive.tokens
+    assert_keeps_secrets(credential, secret, lab)
+
+
+def assert_keeps_secrets(thing: object, secret: str, lab: Lab) -> None:
+    hidden = ["PRIVATE KEY", secret[40:80], *lab.drive.tokens]
+    assert len(hidden) > 2
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        pickled = pickle.dumps(thing, protocol)
+        assert not [text for text in hidden if text.encode() in pickled]
+    assert not [text for text in hidden if text in repr(thing)]
 
 
 # Settings
