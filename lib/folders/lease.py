@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import ClassVar
 
 import psutil
 
 from lib.errors import SettingsError, StorageError
 from lib.folders.record import StoredRecord
+from lib.runtime.clock import now
 from lib.storage.location import Location
 
 RENEWAL_S, EXPIRY_S = 20.0, 90.0
@@ -39,7 +39,7 @@ class WriterRecord(StoredRecord):
             host=socket.gethostname(),
             pid=os.getpid(),
             process_started_at=psutil.Process().create_time(),
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            started_at=now(),
             renewed_at_unix_s=time.time(),
         )
 

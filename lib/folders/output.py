@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import ClassVar, Generic, TypeVar
 
@@ -19,6 +18,7 @@ from lib import __version__
 from lib.errors import SettingsError, StorageError, in_one_line
 from lib.folders.lease import WriterRecord, only_writer, refuse_second_writer
 from lib.folders.record import PACKAGE, CompletionRecord, Record, StoredRecord
+from lib.runtime.clock import now
 from lib.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -238,11 +238,6 @@ def read_complete(location: Location, kind: type[RecordT]) -> RecordT:
             f"{location.uri} is not a complete folder: {kind.FILE} is missing; make it with `{kind.command()}`"
         )
     return kind.read(location)
-
-
-def now() -> str:
-    """The time, in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def package_versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.config.chain import ReportConfig
-from lib.folders.output import RunRecord, now, package_versions, write_anew
+from lib.folders.output import RunRecord, package_versions, write_anew
 from lib.folders.record import Record
 from lib.folders.report_folder import PAGE, DatasetSummary, ModelSummary, ReportRecord
 from lib.plots.palette import class_looks
@@ -30,6 +30,7 @@ from lib.report.formatting import (
 )
 from lib.report.report import Evaluation, Report, ranked
 from lib.report.verdict import answers, can_be_chance, comparison, drawn_from, headline
+from lib.runtime.clock import now
 from lib.storage.location import Location
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -13,12 +13,13 @@ from lib.folders.checks import ChecksRecord
 from lib.folders.dataset import DatasetRecord
 from lib.folders.evaluation import EvaluationRecord
 from lib.folders.model import ModelRecord
-from lib.folders.output import RunRecord, now, package_versions, write_anew
+from lib.folders.output import RunRecord, package_versions, write_anew
 from lib.folders.pipeline_folder import CHECKS, DATASET, EVALUATIONS, FEATURES, MODELS, REPORT, PipelineRecord
 from lib.folders.report_folder import ReportRecord
 from lib.ingest.convert import convert_images
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.page import write_report
+from lib.runtime.clock import now
 from lib.storage.location import Location
 from lib.training.trainer import check_fit, require_imagenet_weights, train_model
 
