@@ -1,6 +1,6 @@
 """The Ray Data graphs that decode images: for a worker that trains, and for a pool of actors that hold a network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -8,7 +8,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from lib.config.resources import AcceleratorConfig, DecodeConfig
-from lib.dataset.source import DECODED_SCHEMA, Decoder, ImageSource
+from lib.dataset.source import DECODED_SCHEMA, Decoder, first_position
 from lib.runtime.ray_data import accelerator_label, decoding, map_units, stream_tables, units_dataset
 from lib.storage.location import Location
 
@@ -27,12 +27,11 @@ class DoneUnit(NamedTuple):
     quarantined: int
 
 
-def decoded_dataset(source: ImageSource, split: str, runs: Sequence[range], decode: DecodeConfig) -> "ray.data.Dataset":
-    """A dataset whose blocks are the decoded units (`DECODED_SCHEMA`) that cover runs of positions, in their order."""
-    units = [unit for run in runs for unit in source.units(split, run.start, run.stop)]
+def decoded_dataset(units: list[pa.Table], decoder: Decoder, decode: DecodeConfig) -> "ray.data.Dataset":
+    """A dataset whose blocks are the decoded units (`DECODED_SCHEMA`), in their order."""
     if not units:
         return units_dataset([DECODED_SCHEMA.empty_table()])
-    return map_units(units_dataset(units), source.decoder, **decoding(decode))
+    return map_units(units_dataset(units), decoder, **decoding(decode))
 
 
 def run_pool(
@@ -75,11 +74,6 @@ def run_pool(
 def done(images: int, quarantined: int = 0) -> pa.Table:
     """What an actor of a pool says of a unit that it has written: its images, and how many of them were refused."""
     return pa.table([[images], [quarantined]], schema=DONE_SCHEMA)
-
-
-def first_position(unit: pa.Table) -> int:
-    """The position of the first image of a unit, decoded or not."""
-    return int(unit["position"][0].as_py())
 
 
 def part_name(first: int) -> str:

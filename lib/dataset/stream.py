@@ -10,7 +10,7 @@ from lib.config.resources import DecodeConfig
 from lib.dataset.graph import decoded_dataset
 from lib.dataset.memory import ExampleCache, Examples, Positions
 from lib.dataset.sampler import PADDING, LaneOrder
-from lib.dataset.source import ImageSource
+from lib.dataset.source import DatasetInfo, Units
 from lib.runtime.ray_data import stream_tables
 
 
@@ -19,14 +19,15 @@ class ImageStream:
     """Decodes images in the order in which an epoch needs them, holding no more than a chunk of each lane.
 
     Attributes:
-        split: Which split of `source`.
-        order: This worker's.
+        units: What this worker reads, all of its own positions.
+        info: Of the data set.
+        order: Of this worker's images.
         tell: Told of refused images and of checksums, as they come, anew in each epoch.
         decode: What Ray reserves for the tasks that decode.
     """
 
-    source: ImageSource
-    split: str
+    units: Units
+    info: DatasetInfo
     order: LaneOrder
     tell: Callable[[list[dict[str, Any]], dict[str, str]], None]
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -50,20 +51,21 @@ class ImageStream:
 
     def _decoded(self, epoch: int, wanted: set[int]) -> Iterator[dict[int, Examples]]:
         runs = [run for run in self.order.reading(epoch) if not wanted.isdisjoint(run)]
-        dataset = decoded_dataset(self.source, self.split, runs, self.decode)
+        units = [unit for run in runs for unit in self.units.between(run.start, run.stop)]
+        dataset = decoded_dataset(units, self.info.decoder, self.decode)
         dataset.context.execution_options.preserve_order = True
         for table in stream_tables(dataset):
             positions = table["position"].to_numpy()
             if not len(positions):
                 continue
-            part = ExampleCache.empty(range(positions.min(), positions.max() + 1), self.source.image_size)
-            part.fill([table], self.source.class_names)
+            part = ExampleCache.empty(range(positions.min(), positions.max() + 1), self.info.image_size)
+            part.fill([table], self.info.class_names)
             self.tell(part.refused, part.checksums)
             arrived = wanted.intersection(positions.tolist())
             yield {position: part.batch(np.array([position])) for position in arrived}
 
     def _batch(self, row: Positions, waiting: dict[int, Examples]) -> Examples:
-        size = self.source.image_size
+        size = self.info.image_size
         images = np.zeros((len(row), size, size, 3), np.uint8)
         labels = np.full(len(row), PADDING, np.int32)
         for place, position in enumerate(row.tolist()):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.dataset.source import ShardSource
+from lib.dataset.shard_source import ShardSource
 from lib.folders.shards import read_shard, shards_of
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.runtime.ray_data import map_units, stream_tables, units_dataset
@@ -32,7 +32,7 @@ def read_thumbnails(dataset: ShardSource, split: str, image_ids: Collection[str]
     Raises:
         StorageError: If a shard cannot be read.
     """
-    units = dataset.units(split, 0, dataset.count(split))
+    units = dataset.units(split)
     arguments: dict[str, Any] = {
         "images": shards_of(dataset.folder),
         "wanted": pa.array(sorted(image_ids)),

@@ -3,7 +3,7 @@
 from typing import TypedDict
 
 from lib.config.prediction import EvaluateConfig
-from lib.dataset.source import ShardSource
+from lib.dataset.shard_source import ShardSource
 from lib.errors import DataError, SettingsError
 from lib.evaluation.checks.label_errors import label_error_candidates
 from lib.evaluation.checks.run import run_checks

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.prediction import PredictConfig
-from lib.dataset.source import TiffSource
+from lib.dataset.tiff_source import TiffSource
 from lib.evaluation.predictor import predict_units
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, write_manifest
 from lib.folders.model import ModelRecord

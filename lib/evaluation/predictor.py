@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.prediction import PredictionConfig
-from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
-from lib.dataset.source import ImageSource, image_array
+from lib.dataset.graph import done, part_name, run_pool, without_parts
+from lib.dataset.source import ImageSource, first_position, image_array
 from lib.folders.model import ModelRecord
 from lib.folders.output import read_complete
 from lib.folders.predictions import (
@@ -70,7 +70,7 @@ def predict_units(
     """
     count, output = source.count(split), Location(config.output)
     start_ray(config)
-    units = without_parts(source.units(split, 0, count), output / PREDICTIONS)
+    units = without_parts(source.units(split), output / PREDICTIONS)
     skipped = count - sum(unit.num_rows for unit in units)
     arguments = {"config": config, "min_confidence": min_confidence}
     with Progress("predict", count) as progress:

@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.fitting import TrainConfig
-from lib.dataset.graph import done, first_position, part_name, run_pool, without_parts
+from lib.dataset.graph import done, part_name, run_pool, without_parts
 from lib.dataset.sampler import PADDING
-from lib.dataset.source import Decoder, ShardSource, TiffSource
+from lib.dataset.shard_source import ShardSource
+from lib.dataset.source import Decoder, first_position
+from lib.dataset.tiff_source import TiffSource
 from lib.folders.features import FEATURE_SCHEMA, WIDTH_KEY
 from lib.models.provenance import weights_digest
 from lib.models.spec import ModelSpec
@@ -176,7 +178,7 @@ def compute_features(
         TissueError: If the base cannot be had or does not fit.
         StorageError: If images cannot be read or features not written.
     """
-    units = {split: source.units(split, 0, source.count(split)) for split in splits if source.count(split)}
+    units = {split: source.units(split) for split in splits if source.count(split)}
     augmented = config.augmented_features if config.augment else None
     kept = FeatureFolder(folder / _key(source, spec, config, units), augmented)
     missing = {split: kept.missing(split, of_split) for split, of_split in units.items()}

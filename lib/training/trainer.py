@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from lib.config.fitting import FitConfig, TrainConfig
-from lib.dataset.source import ImageSource, ShardSource, TiffSource
+from lib.dataset.shard_source import ShardSource
+from lib.dataset.source import DatasetInfo, ImageSource
+from lib.dataset.tiff_source import TiffSource
 from lib.errors import SettingsError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
 from lib.folders.model import ModelRecord, read_seen_images, write_seen_images
@@ -22,11 +24,11 @@ from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource, compute_features
-from lib.training.fit.loader import FITTED_SPLITS
 from lib.training.fit.loop import train_on_worker
 from lib.training.fit.plan import plan_phases
 from lib.training.tracking import open_tracker
 from lib.training.workers.failures import user_error
+from lib.training.workers.lane_shards import FITTED_SPLITS, LaneShards, training_datasets
 from lib.training.workers.messages import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
 from lib.training.workers.peers import TrainTask
 from lib.training.workers.ray_train import ResilientTrainer, TensorflowAddresses, in_this_process, run_config, scaling
@@ -181,7 +183,9 @@ def _run(
 ) -> dict[str, Any]:
     trainer = ResilientTrainer(
         train_on_worker,
-        train_loop_config={"task": TrainTask(config, spec, source, features, board)},
+        train_loop_config={"task": TrainTask(config, spec, DatasetInfo.of(source, FITTED_SPLITS), features, board)},
+        datasets=training_datasets(source),
+        dataset_config=LaneShards(config.batch_size),
         backend_config=TensorflowAddresses(),
         scaling_config=scaling(config),
         run_config=run_config(config),

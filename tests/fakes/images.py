@@ -1,7 +1,6 @@
 """An `ImageSource` in memory, and the graph that decodes it without Ray."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from lib.config.resources import DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, NAMES, Decoder
+from lib.dataset.subset import balanced_subset
 from tests.fakes.sources import striped_image
 
 CLASS_NAMES = ["liver", "lung", "skin"]
@@ -43,10 +43,10 @@ class FakeSource:
     def class_counts(self, split: str) -> list[int]:
         return np.bincount(np.arange(self.count(split)) % len(self.class_names), minlength=3).tolist()
 
-    def units(self, split: str | None, start: int, stop: int) -> list[pa.Table]:
-        cuts = sorted({start, *range(0, stop, self.unit), stop})
-        pairs = [(low, high) for low, high in itertools.pairwise(cuts) if low >= start]
-        return [pa.table({"position": range(*pair), "split": [split] * (pair[1] - pair[0])}) for pair in pairs]
+    def units(self, split: str | None) -> list[pa.Table]:
+        count = self.count(split)
+        ranges = [range(start, min(start + self.unit, count)) for start in range(0, count, self.unit)]
+        return [pa.table({"position": some, "split": [split] * len(some)}) for some in ranges]
 
     def names(self, unit: pa.Table) -> pa.Table:
         return self._rows(unit).select(NAMES)
@@ -72,18 +72,26 @@ class FakeSource:
         return row | {"label": self.class_names[number], "image": image.tobytes()}
 
 
+class DatasetHere:
+    """Units that are decoded here, one when it is asked for; in order only if that is asked for, as Ray Data does."""
+
+    def __init__(self, units: list[pa.Table], decoder: Decoder = lambda unit: unit, *_: DecodeConfig) -> None:
+        self._units, self._decoder = units, decoder
+        self.context = SimpleNamespace(execution_options=SimpleNamespace(preserve_order=False))
+
+    def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
+        in_order = self.context.execution_options.preserve_order
+        return map(self._decoder, self._units if in_order else reversed(self._units))
+
+
 def decode_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have images decoded here, a unit when it is asked for; in order only if that is asked for, as Ray Data does."""
-
-    def graph(source: FakeSource, split: str, runs: Sequence[range], _: DecodeConfig) -> SimpleNamespace:
-        units = [unit for run in runs for unit in source.units(split, run.start, run.stop)]
-        options = SimpleNamespace(preserve_order=False)
-        return SimpleNamespace(units=units, decoder=source.decoder, context=SimpleNamespace(execution_options=options))
-
-    def tables(dataset: SimpleNamespace) -> Iterator[pa.Table]:
-        in_order = dataset.context.execution_options.preserve_order
-        return map(dataset.decoder, dataset.units if in_order else reversed(dataset.units))
-
+    """Have images decoded in this process."""
     for module in ("lib.dataset.stream", "lib.training.fit.loader"):
-        monkeypatch.setattr(f"{module}.decoded_dataset", graph)
-        monkeypatch.setattr(f"{module}.stream_tables", tables)
+        monkeypatch.setattr(f"{module}.decoded_dataset", DatasetHere)
+
+
+def hand_out_without_ray(monkeypatch: pytest.MonkeyPatch, source: FakeSource) -> None:
+    """Have the only worker, which is this process, get all of a source from Ray Train."""
+    units = {split: source.units(split) for split in source.counts}
+    units["reference"] = [balanced_subset(source, "train", 10_000)]
+    monkeypatch.setattr("ray.train.get_dataset_shard", lambda name: DatasetHere(units[name]))

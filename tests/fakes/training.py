@@ -13,13 +13,14 @@ import pytest
 
 from lib.config.fitting import TrainConfig
 from lib.dataset.memory import ExampleCache
+from lib.dataset.source import DatasetInfo
 from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
 from lib.training.feature_extraction import Features
 from lib.training.fit.loop import Worker
 from lib.training.workers.messages import LocalBoard
 from lib.training.workers.peers import Peers, TrainTask
-from tests.fakes.images import FakeSource, decode_without_ray
+from tests.fakes.images import FakeSource, decode_without_ray, hand_out_without_ray
 
 AGREEING = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
 """Columns of the history that do not depend on the clock."""
@@ -113,7 +114,8 @@ class TrainingHere:
         parsed, self._built = parse_spec(spec), []
         base = self._seeded(source.image_size, config.seed).base
         features: Any = None if base is None else FeaturesHere(source, base)
-        task = TrainTask(config, parsed, source, features, board)
+        hand_out_without_ray(self._monkeypatch, source)
+        task = TrainTask(config, parsed, DatasetInfo.of(source, source.counts), features, board)
         with ThreadPoolExecutor(max_workers=1) as loader:
             worker = Worker(task, Peers(0, 1), steps, loader)  # type: ignore[arg-type]  # counts only
             results = {}
@@ -140,6 +142,6 @@ class FeaturesHere:
 
 def _features(source: FakeSource, split: str, base: keras.Model) -> Features:
     images = ExampleCache.empty(range(source.count(split)), source.image_size)
-    images.fill(map(source.decoder, source.units(split, 0, source.count(split))), source.class_names)
+    images.fill(map(source.decoder, source.units(split)), source.class_names)
     features = keras.ops.convert_to_numpy(base(images.examples, training=False))
     return Features(features, images.labels, images.refused, images.checksums)

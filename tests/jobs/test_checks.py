@@ -11,7 +11,7 @@ import pytest
 import lib.evaluation.checks.run
 from lib.config.base import JobConfig
 from lib.config.conversion import ConvertConfig
-from lib.dataset.source import ShardSource
+from lib.dataset.shard_source import ShardSource
 from lib.errors import SettingsError, StorageError
 from lib.evaluation.checks.run import run_checks
 from lib.folders.checks import DESCRIPTOR_SCHEMA, NEAR_DUPLICATE_SCHEMA, ChecksRecord

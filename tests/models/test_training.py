@@ -296,7 +296,7 @@ def validation_loss(model: keras.Model, factor: float = 1.0) -> float:
 
 def images_of(split: str) -> np.ndarray:
     images = source()
-    rows = [row for unit in images.units(split, 0, images.count(split)) for row in images.decoder(unit).to_pylist()]
+    rows = [row for unit in images.units(split) for row in images.decoder(unit).to_pylist()]
     return np.stack([np.frombuffer(row["image"], np.uint8).reshape(SIZE, SIZE, 3) for row in rows if row["image"]])
 
 

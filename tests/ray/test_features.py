@@ -16,7 +16,8 @@ from lib.config.base import JobConfig
 from lib.config.fitting import TrainConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.sampler import PADDING
-from lib.dataset.source import TiffSource, image_array
+from lib.dataset.source import image_array
+from lib.dataset.tiff_source import TiffSource
 from lib.errors import TissueError
 from lib.folders.features import FEATURE_SCHEMA
 from lib.models.augmentation import Augmentation, draw
@@ -79,7 +80,7 @@ def features(source: TiffSource, spec: ModelSpec, config: TrainConfig, folder: P
 
 
 def decoded(source: TiffSource, split: str) -> pa.Table:
-    return pa.concat_tables([source.decoder(unit) for unit in source.units(split, 0, source.count(split))])
+    return pa.concat_tables([source.decoder(unit) for unit in source.units(split)])
 
 
 def expected(base: keras.Model, images: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import CHUNK, PADDING, LaneOrder
+from lib.dataset.source import DatasetInfo, Units
 from lib.dataset.stream import ImageStream
 from tests.fakes.images import FakeSource, decode_without_ray
 
@@ -19,12 +20,13 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stream(source: FakeSource, order: LaneOrder, told: Told | None = None) -> ImageStream:
-    return ImageStream(source, "train", order, lambda refused, _: (told if told is not None else []).extend(refused))
+    units, info = Units(source.units("train")), DatasetInfo.of(source, ["train"])
+    return ImageStream(units, info, order, lambda refused, _: (told if told is not None else []).extend(refused))
 
 
 def cached(source: FakeSource, order: LaneOrder) -> ExampleCache:
     cache = ExampleCache.empty(order.positions, source.image_size)
-    units = source.units("train", order.positions.start, order.positions.stop)
+    units = Units(source.units("train")).between(order.positions.start, order.positions.stop)
     cache.fill(map(source.decoder, units), source.class_names)
     return cache
 

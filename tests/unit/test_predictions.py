@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lib.config.conversion import ConvertConfig
 from lib.config.prediction import PredictConfig
-from lib.dataset.source import ShardSource
+from lib.dataset.shard_source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
 from lib.evaluation.predictor import most_confident_errors, prediction_table
@@ -283,8 +283,8 @@ def test_predict_sees_the_very_bytes_that_training_saw(kind: str, compression: s
     seen, found = (
         {row["path"]: row["image"] for unit in units for row in decoder(unit).to_pylist()}
         for units, decoder in (
-            (dataset.units("train", 0, 6), dataset.decoder),
-            (tiffs.units(None, 0, 6), tiffs.decoder),
+            (dataset.units("train"), dataset.decoder),
+            (tiffs.units(None), tiffs.decoder),
         )
     )
     assert len(seen) == 6

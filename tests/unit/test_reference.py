@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 import lib.models.reference
+from lib.dataset.subset import balanced_subset, even_quotas
 from lib.folders.model import REFERENCE_SCHEMA, write_reference
 from lib.models.reference import Reference, neighbour_distances, reference_record
 from lib.projector import unit_length
 from lib.storage.location import Location
-from lib.training.fit.finish import choose_images, even_quotas
 from tests.fakes.images import CLASS_NAMES, FakeSource
 
 FloatArray = npt.NDArray[np.float32]
@@ -119,11 +119,11 @@ def test_quotas_are_as_even_as_the_classes_allow(counts: list[int], most: int) -
 @pytest.mark.parametrize("unit", [1, 5, 100])
 def test_of_each_class_the_first_images_are_taken_whatever_the_units(unit: int) -> None:
     source = FakeSource({"train": 90}, unit=unit)
-    chosen = choose_images(source, "train", 20)
+    chosen = balanced_subset(source, "train", 20)
     assert chosen["position"].to_pylist() == list(range(18))
     assert chosen["image_id"].to_pylist() == [f"train-{position}" for position in range(18)]
     assert not source.decoded
 
 
 def test_all_images_are_taken_if_there_are_not_too_many() -> None:
-    assert choose_images(FakeSource({"train": 22}), "train", 10_000)["position"].to_pylist() == list(range(22))
+    assert balanced_subset(FakeSource({"train": 22}), "train", 10_000)["position"].to_pylist() == list(range(22))

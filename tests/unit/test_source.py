@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig, ListingConfig
-from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, ShardSource, TiffSource, image_array
+from lib.dataset.shard_source import ShardSource
+from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, Units, image_array
+from lib.dataset.tiff_source import TiffSource
 from lib.errors import DataError, SettingsError, StorageError
 from lib.folders.manifest import DuplicateCounts
 from lib.ingest.listing import list_unlabelled
@@ -53,9 +55,13 @@ def source(request: pytest.FixtureRequest) -> ImageSource:
     return request.getfixturevalue(request.param)
 
 
+def units(source: ImageSource, split: str, start: int = 0, stop: int = 10**9) -> list[pa.Table]:
+    return Units(source.units(split)).between(start, stop)
+
+
 def decoded(source: ImageSource, split: str, start: int = 0, stop: int = 10**9) -> pa.Table:
     """What Ray Data would deliver for a range, in its order."""
-    return pa.concat_tables([DECODED_SCHEMA.empty_table(), *map(source.decoder, source.units(split, start, stop))])
+    return pa.concat_tables([DECODED_SCHEMA.empty_table(), *map(source.decoder, units(source, split, start, stop))])
 
 
 @pytest.mark.parametrize(("split", "count"), SPLITS.items())
@@ -79,14 +85,14 @@ def test_no_image_is_in_two_splits(source: ImageSource) -> None:
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_names_are_known_without_decoding(source: ImageSource, split: str) -> None:
     start, stop = 1, source.count(split)
-    known = pa.concat_tables([source.names(unit) for unit in source.units(split, start, stop)])
+    known = pa.concat_tables([source.names(unit) for unit in units(source, split, start, stop)])
     assert known.column_names == NAMES
     assert known.to_pylist() == decoded(source, split, start, stop).select(NAMES).to_pylist()
 
 
 def test_a_split_that_does_not_exist_is_empty(source: ImageSource) -> None:
     assert source.count("holdout") == 0
-    assert source.units("holdout", 0, 10) == []
+    assert source.units("holdout") == []
 
 
 @settings(max_examples=40)
@@ -94,10 +100,10 @@ def test_a_split_that_does_not_exist_is_empty(source: ImageSource) -> None:
 @pytest.mark.parametrize("kind", ["shards", "tiffs"])
 def test_any_range_is_cut_from_the_whole(kind: str, request: pytest.FixtureRequest, start: int, length: int) -> None:
     source = request.getfixturevalue(kind)
-    units = source.units("train", start, start + length)
-    positions = [position for unit in units for position in unit["position"].to_pylist()]
+    found = units(source, "train", start, start + length)
+    positions = [position for unit in found for position in unit["position"].to_pylist()]
     assert positions == list(range(min(start, 14), min(start + length, 14)))
-    assert all(0 < unit.num_rows <= 4 for unit in units)
+    assert all(0 < unit.num_rows <= 4 for unit in found)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (3, 5), (4, 8), (5, 14), (13, 99)])

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lib.config.base import JobConfig
 from lib.dataset.graph import done
-from lib.dataset.source import ShardSource
+from lib.dataset.shard_source import ShardSource
 from lib.errors import DataError
 from lib.folders.checks import DESCRIPTOR_SCHEMA, DESCRIPTORS
 from lib.folders.manifest import SPLITS
@@ -90,7 +90,7 @@ def describe_images(dataset: ShardSource, output: Location, config: JobConfig) -
         StorageError: If a shard cannot be read or descriptors not written.
         DataError: If there are not as many as images.
     """
-    units = [unit for split in SPLITS for unit in dataset.units(split, 0, dataset.count(split))]
+    units = [unit for split in SPLITS for unit in dataset.units(split)]
     folder, images = output / DESCRIPTORS, sum(unit.num_rows for unit in units)
     written = {file.path for file in folder.list_files()}
     missing = [unit for unit in units if unit["file"][0].as_py() not in written]

@@ -4,7 +4,7 @@ Near duplicates across splits, and what a colour histogram alone achieves. All e
 """
 
 from lib.config.base import JobConfig
-from lib.dataset.source import ShardSource
+from lib.dataset.shard_source import ShardSource
 from lib.evaluation.checks.colour_baseline import Baseline
 from lib.evaluation.checks.descriptors import describe_images
 from lib.evaluation.checks.near_duplicates import NearDuplicates

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.prediction import EvaluateConfig
-from lib.dataset.source import ShardSource
+from lib.dataset.shard_source import ShardSource
 from lib.dataset.thumbnails import read_thumbnails
 from lib.evaluation.checks.near_duplicates import proposed_duplicates
 from lib.evaluation.views.maps import embedding_maps, map_table

@@ -7,8 +7,7 @@ from the checkpoint of the finished training.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +16,19 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+import ray.train
 import tensorflow as tf
 
 from lib.dataset.sampler import PADDING
-from lib.dataset.source import ImageSource
 from lib.folders.model import NETWORK_FILE, write_reference
 from lib.models.calibration import fit_calibration, scale_last_layer
 from lib.models.probabilities import softmax
-from lib.models.reference import MOST_IMAGES, NEIGHBOURS, neighbour_distances, reference_record
+from lib.models.reference import NEIGHBOURS, neighbour_distances, reference_record
 from lib.models.registry import Network
 from lib.projector import ProjectorPoints, choose_points, projector_files, unit_length
-from lib.storage.location import FETCH_CONCURRENCY
+from lib.runtime.ray_data import stream_tables
 from lib.training.fit.loader import SplitExamples
+from lib.training.workers.lane_shards import REFERENCE
 from lib.training.workers.peers import REFERENCE_KEY, VALIDATION_KEY, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat
 
@@ -148,7 +147,7 @@ class Closing:
     def _reference(self) -> tuple[pa.Table, FloatArray, FloatArray]:
         """The names, logits and embeddings (of unit length) of the reference images of all workers."""
         self._heartbeat.move(patient=True)
-        images = choose_images(self._task.source, "train", MOST_IMAGES, lambda: self._heartbeat.move(patient=True))
+        images = pa.concat_tables(stream_tables(ray.train.get_dataset_shard(REFERENCE)))
         positions = images["position"].to_numpy()
         width, class_count = self._forward.last.kernel.shape
         here = np.zeros((len(positions), 1 + class_count + width), np.float32)
@@ -162,7 +161,7 @@ class Closing:
 
     def _validation(self, reference: FloatArray) -> tuple[npt.NDArray[np.int32], FloatArray, FloatArray]:
         """The classes, logits and distances to the reference of the validation images of all workers."""
-        count = self._task.source.count("validation")
+        count = self._task.info.count("validation")
         here = np.zeros((count, 2 + self._forward.last.kernel.shape[1]), np.float32)
         for found in self._forward(self._examples["validation"], np.arange(count)) if count else ():
             here[found.positions, 0] = found.labels + 1  # 0 is no image
@@ -185,7 +184,7 @@ class Closing:
             (self._task.output / NETWORK_FILE).write_bytes(file.read_bytes())
 
     def _write_reference(self, images: pa.Table, probabilities: FloatArray, embeddings: FloatArray) -> None:
-        names, output = self._task.source.class_names, self._task.output
+        names, output = self._task.info.class_names, self._task.output
         write_reference(images, names, probabilities, embeddings, output)
         shown = choose_points(images["label"].to_pylist(), images["image_id"].to_pylist())
         if not len(shown):
@@ -199,67 +198,3 @@ class Closing:
             paths=some["path"].to_pylist(),
         )
         (output / PROJECTOR_FOLDER).write_many(projector_files(points))
-
-
-def choose_images(source: ImageSource, split: str, most: int, moved: Callable[[], None] = lambda: None) -> pa.Table:
-    """Images of a split, spread evenly over the classes: of each class those that come first.
-
-    Images are listed by their `image_id`, a hash of their path, so that the first ones are as good as any. No more of
-    the listing is read than it takes.
-
-    Args:
-        source: The images.
-        split: Which of them.
-        most: How many in all at most.
-        moved: Called now and then while names are read.
-
-    Returns:
-        Their names (`lib.dataset.source.NAMES`), by position. A damaged file is among them if nobody has found it out.
-
-    Raises:
-        StorageError: If names cannot be read.
-    """
-    left = even_quotas(source.class_counts(split), most)
-    classes = pa.array(source.class_names, pa.string())
-    parts = [source.names(unit) for unit in source.units(split, 0, 1)[:1]]  # for its columns, should none be chosen
-    parts = [part.slice(0, 0) for part in parts]
-    for names in _names(source, split):
-        moved()
-        numbers = pc.index_in(names["label"], classes).to_numpy()
-        taken = np.zeros(len(numbers), bool)
-        for number in np.unique(numbers):
-            places = np.flatnonzero(numbers == number)[: left[number]]
-            taken[places] = True
-            left[number] -= len(places)
-        parts.append(names.filter(pa.array(taken)))
-        if not any(left):
-            break
-    return pa.concat_tables(parts)
-
-
-def _names(source: ImageSource, split: str) -> Iterator[pa.Table]:
-    """The names of a split, unit by unit, of which some are read at the same time."""
-    units = source.units(split, 0, source.count(split))
-    with ThreadPoolExecutor(FETCH_CONCURRENCY) as threads:
-        for start in range(0, len(units), FETCH_CONCURRENCY):
-            yield from threads.map(source.names, units[start : start + FETCH_CONCURRENCY])
-
-
-def even_quotas(counts: Sequence[int], most: int) -> list[int]:
-    """How many images to take of each class, so that no class has more than it must.
-
-    Args:
-        counts: Images of each class.
-        most: How many to take in all at most, at least as many as there are classes.
-
-    Returns:
-        The largest quota that all classes can share, or all images of a class that has fewer.
-    """
-    each, left = 0, most
-    for place, count in enumerate(sorted(counts)):
-        each = left // (len(counts) - place)
-        if count > each:
-            break
-        left -= count
-        each = max(counts)
-    return [min(count, each) for count in counts]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import ray.train
 
 from lib.config.fitting import FitConfig
@@ -19,15 +20,14 @@ from lib.dataset.memory import (
     refuse_too_many,
 )
 from lib.dataset.sampler import LaneOrder
-from lib.dataset.source import ImageSource
+from lib.dataset.source import DatasetInfo, Units
 from lib.dataset.stream import ImageStream
 from lib.errors import DataError, SettingsError, TooManyBadImagesError
 from lib.runtime.ray_data import stream_tables
 from lib.training.feature_extraction import FeatureSource
+from lib.training.workers.lane_shards import FITTED_SPLITS
 from lib.training.workers.peers import COUNTS_KEY, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat
-
-FITTED_SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ def load_features(features: FeatureSource, split: str, order: LaneOrder, tell: T
 
 
 def load_images(
-    source: ImageSource, orders: dict[str, LaneOrder], fit: FitConfig, tell: Tell
+    info: DatasetInfo, orders: dict[str, LaneOrder], fit: FitConfig, tell: Tell
 ) -> dict[str, SplitExamples]:
     """This worker's images, in memory if they fit.
 
     Args:
-        source: The images.
+        info: Of the data set.
         orders: Of this worker's images, by split.
         fit: Has what to keep.
         tell: Told of refused images.
@@ -88,32 +88,39 @@ def load_images(
     count = sum(len(order.positions) for order in orders.values())
     memory = int(fit.cache_gib * 2**30) if fit.cache_gib else _memory_here()
     if fit.cache == "memory":
-        refuse_too_many(count, source.image_size, memory)
-    if fit.cache == "none" or image_bytes(count, source.image_size) > memory:
+        refuse_too_many(count, info.image_size, memory)
+    if fit.cache == "none" or image_bytes(count, info.image_size) > memory:
         if fit.sampling == "balanced":
             raise SettingsError("--sampling balanced needs the images in memory; see --cache and --cache-gib")
-        return {split: _streamed(source, split, order, fit, tell) for split, order in orders.items()}
-    return {split: _cached(source, split, order, fit, tell) for split, order in orders.items()}
+        return {split: _streamed(info, split, order, fit, tell) for split, order in orders.items()}
+    return {split: _cached(info, split, order, fit, tell) for split, order in orders.items()}
 
 
 def _memory_here() -> int:
     return memory_for_images(ray.train.get_context().get_local_world_size())
 
 
-def _cached(source: ImageSource, split: str, order: LaneOrder, fit: FitConfig, tell: Tell) -> SplitExamples:
-    cache = ExampleCache.empty(order.positions, source.image_size)
-    cache.fill(stream_tables(decoded_dataset(source, split, [order.positions], fit)), source.class_names)
+def _cached(info: DatasetInfo, split: str, order: LaneOrder, fit: FitConfig, tell: Tell) -> SplitExamples:
+    cache = ExampleCache.empty(order.positions, info.image_size)
+    cache.fill(stream_tables(decoded_dataset(own_units(split), info.decoder, fit)), info.class_names)
     tell(split, cache.refused, cache.checksums)
-    return SplitExamples(order, lambda positions, _: cache.batches(positions), _image(source), cache)
+    return SplitExamples(order, lambda positions, _: cache.batches(positions), _image(info), cache)
 
 
-def _streamed(source: ImageSource, split: str, order: LaneOrder, fit: FitConfig, tell: Tell) -> SplitExamples:
-    stream = ImageStream(source, split, order, lambda refused, checksums: tell(split, refused, checksums), fit)
-    return SplitExamples(order, stream.batches, _image(source), None)
+def _streamed(info: DatasetInfo, split: str, order: LaneOrder, fit: FitConfig, tell: Tell) -> SplitExamples:
+    stream = ImageStream(
+        Units(own_units(split)), info, order, lambda refused, checksums: tell(split, refused, checksums), fit
+    )
+    return SplitExamples(order, stream.batches, _image(info), None)
 
 
-def _image(source: ImageSource) -> tuple[tuple[int, ...], npt.DTypeLike]:
-    return (source.image_size, source.image_size, 3), np.uint8
+def own_units(split: str) -> list[pa.Table]:
+    """What Ray Train hands this worker of a split: the units of its lanes (see `LaneShards`)."""
+    return [unit for unit in stream_tables(ray.train.get_dataset_shard(split)) if unit.num_rows]
+
+
+def _image(info: DatasetInfo) -> tuple[tuple[int, ...], npt.DTypeLike]:
+    return (info.image_size, info.image_size, 3), np.uint8
 
 
 class ExampleLoader:
@@ -135,13 +142,13 @@ class ExampleLoader:
             DataError: If images are to be kept in memory and do not fit.
         """
         task = self._task
-        orders = {split: self._order(split) for split in FITTED_SPLITS if task.source.count(split)}
+        orders = {split: self._order(split) for split in FITTED_SPLITS if task.info.count(split)}
         if on_features and task.features is not None:
             return {split: load_features(task.features, split, order, self._hear) for split, order in orders.items()}
-        return load_images(task.source, orders, task.config, self._hear)
+        return load_images(task.info, orders, task.config, self._hear)
 
     def _order(self, split: str) -> LaneOrder:
-        config, peers, count = self._task.config, self._peers, self._task.source.count(split)
+        config, peers, count = self._task.config, self._peers, self._task.info.count(split)
         return split_order(count, split, config, config.seed, peers.rank, peers.world_size)
 
     def _hear(self, split: str, refused: list[dict[str, Any]], checksums: dict[str, str]) -> None:
@@ -157,8 +164,8 @@ class ExampleLoader:
         self._refuse_too_many(len(self._refused))
 
     def _refuse_too_many(self, refused: float) -> None:
-        allowed, source = self._task.config.max_bad_fraction, self._task.source
-        images = sum(source.count(split) for split in FITTED_SPLITS)
+        allowed, info = self._task.config.max_bad_fraction, self._task.info
+        images = sum(info.count(split) for split in FITTED_SPLITS)
         if refused / images > allowed:
             raise TooManyBadImagesError(
                 f"{refused:.0f} of {images} images are bad; --max-bad-fraction {allowed:g} does not "
@@ -172,7 +179,7 @@ class ExampleLoader:
             TooManyBadImagesError: If more images were refused than allowed.
             DataError: If a class has no usable training image.
         """
-        names, cache = self._task.source.class_names, examples["train"].cache
+        names, cache = self._task.info.class_names, examples["train"].cache
         labels = np.empty(0, np.int32) if cache is None else cache.labels
         here = np.bincount(labels[labels >= 0], minlength=len(names))
         counts = self._peers.sum([*here, len(self._refused), float(cache is None)], COUNTS_KEY)

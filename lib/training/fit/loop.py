@@ -56,11 +56,11 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
         return Worker(task, peers, heartbeat, loader, checkpoint_wanted).train()
 
 
-def train_alone(task: TrainTask) -> dict[str, Any]:
-    """Train in this process without Ray Train, which cannot run inside a trial of Ray Tune.
+def train_alone(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
+    """Train as the only worker, inside a trial of Ray Tune, where Ray Train tells nothing of the workers.
 
     Args:
-        task: Its settings state `cache_gib`, since Ray Train is not there to tell how many share this machine.
+        loop_config: The `task`; its settings state `cache_gib`, since it is not known how many share this machine.
 
     Returns:
         What `model.json` says of the training.
@@ -68,6 +68,7 @@ def train_alone(task: TrainTask) -> dict[str, Any]:
     Raises:
         TissueError: See `train_on_worker`.
     """
+    task = loop_config["task"]
     prepare_context(task.config.verbose)
     with Heartbeat(task.board, 0) as heartbeat, ThreadPoolExecutor(max_workers=1) as loader:
         return Worker(task, Peers(0, 1), heartbeat, loader).train()
@@ -122,7 +123,7 @@ class Worker:
         return {
             "world_size": self._peers.world_size,
             "parameters": int(network.model.count_params()),
-            "images": self._task.source.count("train"),
+            "images": self._task.info.count("train"),
             **Closing(self._task, self._peers, self._heartbeat, network, examples).close(),
         }
 
@@ -139,7 +140,7 @@ class Worker:
     @property
     def _network_arguments(self) -> tuple[Any, ...]:
         task = self._task
-        return task.spec, len(task.source.class_names), task.source.image_size, task.config.seed, task.config.head_units
+        return task.spec, len(task.info.class_names), task.info.image_size, task.config.seed, task.config.head_units
 
     def _agree_on(self, newest: Checkpoint | None) -> None:
         """Make sure that all workers go on from the same checkpoint: one may have been written in between."""
@@ -259,7 +260,7 @@ class Worker:
         from lib.training.fit.batches import Batches
 
         config, is_train = self._task.config, split == "train"
-        counts = np.array(self._task.source.class_counts("train"), np.int64)
+        counts = np.array(self._task.info.counts["train"], np.int64)
         weights = np.ones(len(counts), np.float32)
         if is_train and config.class_weight == "balanced":
             weights = (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)

@@ -9,9 +9,12 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.train import ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lib.config.fitting import TrainConfig
 from lib.dataset.memory import memory_for_images
+from lib.dataset.source import DatasetInfo
 from lib.errors import DivergedError, TissueError
 from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder
@@ -25,6 +28,7 @@ from lib.training.fit.loop import train_alone
 from lib.training.fit.plan import plan_phases
 from lib.training.search.trials import Trial
 from lib.training.trainer import LabelledSource, describe_model, model_folder
+from lib.training.workers.lane_shards import FITTED_SPLITS
 from lib.training.workers.messages import LocalBoard
 from lib.training.workers.peers import TrainTask
 
@@ -41,6 +45,7 @@ class TrialTask:
     Attributes:
         trials: By number.
         source: The images.
+        datasets: What Ray Train hands out of them; see `training_datasets`.
         features: Of frozen bases, by the number of the trial.
         threads: Of TensorFlow in each process; None for as many as it likes.
         neighbours: Trials that share the memory of a machine; None for as many as it has GPUs.
@@ -48,6 +53,7 @@ class TrialTask:
 
     trials: Mapping[int, Trial]
     source: LabelledSource
+    datasets: "Mapping[str, ray.data.Dataset]"
     features: Mapping[int, FeatureSource | None]
     threads: int | None
     neighbours: int | None
@@ -89,7 +95,7 @@ def _train(trial: Trial, task: TrialTask) -> dict[str, Any]:
     config = trial.config.part(TrainConfig, cache_gib=trial.config.cache_gib or memory / 2**30)
     folder = model_folder(config, task.source)
     # No lease of its own: only this sweep writes here, and one left by a lost machine would have to run out first.
-    record = folder.begin() or _complete(config, task.source, task.features[trial.number], folder)
+    record = folder.begin() or _complete(config, task, task.features[trial.number], folder)
     metrics = record.metrics
     return {
         EPOCH: metrics.epochs,
@@ -108,7 +114,7 @@ def _gpus_here() -> int:
 
 
 def _complete(
-    config: TrainConfig, source: LabelledSource, features: FeatureSource | None, folder: OutputFolder[ModelRecord]
+    config: TrainConfig, task: TrialTask, features: FeatureSource | None, folder: OutputFolder[ModelRecord]
 ) -> ModelRecord:
     started = time.monotonic()
     spec = parse_spec(config.model)
@@ -116,8 +122,16 @@ def _complete(
     newest = CheckpointFolder(folder.location / "checkpoints").newest()
     for row in newest.state.rows if newest else []:  # what Ray Tune has not heard since the sweep was interrupted
         board.tell("add_epoch", row)
-    record = train_alone(TrainTask(config, spec, source, features, board))
-    record |= describe_model(spec, source, board, folder.location)
+    trainer = DataParallelTrainer(
+        train_alone,
+        train_loop_config={
+            "task": TrainTask(config, spec, DatasetInfo.of(task.source, FITTED_SPLITS), features, board)
+        },
+        scaling_config=ScalingConfig(num_workers=0),  # in this very process, which is all that a trial allows
+        datasets=dict(task.datasets),
+    )
+    record = dict(trainer.fit().return_value)
+    record |= describe_model(spec, task.source, board, folder.location)
     return folder.complete(ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)}))
 
 

@@ -38,6 +38,7 @@ from lib.training.trainer import (
     prepare_source,
     require_imagenet_weights,
 )
+from lib.training.workers.lane_shards import training_datasets
 from lib.training.workers.ray_train import machines, ray_storage
 
 for _name, _value in {
@@ -96,7 +97,7 @@ def _search(
     if missing := [trial for trial in trials if trial.number not in results]:
         start_ray(config)
         features = _features(missing, source)
-        results |= _run(config, sweep, missing, results, TrialsOf(source, features))
+        results |= _run(config, sweep, missing, results, TrialsOf(source, training_datasets(source), features))
     ranked = rank(results.values(), sweep.metric)
     best = ranked[0]
     if best.val_loss is None:
@@ -129,10 +130,12 @@ class TrialsOf(NamedTuple):
 
     Attributes:
         source: The images.
+        datasets: What Ray Train hands out of them.
         features: Of frozen bases, by the number of the trial.
     """
 
     source: LabelledSource
+    datasets: "Mapping[str, ray.data.Dataset]"
     features: Mapping[int, FeatureSource | None]
 
 

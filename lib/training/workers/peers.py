@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.config.fitting import TrainConfig
-from lib.dataset.source import ImageSource
+from lib.dataset.source import DatasetInfo
 from lib.models.spec import ModelSpec
 from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource
@@ -22,14 +22,14 @@ class TrainTask:
     Attributes:
         config: The settings of the run.
         spec: What to train.
-        source: The images.
+        info: Of the images, which Ray Train hands out (see `LaneShards`).
         features: Of the frozen base, if there is one.
         board: Where to report.
     """
 
     config: TrainConfig
     spec: ModelSpec
-    source: ImageSource
+    info: DatasetInfo
     features: FeatureSource | None
     board: BoardClient
 

@@ -1,0 +1,134 @@
+"""The TIFFs of a listing as numbered images, fetched and decoded when they are asked for."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib.config.images import ImageConfig, ListingConfig
+from lib.dataset.source import NAMES, Decoder, decoded_table
+from lib.folders.manifest import DuplicateCounts
+from lib.folders.output import OutputFolder
+from lib.ingest.duplicates import find_duplicates, with_checksums
+from lib.ingest.image import decode_jpeg, encode_jpeg
+from lib.ingest.listing import Listing, list_labelled
+from lib.ingest.tiff.decode import UInt8Array
+from lib.ingest.tiff.ranges import with_ranges_of_run
+from lib.ingest.unit import read_unit
+from lib.runtime.logs import join_stage
+from lib.storage.location import Location
+
+
+@dataclass(frozen=True)
+class TiffSource:
+    """The TIFFs of a listing, fetched and decoded when asked for; nothing is kept.
+
+    Attributes:
+        folder: Where the listed paths are.
+        listing: The files.
+        config: How a TIFF becomes an image.
+        images_per_unit: See `lib.config.images.UnitConfig.images_per_shard`.
+        jpeg_quality: Set to get just the pixels that shards of this quality would hold; None for unchanged ones.
+    """
+
+    folder: Location
+    listing: Listing
+    config: ImageConfig
+    images_per_unit: int | None = None
+    jpeg_quality: int | None = None
+
+    @classmethod
+    def list_labelled(cls, folder: Location, images: ImageConfig, listing: ListingConfig) -> "TiffSource":
+        """List a training source (see `lib.ingest.listing.list_labelled` for what it raises)."""
+        return cls(folder, list_labelled(folder, listing), images.part(ImageConfig), listing.images_per_shard)
+
+    def with_ranges(self, output: OutputFolder[Any]) -> "TiffSource":
+        """The source with the ranges of its sample values decided, once for the run that writes a folder."""
+        return replace(self, config=with_ranges_of_run(output, self.folder, self.listing.images, self.config))
+
+    def count_duplicates(self, duplicates: str) -> DuplicateCounts:
+        """Count the images of the same bytes before they are used.
+
+        Where the listing states no checksums, images of equal size are read for that, also those for testing.
+
+        Args:
+            duplicates: See `lib.config.images.ListingConfig.duplicates`.
+
+        Raises:
+            DataError: With `refuse`, if any are in two classes or in train and test.
+            StorageError: If an image cannot be read.
+        """
+        images = self.listing.images
+        if duplicates != "drop":  # else they have been read already, and none is left
+            images = with_checksums(images, self.folder)
+        found = find_duplicates(images)
+        if duplicates == "refuse":
+            found.refuse(self.folder)
+        return found.counts
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.listing.class_names
+
+    @property
+    def image_size(self) -> int:
+        return self.config.image_size
+
+    @property
+    def image_policy(self) -> ImageConfig:
+        """How the TIFFs become images."""
+        return self.config.part(ImageConfig)
+
+    @property
+    def content_hash(self) -> str:
+        """Identity of the content, as far as the listing tells."""
+        return self.listing.content_hash
+
+    def count(self, split: str | None) -> int:
+        """How many files a split lists."""
+        return Counter(self.listing.images["split"].to_pylist())[split]
+
+    def class_counts(self, split: str) -> list[int]:
+        """Listed files of each class in a split."""
+        images = self.listing.images
+        counts = Counter(images.filter(pc.equal(images["split"], split))["label"].to_pylist())
+        return [counts[name] for name in self.class_names]
+
+    def units(self, split: str | None) -> list[pa.Table]:
+        """Slices of the listing, with their positions."""
+        return self._units_by_split[split]
+
+    @cached_property
+    def _units_by_split(self) -> dict[str | None, list[pa.Table]]:
+        units: dict[str | None, list[pa.Table]] = defaultdict(list)
+        seen: Counter[str | None] = Counter()
+        for unit in self.listing.units(self.images_per_unit):
+            split = unit["split"][0].as_py()
+            positions = pa.array(range(seen[split], seen[split] + unit.num_rows), pa.int64())
+            units[split].append(unit.append_column("position", positions))
+            seen[split] += unit.num_rows
+        return units
+
+    def names(self, unit: pa.Table) -> pa.Table:
+        """Position, `image_id`, path and label of the files of a unit; also of those that turn out to be damaged."""
+        return unit.select(NAMES)
+
+    @property
+    def decoder(self) -> Decoder:
+        """Fetches and decodes the files of a unit; a refused one has no image, but a reason."""
+        return partial(_decode_tiffs, folder=self.folder, config=self.config, quality=self.jpeg_quality)
+
+
+def _decode_tiffs(unit: pa.Table, folder: Location, config: ImageConfig, quality: int | None) -> pa.Table:
+    join_stage("decode")
+    results = list(read_unit(unit, folder, config))
+    pixels = [None if result.image is None else _as_stored(result.image, quality).tobytes() for result in results]
+    return decoded_table([result.row for result in results], pixels, unit)
+
+
+def _as_stored(image: UInt8Array, quality: int | None) -> UInt8Array:
+    """The image as a shard would have given it back."""
+    return image if quality is None else decode_jpeg(encode_jpeg(image, quality))
