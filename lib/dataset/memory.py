@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lib.dataset.sampler import PADDING
+from lib.dataset.source import RefusedImage
 from lib.errors import DataError
 
 Examples = tuple[npt.NDArray[Any], npt.NDArray[np.int32]]
@@ -27,14 +29,14 @@ class ExampleCache:
         positions: The range; a refused image keeps its place and weighs nothing.
         examples: Images, uint8 (len(positions), image_size, image_size, 3), or features, float32 (len(positions), d).
         labels: int32, shape (len(positions),), the number of the class; `PADDING` where there is no image.
-        refused: Rows of the images that could not be decoded: position, reason and detail.
+        refused: The images that could not be decoded.
         checksums: By `image_id`, of the images that came straight from their files.
     """
 
     positions: range
     examples: npt.NDArray[Any]
     labels: npt.NDArray[np.int32]
-    refused: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[RefusedImage] = field(default_factory=list)
     checksums: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -50,21 +52,18 @@ class ExampleCache:
         """Take in tables of `DECODED_SCHEMA`, in any order."""
         numbers = {name: number for number, name in enumerate(class_names)}
         for table in decoded:
-            for row in table.select(["position", "image_id", "label", "checksum", "reason", "detail"]).to_pylist():
-                place = row["position"] - self.positions.start
-                if row["reason"] is None:
-                    self.labels[place] = numbers[row["label"]]
-                    if row["checksum"] is not None:
-                        self.checksums[row["image_id"]] = row["checksum"]
-                else:
-                    self.refused.append(row)
-            self._copy_images(table)
+            self.refused.extend(RefusedImage.among(table))
+            usable = table.filter(pc.is_null(table["reason"]))
+            for row in usable.select(["position", "image_id", "label", "checksum"]).to_pylist():
+                self.labels[row["position"] - self.positions.start] = numbers[row["label"]]
+                if row["checksum"] is not None:
+                    self.checksums[row["image_id"]] = row["checksum"]
+            self._copy_images(usable)
 
     def _copy_images(self, table: pa.Table) -> None:
         for position, image in zip(table["position"].to_pylist(), table["image"], strict=True):
-            if image.is_valid:
-                pixels = np.frombuffer(image.as_buffer(), np.uint8)
-                self.examples[position - self.positions.start] = pixels.reshape(self.examples.shape[1:])
+            pixels = np.frombuffer(image.as_buffer(), np.uint8)
+            self.examples[position - self.positions.start] = pixels.reshape(self.examples.shape[1:])
 
     def batch(self, positions: Positions) -> Examples:
         """The examples at some positions of the range, or `PADDING`."""

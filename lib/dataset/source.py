@@ -6,11 +6,12 @@ neighbours, and says in a column `position` which ones; it decodes to a table of
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 DECODED_SCHEMA = pa.schema(
     [
@@ -94,6 +95,29 @@ class DatasetInfo:
     def count(self, split: str) -> int:
         """How many positions a split has; a refused image keeps its position."""
         return sum(self.counts[split])
+
+
+@dataclass(frozen=True)
+class RefusedImage:
+    """An image that could not be decoded.
+
+    Attributes:
+        position: In its split.
+        image_id: Its identity.
+        reason: One of `lib.errors.REFUSAL_CODES`.
+        detail: What was wrong with it.
+    """
+
+    position: int
+    image_id: str
+    reason: str
+    detail: str | None
+
+    @classmethod
+    def among(cls, rows: pa.Table) -> "list[RefusedImage]":
+        """Those of some images that have a reason; the rows have columns as the attributes."""
+        columns = [field.name for field in fields(cls)]
+        return [cls(**row) for row in rows.filter(pc.is_valid(rows["reason"])).select(columns).to_pylist()]
 
 
 class Units:

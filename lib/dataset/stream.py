@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from lib.config.resources import DecodeConfig
 from lib.dataset.graph import decoded_dataset
 from lib.dataset.memory import ExampleCache, Examples, Positions
 from lib.dataset.sampler import PADDING, LaneOrder
-from lib.dataset.source import DatasetInfo, Units
+from lib.dataset.source import DatasetInfo, RefusedImage, Units
 from lib.runtime.ray_data import stream_tables
 
 
@@ -29,7 +28,7 @@ class ImageStream:
     units: Units
     info: DatasetInfo
     order: LaneOrder
-    tell: Callable[[list[dict[str, Any]], dict[str, str]], None]
+    tell: Callable[[list[RefusedImage], dict[str, str]], None]
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
     def batches(self, order: Positions, epoch: int) -> Iterator[Examples]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from lib.config.fitting import TrainConfig
 from lib.dataset.graph import done, part_name, run_pool, without_parts
 from lib.dataset.sampler import PADDING
 from lib.dataset.shard_source import ShardSource
-from lib.dataset.source import Decoder, first_position
+from lib.dataset.source import Decoder, RefusedImage, first_position
 from lib.dataset.tiff_source import TiffSource
 from lib.folders.features import FEATURE_SCHEMA, WIDTH_KEY
 from lib.models.provenance import weights_digest
@@ -54,13 +54,13 @@ class Features(NamedTuple):
     Attributes:
         features: float32 (n, d); zeros for a refused image.
         labels: int32 (n,), the number of the class; `PADDING` for a refused image.
-        refused: Of each image that could not be decoded: position, image_id, label, checksum, reason and detail.
+        refused: The images that could not be decoded.
         checksums: By `image_id`, of the images that came straight from their files.
     """
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32]
-    refused: list[dict[str, Any]]
+    refused: list[RefusedImage]
     checksums: dict[str, str]
 
 
@@ -136,8 +136,7 @@ class FeatureSource:
         places = usable["place"].to_numpy()
         found.features[places] = pc.list_flatten(usable["features"]).to_numpy().reshape(-1, self.width)
         found.labels[places] = pc.index_in(usable["label"], pa.array(self.class_names, pa.string())).to_numpy()
-        refused = rows.filter(pc.is_null(rows["features"])).drop_columns(["features", "place"])
-        found.refused.extend(refused.to_pylist())
+        found.refused.extend(RefusedImage.among(rows))
         stated = usable.filter(pc.is_valid(usable["checksum"]))
         found.checksums.update(zip(stated["image_id"].to_pylist(), stated["checksum"].to_pylist(), strict=True))
 

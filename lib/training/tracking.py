@@ -18,7 +18,7 @@ from lib.errors import SettingsError, TissueError, one_line
 from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder
 from lib.folders.sweep import TrialRecord
-from lib.training.workers.messages import BoardClient
+from lib.training.workers.messages import EpochEnded, Messages
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -43,8 +43,8 @@ class Tracker:
     """Tells nobody: what there is without a tracking server."""
 
     @contextmanager
-    def following(self, board: BoardClient) -> Iterator[None]:
-        """Tell of each epoch that appears on a board, for as long as the context lasts."""
+    def following(self, messages: Messages) -> Iterator[None]:
+        """Tell of each epoch that ends, for as long as the context lasts."""
         yield
 
     def finish(self, record: ModelRecord, trials: Iterable[TrialRecord] = ()) -> None:
@@ -118,10 +118,10 @@ class MlflowTracker(Tracker):
         self._seen, self._in_reach = 0, True
 
     @contextmanager
-    def following(self, board: BoardClient) -> Iterator[None]:
-        """Tell of each epoch that appears on a board, from a thread, and of a failure."""
+    def following(self, messages: Messages) -> Iterator[None]:
+        """Tell of each epoch that ends, from a thread, and of a failure."""
         stop = threading.Event()
-        thread = threading.Thread(target=self._follow, args=(board, stop), name="tracking", daemon=True)
+        thread = threading.Thread(target=self._follow, args=(messages, stop), name="tracking", daemon=True)
         thread.start()
         try:
             yield
@@ -131,18 +131,19 @@ class MlflowTracker(Tracker):
         finally:
             stop.set()
             thread.join()
-        self._tell_epochs(board)
+        self._tell_epochs(messages)
 
-    def _follow(self, board: BoardClient, stop: threading.Event) -> None:
+    def _follow(self, messages: Messages, stop: threading.Event) -> None:
         while not stop.wait(POLL_INTERVAL_S):
-            self._tell_epochs(board)
+            self._tell_epochs(messages)
 
-    def _tell_epochs(self, board: BoardClient) -> None:
+    def _tell_epochs(self, messages: Messages) -> None:
         """Rows that the server does not take are told again the next time."""
-        rows = board.ask("epochs", self._seen)
+        events = messages.news(self._seen).events
+        rows = [event.row for event in events if isinstance(event, EpochEnded)]
         metrics = [metric for row in rows for metric in _metrics(row, EPOCH_METRICS, row["epoch"])]
-        if metrics and self._attempt(lambda: self._client.log_batch(self._run_id, metrics=metrics)):
-            self._seen += len(rows)
+        if not metrics or self._attempt(lambda: self._client.log_batch(self._run_id, metrics=metrics)):
+            self._seen += len(events)
 
     def finish(self, record: ModelRecord, trials: Iterable[TrialRecord] = ()) -> None:
         """Tell of the model, and of each trial as a run below this one."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from lib.config.fitting import FitConfig, TrainConfig
 from lib.dataset.shard_source import ShardSource
-from lib.dataset.source import DatasetInfo, ImageSource
+from lib.dataset.source import DatasetInfo, ImageSource, RefusedImage
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import SettingsError
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
@@ -29,7 +29,7 @@ from lib.training.fit.plan import plan_phases
 from lib.training.tracking import open_tracker
 from lib.training.workers.failures import user_error
 from lib.training.workers.lane_shards import FITTED_SPLITS, LaneShards, training_datasets
-from lib.training.workers.messages import BoardClient, BoardWatcher, LocalBoard, RemoteBoard
+from lib.training.workers.messages import MessageLog, Messages, ProgressWatcher, RemoteMessages
 from lib.training.workers.peers import TrainTask
 from lib.training.workers.ray_train import ResilientTrainer, TensorflowAddresses, in_this_process, run_config, scaling
 from lib.training.workers.watchdog import StallWatch
@@ -130,11 +130,11 @@ def _train(
     source, record = prepare_source(config, source, folder)
     start_ray(config)
     logger.info("train %s: %s", folder.location.name, spec.beginning)
-    board = LocalBoard() if in_this_process(config) else RemoteBoard()
+    messages = MessageLog() if in_this_process(config) else RemoteMessages()
     features = frozen_features(config, spec, source)
-    with tracker.following(board):
-        record |= _run(config, spec, source, features, board)
-    record |= describe_model(spec, source, board, folder.location)
+    with tracker.following(messages):
+        record |= _run(config, spec, source, features, messages)
+    record |= describe_model(spec, source, messages, folder.location)
     model = ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)})
     tracker.finish(model)
     return folder.complete(model)
@@ -158,20 +158,21 @@ def frozen_features(config: TrainConfig, spec: ModelSpec, source: LabelledSource
     return compute_features(source, spec, config, kept, FITTED_SPLITS)
 
 
-def describe_model(spec: ModelSpec, source: LabelledSource, board: BoardClient, folder: Location) -> dict[str, Any]:
+def describe_model(spec: ModelSpec, source: LabelledSource, messages: Messages, folder: Location) -> dict[str, Any]:
     """What `model.json` says of a trained model, after writing which images it has seen.
 
     Args:
         spec: What was trained.
         source: The images.
-        board: What the workers told.
+        messages: What the workers told.
         folder: The model folder.
     """
     record = _record(folder.name, spec, source)
     seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()
     if isinstance(source, TiffSource):
-        record["counts"] = _account(source, board.ask("refused")).counts
-        seen |= set(board.ask("checksums").items())
+        verdicts = messages.image_verdicts()
+        record["counts"] = _account(source, verdicts.refused).counts
+        seen |= set(verdicts.checksums.items())
     else:
         seen |= set(source.checksums(FITTED_SPLITS).items())
     write_seen_images(seen, folder)
@@ -179,21 +180,21 @@ def describe_model(spec: ModelSpec, source: LabelledSource, board: BoardClient, 
 
 
 def _run(
-    config: TrainConfig, spec: ModelSpec, source: ImageSource, features: FeatureSource | None, board: BoardClient
+    config: TrainConfig, spec: ModelSpec, source: ImageSource, features: FeatureSource | None, messages: Messages
 ) -> dict[str, Any]:
     trainer = ResilientTrainer(
         train_on_worker,
-        train_loop_config={"task": TrainTask(config, spec, DatasetInfo.of(source, FITTED_SPLITS), features, board)},
+        train_loop_config={"task": TrainTask(config, spec, DatasetInfo.of(source, FITTED_SPLITS), features, messages)},
         datasets=training_datasets(source),
         dataset_config=LaneShards(config.batch_size),
         backend_config=TensorflowAddresses(),
         scaling_config=scaling(config),
         run_config=run_config(config),
-        board=board,
+        reporter=messages,
     )
     images = source.count("train") * sum(phase.epochs for phase in plan_phases(spec, config))
-    watch = StallWatch(board, config.stall_timeout, in_this_process=in_this_process(config))
-    with Progress(f"train {spec.name}", images) as progress, watch, BoardWatcher(board, progress, watch.look):
+    watch = StallWatch(messages, config.stall_timeout, in_this_process=in_this_process(config))
+    with Progress(f"train {spec.name}", images) as progress, watch, ProgressWatcher(messages, progress, watch.look):
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
@@ -218,17 +219,18 @@ def _record(name: str, spec: ModelSpec, source: LabelledSource) -> dict[str, Any
     }
 
 
-def _account(source: TiffSource, refused: list[dict[str, Any]]) -> Accounting:
+def _account(source: TiffSource, refused: Mapping[str, list[RefusedImage]]) -> Accounting:
     """What became of the listed files of a source that was streamed into training."""
-    images, by_id = source.listing.images, {row["image_id"]: row for row in refused}
+    images, by_id = source.listing.images, {image.image_id: image for some in refused.values() for image in some}
     place = pc.index_in(images["image_id"], pa.array(by_id, pa.string()))  # among the refused; null for all others
-    told = {name: pa.array([row[name] for row in by_id.values()], pa.string()) for name in ("reason", "detail")}
+    reasons = pa.array([image.reason for image in by_id.values()], pa.string())
+    details = pa.array([image.detail for image in by_id.values()], pa.string())
     is_fitted = pc.is_in(images["split"], pa.array(FITTED_SPLITS))
     verdict = pc.if_else(pc.is_valid(place), "quarantined", "accepted")
     columns = {name: images[name] for name in images.column_names} | {
         "verdict": pc.if_else(is_fitted, verdict, "excluded"),
-        "reason": pc.if_else(is_fitted, told["reason"].take(place), "test_split"),
-        "detail": told["detail"].take(place),
+        "reason": pc.if_else(is_fitted, reasons.take(place), "test_split"),
+        "detail": details.take(place),
     }
     manifest = pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names}, schema=MANIFEST_SCHEMA)
     return Accounting.of(pa.concat_tables([manifest, source.listing.excluded]), source.listing.ids)

@@ -18,7 +18,7 @@ from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
 from lib.training.feature_extraction import Features
 from lib.training.fit.loop import Worker
-from lib.training.workers.messages import LocalBoard
+from lib.training.workers.messages import MessageLog
 from lib.training.workers.peers import Peers, TrainTask
 from tests.fakes.images import FakeSource, decode_without_ray, hand_out_without_ray
 
@@ -53,14 +53,14 @@ class Trained:
         steps: Steps of this process alone.
         results: What `Worker.train` returned; empty if it was stopped.
         folder: The model folder.
-        board: What was told.
+        messages: What was told.
         network: As it was in this process.
     """
 
     steps: int
     results: dict[str, Any]
     folder: Path
-    board: LocalBoard
+    messages: MessageLog
     network: Network
 
     @property
@@ -110,12 +110,12 @@ class TrainingHere:
             dataset="unused", output=str(folder), model=spec, image_size=source.image_size,
             **{"cache_gib": 1, "max_bad_fraction": 0.5} | fit,
         )  # fmt: skip
-        board, steps = LocalBoard(), CountedSteps(stop_before)
+        messages, steps = MessageLog(), CountedSteps(stop_before)
         parsed, self._built = parse_spec(spec), []
         base = self._seeded(source.image_size, config.seed).base
         features: Any = None if base is None else FeaturesHere(source, base)
         hand_out_without_ray(self._monkeypatch, source)
-        task = TrainTask(config, parsed, DatasetInfo.of(source, source.counts), features, board)
+        task = TrainTask(config, parsed, DatasetInfo.of(source, source.counts), features, messages)
         with ThreadPoolExecutor(max_workers=1) as loader:
             worker = Worker(task, Peers(0, 1), steps, loader)  # type: ignore[arg-type]  # counts only
             results = {}
@@ -123,7 +123,7 @@ class TrainingHere:
                 results = worker.train()
             except StoppedError:
                 worker._checkpoints.wait()
-        return Trained(steps.steps, results, folder, board, self._built[0])
+        return Trained(steps.steps, results, folder, messages, self._built[0])
 
 
 class FeaturesHere:

@@ -17,7 +17,7 @@ from lib.models.spec import parse_spec
 from lib.training.fit.batches import Batches
 from lib.training.fit.callbacks import History, KeepBest
 from lib.training.fit.synchronous import SynchronousModel
-from lib.training.workers.messages import LocalBoard
+from lib.training.workers.messages import EpochEnded, MessageLog
 from tests.fakes.sources import striped_image
 
 CLASS_COUNT, SIZE = 3, 16
@@ -227,15 +227,16 @@ def striped_cache(per_class: int) -> ExampleCache:
 def test_a_few_images_are_learned_by_heart() -> None:
     cache = striped_cache(per_class=4)
     batches = cached_batches(cache, LaneOrder(12, batch_size=6))
-    board = LocalBoard()
-    history = History("fit", images=12, batches=batches, board=board)
+    messages = MessageLog()
+    history = History("fit", images=12, batches=batches, reporter=messages)
     model = synchronous(small_network(), [3, 3], keras.optimizers.Adam(0.003))
     model.fit(batches.dataset(*EXAMPLE), epochs=40, callbacks=[history], shuffle=False, verbose=0)
     assert history.rows[-1]["accuracy"] == 1
     assert history.rows[-1]["loss"] < 0.1 < history.rows[0]["loss"]
     assert [row["epoch"] for row in history.rows] == list(range(1, 41))
-    assert board.ask("epochs", 0) == history.rows
-    assert board.ask("read", 0)[0] == 40 * 12
+    news = messages.news()
+    assert [event.row for event in news.events if isinstance(event, EpochEnded)] == history.rows
+    assert news.images_trained == 40 * 12
     assert np.array_equal(probabilities(model.network, cache.examples).argmax(axis=1), cache.labels)
 
 

@@ -188,8 +188,9 @@ def test_images_from_memory_and_streamed_give_the_same_model(here: TrainingHere,
     cached = here.run(tmp_path / "one", source(), cache="memory", **fit)
     streamed = here.run(tmp_path / "two", source(), cache="none", **fit)
     assert_same_training(streamed, cached, tolerance=0)
-    assert streamed.board.ask("refused") == cached.board.ask("refused")
-    assert [(row["split"], row["position"]) for row in streamed.board.ask("refused")] == [("train", 5)]
+    refused = streamed.messages.image_verdicts().refused
+    assert refused == cached.messages.image_verdicts().refused
+    assert {split: [image.position for image in images] for split, images in refused.items()} == {"train": [5]}
 
 
 def test_a_change_of_the_images_changes_the_training(here: TrainingHere, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lib.config.base import JobConfig
 from lib.config.fitting import TrainConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.sampler import PADDING
-from lib.dataset.source import image_array
+from lib.dataset.source import RefusedImage, image_array
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import TissueError
 from lib.folders.features import FEATURE_SCHEMA
@@ -114,7 +114,7 @@ def test_a_refused_image_keeps_its_place(features: FeatureSource, source: TiffSo
     images = decoded(source, "train")
     (row,) = [row for row in images.to_pylist() if row["reason"] is not None]
     found = features.read("train", range(images.num_rows))
-    assert found.refused == [{name: row[name] for name in FEATURE_SCHEMA.names if name != "features"}]
+    assert found.refused == [RefusedImage(row["position"], row["image_id"], row["reason"], row["detail"])]
     assert found.labels[row["position"]] == PADDING
     assert not found.features[row["position"]].any()
     assert np.count_nonzero(found.labels == PADDING) == 1

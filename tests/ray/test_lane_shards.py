@@ -18,7 +18,7 @@ from lib.models.spec import parse_spec
 from lib.runtime.ray_data import start_ray, stop_ray, stream_tables
 from lib.storage.location import Location
 from lib.training.workers.lane_shards import FITTED_SPLITS, REFERENCE, LaneShards, training_datasets
-from lib.training.workers.messages import LocalBoard
+from lib.training.workers.messages import MessageLog
 from lib.training.workers.peers import TrainTask
 
 COUNT, BATCH_SIZE = 26, 8
@@ -89,7 +89,7 @@ def test_no_listing_is_in_what_every_worker_is_sent() -> None:
     def sent(images: int) -> int:
         source = listed(images)
         config = TrainConfig(source="/images", output="/model")
-        task = TrainTask(config, parse_spec("cnn"), DatasetInfo.of(source, FITTED_SPLITS), None, LocalBoard())
+        task = TrainTask(config, parse_spec("cnn"), DatasetInfo.of(source, FITTED_SPLITS), None, MessageLog())
         return len(ray.cloudpickle.dumps({"task": task})) + len(ray.cloudpickle.dumps(LaneShards(BATCH_SIZE)))
 
     assert sent(100_000) - sent(100) < 100

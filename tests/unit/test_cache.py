@@ -63,7 +63,7 @@ def test_a_refused_image_keeps_its_place_has_no_class_and_is_remembered() -> Non
     images, labels = cache.batch(np.array([5, 6, 7, 8]))
     assert labels.tolist() == [2, PADDING, 1, 2]
     np.testing.assert_array_equal(images[2:], np.stack([picture(7), picture(8)]))
-    assert [(row["position"], row["reason"], row["detail"]) for row in cache.refused] == [(6, "truncated", "ends at 7")]
+    assert [(image.position, image.reason, image.detail) for image in cache.refused] == [(6, "truncated", "ends at 7")]
 
 
 def test_an_image_that_never_arrived_has_no_class() -> None:

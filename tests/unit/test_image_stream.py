@@ -1,17 +1,15 @@
 """Images streamed anew in each epoch: the same batches as from memory, and little held at once."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import CHUNK, PADDING, LaneOrder
-from lib.dataset.source import DatasetInfo, Units
+from lib.dataset.source import DatasetInfo, RefusedImage, Units
 from lib.dataset.stream import ImageStream
 from tests.fakes.images import FakeSource, decode_without_ray
 
-Told = list[dict[str, Any]]
+Told = list[RefusedImage]
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +53,7 @@ def test_each_refused_image_is_told_once_an_epoch() -> None:
     told: Told = []
     for epoch in range(2):
         list(stream(source, order, told).batches(order.epoch(epoch), epoch))
-    assert sorted((row["position"], row["reason"]) for row in told) == [(7, "truncated")] * 2 + [(50, "truncated")] * 2
+    assert sorted((image.position, image.reason) for image in told) == [(7, "truncated")] * 2 + [(50, "truncated")] * 2
 
 
 def test_a_stream_decodes_each_image_once_and_holds_about_a_chunk_of_each_lane() -> None:

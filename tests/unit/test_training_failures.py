@@ -25,7 +25,7 @@ from ray.train.v2.api.preemption import PreemptionInfo
 from lib.config.fitting import FitConfig
 from lib.errors import DataError, SettingsError, StorageError, TissueError
 from lib.training.workers.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
-from lib.training.workers.messages import LocalBoard, Sign
+from lib.training.workers.messages import MessageLog, Note, SignOfLife
 from lib.training.workers.ray_train import in_this_process, is_elastic, scaling
 from lib.training.workers.watchdog import LONG_SILENCE_S, LONG_WORK_S, Heartbeat, StallWatch, find_stalled
 from tests.fakes.jobs import wait_for
@@ -41,10 +41,10 @@ def failed(**by_rank: Exception) -> WorkerGroupError:
 
 
 def decide(*errors: TrainingFailedError, max_failures: int = 3) -> tuple[list[FailureDecision], list[str]]:
-    board = LocalBoard()
-    policy = RestartAfterLoss(FailureConfig(max_failures=max_failures), board)
+    messages = MessageLog()
+    policy = RestartAfterLoss(FailureConfig(max_failures=max_failures), messages)
     decisions = [policy.make_decision(error) for error in errors]
-    return decisions, board.ask("read", 0)[1]
+    return decisions, [event.text for event in messages.news().events if isinstance(event, Note)]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_errors_survive_the_way_between_processes(error: Exception) -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-SIGN = Sign("group", 0, "node", 1, 0.0, steps=5, patient=False, idle_s=0.0)
+SIGN = SignOfLife("group", 0, "node", 1, 0.0, steps=5, patient=False, idle_s=0.0)
 
 
 @pytest.mark.parametrize(
@@ -190,16 +190,16 @@ SIGN = Sign("group", 0, "node", 1, 0.0, steps=5, patient=False, idle_s=0.0)
         ([replace(SIGN, patient=True, steps=0, idle_s=LONG_SILENCE_S + 1, silent_s=LONG_SILENCE_S + 1)], 0),
     ],
 )
-def test_the_worker_that_holds_up_the_others_is_found(signs: list[Sign], stalled: int | None) -> None:
+def test_the_worker_that_holds_up_the_others_is_found(signs: list[SignOfLife], stalled: int | None) -> None:
     found = find_stalled(signs, timeout_s=10)
     assert (found and found.rank) == stalled
 
 
 def test_only_the_newest_group_counts_also_when_an_old_worker_speaks_last() -> None:
-    board = LocalBoard()
+    messages = MessageLog()
     for sign in (SIGN, replace(SIGN, group="next", rank=1, steps=0), SIGN):
-        board.tell("add_sign", sign)
-    [sign] = board.ask("signs")
+        messages.report(sign)
+    [sign] = messages.news().signs
     assert (sign.group, sign.rank) == ("next", 1)
 
 
@@ -215,35 +215,35 @@ def own_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_node")
 def test_a_worker_tells_how_far_it_is_and_when_it_ends() -> None:
-    board = LocalBoard()
-    with Heartbeat(board, rank=2) as heartbeat:
+    messages = MessageLog()
+    with Heartbeat(messages, rank=2) as heartbeat:
         heartbeat.step()
         heartbeat.step(patient=True)
-        wait_for_sign(board, steps=2)
-        [sign] = board.ask("signs")
+        wait_for_sign(messages, steps=2)
+        [sign] = messages.news().signs
         assert (sign.rank, sign.patient, sign.node_id) == (2, True, "node")
-    assert board.ask("signs") == []
+    assert messages.news().signs == []
 
 
 @pytest.mark.usefixtures("own_node")
 def test_workers_that_train_together_are_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    board = LocalBoard()
+    messages = MessageLog()
     with ExitStack() as workers:
         for rank in range(2):
             task = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": rank}}
             monkeypatch.setenv("TF_CONFIG", json.dumps(task))
-            workers.enter_context(Heartbeat(board, rank))
-        wait_for(lambda: len(board.ask("signs")) == 2, "both are seen")
+            workers.enter_context(Heartbeat(messages, rank))
+        wait_for(lambda: len(messages.news().signs) == 2, "both are seen")
 
 
-def wait_for_sign(board: LocalBoard, steps: int) -> None:
-    wait_for(lambda: any(sign.steps == steps for sign in board.ask("signs")), "the board knows the step")
+def wait_for_sign(messages: MessageLog, steps: int) -> None:
+    wait_for(lambda: any(sign.steps == steps for sign in messages.news().signs), "the step is known")
 
 
 def test_a_stall_in_this_very_process_interrupts_it_with_an_error() -> None:
-    board = LocalBoard()
-    board.tell("add_sign", replace(SIGN, idle_s=11))
-    watch = StallWatch(board, 10, in_this_process=True)
+    messages = MessageLog()
+    messages.report(replace(SIGN, idle_s=11))
+    watch = StallWatch(messages, 10, in_this_process=True)
 
     def work() -> None:
         with watch:
@@ -257,9 +257,9 @@ def test_a_stall_in_this_very_process_interrupts_it_with_an_error() -> None:
 def test_a_paused_watcher_does_not_judge_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 600, 60))
     monkeypatch.setattr("lib.training.workers.watchdog.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    board = LocalBoard()
-    board.tell("add_sign", replace(SIGN, idle_s=100))
-    with StallWatch(board, 10, in_this_process=True) as watch:
+    messages = MessageLog()
+    messages.report(replace(SIGN, idle_s=100))
+    with StallWatch(messages, 10, in_this_process=True) as watch:
         watch.look()
 
 

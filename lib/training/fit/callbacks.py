@@ -13,7 +13,7 @@ from lib.runtime.counters import count_epoch
 from lib.storage.location import Location
 from lib.training.fit.batches import Batches
 from lib.training.fit.synchronous import SynchronousModel
-from lib.training.workers.messages import BoardClient
+from lib.training.workers.messages import EpochEnded, ImagesTrained, Note, Reporter
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -46,24 +46,24 @@ class AverageStatistics(keras.callbacks.Callback):
 
 
 class History(keras.callbacks.Callback):
-    """Keeps one row an epoch, and tells the board of it. Adds to the logs what other callbacks may want to show.
+    """Keeps one row an epoch, and tells the driver of it. Adds to the logs what other callbacks may want to show.
 
     Attributes:
         rows: One dictionary an epoch with `HISTORY_COLUMNS`, of all phases; `val_*` are None without validation.
     """
 
-    def __init__(self, phase: str, images: int, batches: Batches, board: BoardClient | None) -> None:
+    def __init__(self, phase: str, images: int, batches: Batches, reporter: Reporter | None) -> None:
         """Begin without rows.
 
         Args:
             phase: The name of the phase.
             images: Images an epoch, over all workers.
             batches: What knows how long steps waited for it.
-            board: Whom to tell, on the worker that speaks for all.
+            reporter: Tells the driver, on the worker that speaks for all.
         """
         super().__init__()
         self.rows: list[dict[str, Any]] = []
-        self._phase, self._images, self._batches, self._board = phase, images, batches, board
+        self._phase, self._images, self._batches, self._reporter = phase, images, batches, reporter
         self._started = time.monotonic()
         self._share, self._trained_s, self._waited_s = 1.0, 0.0, 0.0
 
@@ -75,9 +75,9 @@ class History(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Say how far the training is."""
-        if self._board is not None:
+        if self._reporter is not None:
             images, steps = round(self._images * self._share), self.params["steps"]
-            self._board.tell("add_images", images * (batch + 1) // steps - images * batch // steps)
+            self._reporter.report(ImagesTrained(images * (batch + 1) // steps - images * batch // steps))
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Stop the clocks: validation is not training."""
@@ -100,10 +100,10 @@ class History(keras.callbacks.Callback):
             "seconds": time.monotonic() - self._started,
         }
         self.rows.append(row)
-        if self._board is not None:
-            self._board.tell("add_epoch", row)
+        if self._reporter is not None:
+            self._reporter.report(EpochEnded(row))
             count_epoch(round(self._images * self._share), numbers["images_per_s"], numbers["wait_share"])
-            self._board.tell("add_note", _line(row, epoch + 1, self.params["epochs"]))
+            self._reporter.report(Note(_line(row, epoch + 1, self.params["epochs"])))
 
 
 def _line(row: dict[str, Any], epoch: int, epochs: int) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,13 @@ from lib.dataset.memory import (
     refuse_too_many,
 )
 from lib.dataset.sampler import LaneOrder
-from lib.dataset.source import DatasetInfo, Units
+from lib.dataset.source import DatasetInfo, RefusedImage, Units
 from lib.dataset.stream import ImageStream
 from lib.errors import DataError, SettingsError, TooManyBadImagesError
 from lib.runtime.ray_data import stream_tables
 from lib.training.feature_extraction import FeatureSource
 from lib.training.workers.lane_shards import FITTED_SPLITS
+from lib.training.workers.messages import ChecksumsKnown, ImagesRefused
 from lib.training.workers.peers import COUNTS_KEY, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat
 
@@ -47,7 +47,7 @@ class SplitExamples:
     cache: ExampleCache | None
 
 
-Tell = Callable[[str, list[dict[str, Any]], dict[str, str]], None]
+Tell = Callable[[str, list[RefusedImage], dict[str, str]], None]
 """Takes the split, the images that were refused, and checksums of those that came from their files."""
 
 
@@ -129,7 +129,7 @@ class ExampleLoader:
     def __init__(self, task: TrainTask, peers: Peers, heartbeat: Heartbeat) -> None:
         """Load nothing yet."""
         self._task, self._peers, self._heartbeat = task, peers, heartbeat
-        self._refused: dict[tuple[str, int], dict[str, Any]] = {}
+        self._refused: set[tuple[str, int]] = set()
 
     def load(self, on_features: bool) -> dict[str, SplitExamples]:
         """This worker's examples of each split that has any.
@@ -151,16 +151,15 @@ class ExampleLoader:
         config, peers, count = self._task.config, self._peers, self._task.info.count(split)
         return split_order(count, split, config, config.seed, peers.rank, peers.world_size)
 
-    def _hear(self, split: str, refused: list[dict[str, Any]], checksums: dict[str, str]) -> None:
+    def _hear(self, split: str, refused: list[RefusedImage], checksums: dict[str, str]) -> None:
         """Remember and pass on which images were refused, and stop when they are too many already."""
         self._heartbeat.move(patient=True)
-        new = {(split, row["position"]): row | {"split": split} for row in refused}
-        new = {place: row for place, row in new.items() if place not in self._refused}
-        self._refused |= new
+        new = [image for image in refused if (split, image.position) not in self._refused]
+        self._refused |= {(split, image.position) for image in new}
         if new:
-            self._task.board.tell("add_refused", list(new.values()))
+            self._task.reporter.report(ImagesRefused(split, new))
         if checksums:
-            self._task.board.tell("add_checksums", checksums)
+            self._task.reporter.report(ChecksumsKnown(checksums))
         self._refuse_too_many(len(self._refused))
 
     def _refuse_too_many(self, refused: float) -> None:

@@ -49,7 +49,7 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
     prepare_context(task.config.verbose)
     peers = Peers(context.get_world_rank(), context.get_world_size())
     with (
-        Heartbeat(task.board, peers.rank) as heartbeat,
+        Heartbeat(task.reporter, peers.rank) as heartbeat,
         ThreadPoolExecutor(max_workers=1) as loader,
         lost_peers_named(),
     ):
@@ -70,7 +70,7 @@ def train_alone(loop_config: dict[str, TrainTask]) -> dict[str, Any]:
     """
     task = loop_config["task"]
     prepare_context(task.config.verbose)
-    with Heartbeat(task.board, 0) as heartbeat, ThreadPoolExecutor(max_workers=1) as loader:
+    with Heartbeat(task.reporter, 0) as heartbeat, ThreadPoolExecutor(max_workers=1) as loader:
         return Worker(task, Peers(0, 1), heartbeat, loader).train()
 
 
@@ -207,8 +207,8 @@ class Worker:
         model.compile(optimizer=phase_optimizer(phase, network, config, rate, order.steps), jit_compile=False)
         model.optimizer.build(trained.trainable_variables)
         batches = {split: self._batches(split, some, change is not None) for split, some in examples.items()}
-        board = self._task.board if self._peers.is_writer else None
-        history = History(phase.name, order.count, batches["train"], board)
+        reporter = self._task.reporter if self._peers.is_writer else None
+        history = History(phase.name, order.count, batches["train"], reporter)
         history.rows = self._rows
         best = KeepBest(trained, config.patience)
         if self._rows:  # an earlier phase may have been better than any epoch of this one

@@ -29,7 +29,7 @@ from lib.training.fit.plan import plan_phases
 from lib.training.search.trials import Trial
 from lib.training.trainer import LabelledSource, describe_model, model_folder
 from lib.training.workers.lane_shards import FITTED_SPLITS
-from lib.training.workers.messages import LocalBoard
+from lib.training.workers.messages import EpochEnded, Message, MessageLog
 from lib.training.workers.peers import TrainTask
 
 NUMBER, EPOCH, FINISHED, ERROR = "number", "epoch", "finished", "error"
@@ -118,38 +118,39 @@ def _complete(
 ) -> ModelRecord:
     started = time.monotonic()
     spec = parse_spec(config.model)
-    board = TrialBoard(sum(phase.epochs for phase in plan_phases(spec, config)), tune.report)
+    messages = TrialMessages(sum(phase.epochs for phase in plan_phases(spec, config)), tune.report)
     newest = CheckpointFolder(folder.location / "checkpoints").newest()
     for row in newest.state.rows if newest else []:  # what Ray Tune has not heard since the sweep was interrupted
-        board.tell("add_epoch", row)
+        messages.report(EpochEnded(row))
     trainer = DataParallelTrainer(
         train_alone,
         train_loop_config={
-            "task": TrainTask(config, spec, DatasetInfo.of(task.source, FITTED_SPLITS), features, board)
+            "task": TrainTask(config, spec, DatasetInfo.of(task.source, FITTED_SPLITS), features, messages)
         },
         scaling_config=ScalingConfig(num_workers=0),  # in this very process, which is all that a trial allows
         datasets=dict(task.datasets),
     )
     record = dict(trainer.fit().return_value)
-    record |= describe_model(spec, task.source, board, folder.location)
+    record |= describe_model(spec, task.source, messages, folder.location)
     return folder.complete(ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)}))
 
 
-class TrialBoard(LocalBoard):
-    """A board that passes on how each epoch went, but for the last: a trial that is through is not to be ended."""
+class TrialMessages(MessageLog):
+    """Passes on to Ray Tune how each epoch went, but for the last: a trial that is through is not to be ended."""
 
-    def __init__(self, epochs: int, report: Report) -> None:
+    def __init__(self, epochs: int, report_standing: Report) -> None:
         """Expect at most so many epochs."""
         super().__init__()
-        self._epochs, self._report = epochs, report
+        self._epochs, self._report_standing = epochs, report_standing
+        self._rows: list[dict[str, Any]] = []
 
-    def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method, and report if it was a row of the history."""
-        super().tell(method, *arguments)
-        if method == "add_epoch":
-            rows = self.ask("epochs", 0)
-            if len(rows) < self._epochs:
-                self._report(standing(rows))
+    def report(self, message: Message) -> None:
+        """Take in a message."""
+        super().report(message)
+        if isinstance(message, EpochEnded):
+            self._rows.append(message.row)
+            if len(self._rows) < self._epochs:
+                self._report_standing(standing(self._rows))
 
 
 def standing(rows: list[dict[str, Any]]) -> dict[str, Any]:

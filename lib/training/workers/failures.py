@@ -34,7 +34,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Traini
 
 from lib.errors import SettingsError, TissueError
 from lib.runtime.environment import ray_is_ours
-from lib.training.workers.messages import BoardClient
+from lib.training.workers.messages import Note, Reporter
 
 CULPRIT_FIRST_S = 5.0
 """The controller looks at the workers every 2 seconds and acts on the first error it sees."""
@@ -105,17 +105,17 @@ def _peer(message: str) -> str:
 
 
 class RestartAfterLoss(FailurePolicy):
-    """Starts the workers again after a loss, as often as allowed, and says so on the board."""
+    """Starts the workers again after a loss, as often as allowed, and says so."""
 
-    def __init__(self, failure_config: FailureConfig, board: BoardClient) -> None:
+    def __init__(self, failure_config: FailureConfig, reporter: Reporter) -> None:
         """Count restarts from now on.
 
         Args:
             failure_config: Has `max_failures`; announced preemptions do not count.
-            board: Where to say what is lost.
+            reporter: Tells what is lost.
         """
         super().__init__(failure_config)
-        self._board = board
+        self._reporter = reporter
         self._restarts = 0
         # A cluster may grow until there is room for the workers; a single machine will not.
         self._room_may_come = not ray_is_ours()
@@ -145,7 +145,7 @@ class RestartAfterLoss(FailurePolicy):
         return FailureDecision.RETRY
 
     def _say(self, what: str, then: str) -> None:
-        self._board.tell("add_note", f"{what}; {then}")
+        self._reporter.report(Note(f"{what}; {then}"))
 
 
 def is_loss(error: Exception) -> bool:

@@ -1,21 +1,59 @@
-"""What the workers tell the driver while they train."""
+"""What training workers tell the driver: the messages, and the log that collects them where the driver reads it."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from lib.dataset.source import RefusedImage
 from lib.runtime.progress import Progress
 
 POLL_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Sign:
+class ImagesTrained:
+    """So many more images have gone through a step, over all workers."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for people."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """A row of the history (`HISTORY_SCHEMA`)."""
+
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImagesRefused:
+    """Images of a split that could not be decoded, each told once by the worker that owns it."""
+
+    split: str
+    images: Sequence[RefusedImage]
+
+
+@dataclass(frozen=True)
+class ChecksumsKnown:
+    """Checksums of images that were trained or validated on, by `image_id`."""
+
+    checksums: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SignOfLife:
     """What a worker says of itself from time to time.
 
     Attributes:
@@ -41,127 +79,147 @@ class Sign:
     silent_s: float = 0.0
 
 
-class Board:
-    """Collects what workers report. Lives in the driver, or as an actor that the driver reads."""
+@dataclass(frozen=True)
+class WorkerEnded:
+    """A worker has ended by itself, so that no sign of life is expected of it."""
+
+    group: str
+    rank: int
+
+
+Message = ImagesTrained | Note | EpochEnded | ImagesRefused | ChecksumsKnown | SignOfLife | WorkerEnded
+
+
+@dataclass(frozen=True)
+class News:
+    """How a training goes.
+
+    Attributes:
+        images_trained: Images that have gone through a step.
+        events: What was told since the reader last looked, in order.
+        signs: The last sign of each worker of the newest group, with the time that went by since.
+    """
+
+    images_trained: int
+    events: list[Note | EpochEnded]
+    signs: list[SignOfLife]
+
+
+@dataclass(frozen=True)
+class ImageVerdicts:
+    """What workers have found out about images.
+
+    Attributes:
+        refused: Those that could not be decoded, by split.
+        checksums: Of those that came straight from their files, by `image_id`.
+    """
+
+    refused: dict[str, list[RefusedImage]]
+    checksums: dict[str, str]
+
+
+class Reporter(Protocol):
+    """Where a worker reports."""
+
+    def report(self, message: Message) -> None:
+        """Tell the driver, without waiting for it."""
+        ...
+
+
+class Messages(Reporter, Protocol):
+    """Where a worker reports and the driver reads."""
+
+    def news(self, seen: int = 0) -> News:
+        """How the training goes.
+
+        Args:
+            seen: Events that the reader knows already.
+        """
+        ...
+
+    def image_verdicts(self) -> ImageVerdicts:
+        """All that was told about images."""
+        ...
+
+
+class MessageLog:
+    """Collects messages in this process: that of the driver, or of an actor that the driver asks."""
 
     def __init__(self) -> None:
-        self._images = 0
-        self._notes: list[str] = []
-        self._epochs: list[dict[str, Any]] = []
-        self._refused: list[dict[str, Any]] = []
+        self._images_trained = 0
+        self._events: list[Note | EpochEnded] = []
+        self._refused: dict[str, list[RefusedImage]] = defaultdict(list)
         self._checksums: dict[str, str] = {}
-        self._signs: dict[str, dict[int, tuple[Sign, float]]] = {}
+        self._signs: dict[str, dict[int, tuple[SignOfLife, float]]] = {}
 
-    def add_images(self, count: int) -> None:
-        """So many more images of the training have gone through a step."""
-        self._images += count
+    def report(self, message: Message) -> None:
+        """Take in a message."""
+        match message:
+            case ImagesTrained():
+                self._images_trained += message.count
+            case Note() | EpochEnded():
+                self._events.append(message)
+            case ImagesRefused():
+                self._refused[message.split].extend(message.images)
+            case ChecksumsKnown():
+                self._checksums |= message.checksums
+            case SignOfLife():
+                self._signs.setdefault(message.group, {})[message.rank] = (message, time.monotonic())
+            case WorkerEnded():
+                self._signs.get(message.group, {}).pop(message.rank, None)
 
-    def add_note(self, text: str) -> None:
-        """A line for people."""
-        self._notes.append(text)
+    def news(self, seen: int = 0) -> News:
+        """How the training goes; see `Messages`."""
+        return News(self._images_trained, self._events[seen:], self._last_signs())
 
-    def add_epoch(self, row: dict[str, Any]) -> None:
-        """A row of the history."""
-        self._epochs.append(row)
-
-    def epochs(self, seen: int) -> list[dict[str, Any]]:
-        """The rows after the first so many."""
-        return self._epochs[seen:]
-
-    def add_refused(self, rows: list[dict[str, Any]]) -> None:
-        """Images that could not be decoded: split, position, reason, detail."""
-        self._refused.extend(rows)
-
-    def add_checksums(self, checksums: dict[str, str]) -> None:
-        """Checksums of images that were trained or validated on, by `image_id`."""
-        self._checksums |= checksums
-
-    def add_sign(self, sign: Sign) -> None:
-        """A worker lives."""
-        self._signs.setdefault(sign.group, {})[sign.rank] = (sign, time.monotonic())
-
-    def remove_sign(self, group: str, rank: int) -> None:
-        """A worker has ended by itself."""
-        self._signs.get(group, {}).pop(rank, None)
-
-    def signs(self) -> list[Sign]:
-        """The last sign of each worker of the newest group, with the time that went by since."""
+    def _last_signs(self) -> list[SignOfLife]:
         now = time.monotonic()
         newest = list(self._signs.values())[-1] if self._signs else {}
         return [replace(sign, idle_s=sign.idle_s + now - said, silent_s=now - said) for sign, said in newest.values()]
 
-    def read(self, notes_seen: int) -> tuple[int, list[str]]:
-        """Images so far, and the lines after the first `notes_seen`."""
-        return self._images, self._notes[notes_seen:]
-
-    def refused(self) -> list[dict[str, Any]]:
-        """All refused images."""
-        return self._refused
-
-    def checksums(self) -> dict[str, str]:
-        """All checksums."""
-        return self._checksums
+    def image_verdicts(self) -> ImageVerdicts:
+        """All that was told about images."""
+        return ImageVerdicts(dict(self._refused), self._checksums)
 
 
-class BoardClient(Protocol):
-    """Either kind of board, as workers and driver use it."""
-
-    def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method without waiting for it."""
-        ...
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method and wait for its answer."""
-        ...
-
-
-class LocalBoard:
-    """A board in this process."""
-
-    def __init__(self) -> None:
-        self._board = Board()
-
-    def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method."""
-        getattr(self._board, method)(*arguments)
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method."""
-        return getattr(self._board, method)(*arguments)
-
-
-class RemoteBoard:
-    """A board in an actor of its own, so that workers on other machines reach it."""
+class RemoteMessages:
+    """A log in an actor of its own, so that workers on other machines reach it."""
 
     def __init__(self) -> None:
         # On the driver's machine: on another one it could be lost while the driver lives.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+        self._log = ray.remote(num_cpus=0, scheduling_strategy=here)(MessageLog).remote()
 
-    def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method without waiting for it."""
-        getattr(self._board, method).remote(*arguments)
+    def report(self, message: Message) -> None:
+        """Tell the driver, without waiting for it."""
+        self._log.report.remote(message)
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method and wait for its answer."""
-        return ray.get(getattr(self._board, method).remote(*arguments))
+    def news(self, seen: int = 0) -> News:
+        """How the training goes; see `Messages`."""
+        news: News = ray.get(self._log.news.remote(seen))
+        return news
+
+    def image_verdicts(self) -> ImageVerdicts:
+        """All that was told about images."""
+        verdicts: ImageVerdicts = ray.get(self._log.image_verdicts.remote())
+        return verdicts
 
 
-class BoardWatcher:
-    """Shows what is on a board, from a thread, for as long as the context lasts."""
+class ProgressWatcher:
+    """Shows how a training goes, from a thread, for as long as the context lasts."""
 
-    def __init__(self, board: BoardClient, progress: Progress, look: Callable[[], None] = lambda: None) -> None:
-        """Watch a board and show it as the progress of a stage.
+    def __init__(self, messages: Messages, progress: Progress, look: Callable[[], None] = lambda: None) -> None:
+        """Watch messages and show them as the progress of a stage.
 
         Args:
-            board: To watch.
-            progress: Where to show it.
+            messages: To watch.
+            progress: Where to show them.
             look: Called each time, to look for something else.
         """
-        self._board, self._progress, self._look = board, progress, look
+        self._messages, self._progress, self._look = messages, progress, look
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="board-watcher", daemon=True)
-        self._notes = 0
+        self._thread = threading.Thread(target=self._watch, name="progress-watcher", daemon=True)
+        self._seen = 0
 
     def __enter__(self) -> None:
         """Start watching."""
@@ -179,9 +237,10 @@ class BoardWatcher:
             self._look()
 
     def _show(self) -> None:
-        images, notes = self._board.ask("read", self._notes)
-        for note in notes:
-            self._progress.note(note)
-        self._notes += len(notes)
-        if images:
-            self._progress.advance_to(images)
+        news = self._messages.news(self._seen)
+        for event in news.events:
+            if isinstance(event, Note):
+                self._progress.note(event.text)
+        self._seen += len(news.events)
+        if news.images_trained:
+            self._progress.advance_to(news.images_trained)

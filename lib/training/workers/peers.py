@@ -10,7 +10,7 @@ from lib.dataset.source import DatasetInfo
 from lib.models.spec import ModelSpec
 from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource
-from lib.training.workers.messages import BoardClient
+from lib.training.workers.messages import Reporter
 
 AGREE_KEY, COUNTS_KEY, LANES_KEY, REFERENCE_KEY, VALIDATION_KEY, FIRST_PHASE_KEY = 1, 2, 3, 4, 5, 10
 
@@ -24,14 +24,14 @@ class TrainTask:
         spec: What to train.
         info: Of the images, which Ray Train hands out (see `LaneShards`).
         features: Of the frozen base, if there is one.
-        board: Where to report.
+        reporter: Where to report.
     """
 
     config: TrainConfig
     spec: ModelSpec
     info: DatasetInfo
     features: FeatureSource | None
-    board: BoardClient
+    reporter: Reporter
 
     @property
     def output(self) -> Location:

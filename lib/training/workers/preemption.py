@@ -9,7 +9,7 @@ from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.train.v2._internal.execution.train_fn_utils import get_train_fn_utils
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-from lib.training.workers.messages import BoardClient
+from lib.training.workers.messages import Note, Reporter
 
 SAVE_BEFORE_RESIZE_S = 120.0
 
@@ -42,9 +42,9 @@ class SaveBeforeResize(WorkerGroupCallback, ControllerCallback):
     Ray Train would end them without notice, and what they did since their last checkpoint would be done again.
     """
 
-    def __init__(self, board: BoardClient) -> None:
-        """Say on a board what happens."""
-        self._board = board
+    def __init__(self, reporter: Reporter) -> None:
+        """Tell what happens."""
+        self._reporter = reporter
         self._group: WorkerGroup | None = None
 
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
@@ -59,7 +59,8 @@ class SaveBeforeResize(WorkerGroupCallback, ControllerCallback):
         """Ask for a checkpoint, and wait until a worker has raised `PreemptedError`, or failed anyhow."""
         if self._group is None or _has_ended(self._group):
             return
-        self._board.tell("add_note", f"training goes on with {resize_decision.num_workers} workers, after a checkpoint")
+        workers = resize_decision.num_workers
+        self._reporter.report(Note(f"training goes on with {workers} workers, after a checkpoint"))
         self._group.execute(ask_for_checkpoint)
         deadline = time.monotonic() + SAVE_BEFORE_RESIZE_S
         while not _has_ended(self._group) and time.monotonic() < deadline:

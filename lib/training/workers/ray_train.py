@@ -20,7 +20,7 @@ from lib.runtime.environment import ray_is_ours
 from lib.runtime.ray_data import accelerator_label
 from lib.storage.location import Location
 from lib.training.workers.failures import RestartAfterLoss
-from lib.training.workers.messages import BoardClient
+from lib.training.workers.messages import Reporter
 from lib.training.workers.preemption import SaveBeforeResize
 
 RAY_NODE_ID_KEY = "ray.io/node-id"
@@ -91,20 +91,20 @@ def ray_storage(folder: Location) -> dict[str, Any]:
 
 
 class ResilientTrainer(DataParallelTrainer):
-    """Starts its workers again after losses alone, and says so on a board."""
+    """Starts its workers again after losses alone, and says so."""
 
-    def __init__(self, *arguments: Any, board: BoardClient, **settings: Any) -> None:
-        """Take what `DataParallelTrainer` takes, and the board."""
+    def __init__(self, *arguments: Any, reporter: Reporter, **settings: Any) -> None:
+        """Take what `DataParallelTrainer` takes, and whom to tell."""
         super().__init__(*arguments, **settings)
-        self._board = board
+        self._reporter = reporter
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         for name, value in QUICKER.items():
             os.environ.setdefault(name, value)  # Ray Train hands these on to its actors
-        settings["failure_policy"] = RestartAfterLoss(self.run_config.failure_config, self._board)
+        settings["failure_policy"] = RestartAfterLoss(self.run_config.failure_config, self._reporter)
         if self.scaling_config.elasticity_enabled:
             settings["scaling_policy"] = StayingWorkers(self.scaling_config)
-            settings["callbacks"].append(SaveBeforeResize(self._board))
+            settings["callbacks"].append(SaveBeforeResize(self._reporter))
         return super()._initialize_and_run_controller(**settings)
 
 

@@ -1,7 +1,7 @@
 """Finds the worker that holds up the others, names it and ends it, so that training goes on from its last checkpoint.
 
 A worker that hangs raises nothing: the others wait for it in their next collective for as long as they are let. So a
-thread of each worker tells the board how far its training is; the training itself only counts.
+thread of each worker tells the driver how far its training is; the training itself only counts.
 """
 
 import faulthandler
@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lib.errors import TissueError
-from lib.training.workers.messages import BoardClient, Sign
+from lib.training.workers.messages import Messages, Note, Reporter, SignOfLife, WorkerEnded
 
 SIGN_INTERVAL_S = 0.5
 SILENT_S = 3.0
@@ -35,16 +35,16 @@ TO_END_S = 60.0
 
 
 class Heartbeat:
-    """Tells the board, from a thread, how far a worker is, for as long as the context lasts."""
+    """Tells the driver, from a thread, how far a worker is, for as long as the context lasts."""
 
-    def __init__(self, board: BoardClient, rank: int) -> None:
+    def __init__(self, reporter: Reporter, rank: int) -> None:
         """Begin in a state that may take long.
 
         Args:
-            board: Whom to tell.
+            reporter: Tells the driver.
             rank: Of this worker.
         """
-        self._board, self._rank = board, rank
+        self._reporter, self._rank = reporter, rank
         self._group = _group()
         self._node_id = ray.get_runtime_context().get_node_id()
         self._created = psutil.Process().create_time()
@@ -73,14 +73,14 @@ class Heartbeat:
         """Stop: from now on nothing is expected of this worker."""
         self._stop.set()
         self._thread.join()
-        self._board.tell("remove_sign", self._group, self._rank)
+        self._reporter.report(WorkerEnded(self._group, self._rank))
 
     def _tell(self) -> None:
         while True:
             steps, patient, moved = self._state
             idle_s = time.monotonic() - moved
-            sign = Sign(self._group, self._rank, self._node_id, os.getpid(), self._created, steps, patient, idle_s)
-            self._board.tell("add_sign", sign)
+            process = self._node_id, os.getpid(), self._created
+            self._reporter.report(SignOfLife(self._group, self._rank, *process, steps, patient, idle_s))
             if self._stop.wait(SIGN_INTERVAL_S):
                 return
 
@@ -91,7 +91,7 @@ def _group() -> str:
     return " ".join(settings.get("cluster", {}).get("worker", []))
 
 
-def find_stalled(signs: Sequence[Sign], timeout_s: float) -> Sign | None:
+def find_stalled(signs: Sequence[SignOfLife], timeout_s: float) -> SignOfLife | None:
     """The worker that holds up the others, if it has done so for too long.
 
     That is one that has fallen silent, as a stopped process does; else the one that has begun the fewest steps; of
@@ -112,15 +112,15 @@ def find_stalled(signs: Sequence[Sign], timeout_s: float) -> Sign | None:
 class StallWatch:
     """Ends stalled workers. A worker in this very process is ended with an error, since nobody would start it again."""
 
-    def __init__(self, board: BoardClient, timeout_s: float, *, in_this_process: bool) -> None:
+    def __init__(self, messages: Messages, timeout_s: float, *, in_this_process: bool) -> None:
         """Watch.
 
         Args:
-            board: Where the workers leave their signs.
+            messages: Has the signs of the workers.
             timeout_s: Seconds without a step after which a worker is stalled.
             in_this_process: Whether the only worker is the main thread of this process.
         """
-        self._board, self._timeout_s, self._in_this_process = board, timeout_s, in_this_process
+        self._messages, self._timeout_s, self._in_this_process = messages, timeout_s, in_this_process
         self._dealt_with: set[str] = set()
         self._error: TissueError | None = None
         self._last_resort = threading.Timer(TO_OBEY_S, self._leave)
@@ -144,17 +144,17 @@ class StallWatch:
         if self._in_this_process and now - self._looked > self._timeout_s / 2:
             self._not_before = now + self._timeout_s  # the worker was stopped with us, as by Ctrl-Z, and goes on now
         self._looked = now
-        stalled = find_stalled(self._board.ask("signs"), self._timeout_s)
+        stalled = find_stalled(self._messages.news().signs, self._timeout_s)
         if stalled is None or stalled.group in self._dealt_with or now < self._not_before:
             return
         self._dealt_with.add(stalled.group)
         if self._in_this_process:
             self._interrupt(stalled)
         elif end_worker(stalled):
-            self._board.tell("add_note", f"{_name(stalled)} made no step for {stalled.idle_s:.0f} s and was ended")
+            self._messages.report(Note(f"{_name(stalled)} made no step for {stalled.idle_s:.0f} s and was ended"))
         self._looked = time.monotonic()
 
-    def _interrupt(self, stalled: Sign) -> None:
+    def _interrupt(self, stalled: SignOfLife) -> None:
         self._error = TissueError(
             f"training made no step for {stalled.idle_s:.0f} s (--stall-timeout {self._timeout_s:g}), after "
             f"{stalled.steps} steps in process {stalled.pid}; the same command goes on from the last checkpoint"
@@ -170,11 +170,11 @@ class StallWatch:
         os._exit(1)
 
 
-def _name(sign: Sign) -> str:
+def _name(sign: SignOfLife) -> str:
     return f"rank {sign.rank} (process {sign.pid} on node {sign.node_id[:8]}, step {sign.steps})"
 
 
-def end_worker(sign: Sign) -> bool:
+def end_worker(sign: SignOfLife) -> bool:
     """End the process that left a sign, wherever it runs, even if it is stopped.
 
     Returns:
