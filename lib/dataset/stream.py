@@ -17,6 +17,8 @@ from lib.runtime.ray_data import stream_tables
 class ImageStream:
     """Decodes images in the order in which an epoch needs them, holding no more than a chunk of each lane.
 
+    What waits is kept image by image: each is let go once it is used, and units would be held until their last one is.
+
     Attributes:
         units: What this worker reads, all of its own positions.
         info: Of the data set.

@@ -29,7 +29,7 @@ from lib.projector import ProjectorPoints, choose_points, projector_files, unit_
 from lib.runtime.ray_data import stream_tables
 from lib.training.fit.loader import SplitExamples
 from lib.training.workers.lane_shards import REFERENCE
-from lib.training.workers.peers import REFERENCE_KEY, VALIDATION_KEY, Peers, TrainTask
+from lib.training.workers.peers import Collective, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat
 
 FloatArray = npt.NDArray[np.float32]
@@ -155,7 +155,7 @@ class Closing:
             usable = np.ones((len(found.positions), 1), np.float32)
             rows = [usable, found.logits, unit_length(found.embeddings)]
             here[np.searchsorted(positions, found.positions)] = np.concatenate(rows, axis=1)
-        usable, logits, embeddings = np.split(self._sum(here, REFERENCE_KEY), [1, 1 + class_count], axis=1)
+        usable, logits, embeddings = np.split(self._sum(here, Collective.REFERENCE), [1, 1 + class_count], axis=1)
         kept = usable[:, 0] > 0
         return images.filter(pa.array(kept)), logits[kept], embeddings[kept]
 
@@ -168,14 +168,14 @@ class Closing:
             if len(reference):
                 here[found.positions, 1] = neighbour_distances(found.embeddings, reference, NEIGHBOURS)
             here[found.positions, 2:] = found.logits
-        labels, distances, logits = np.split(self._sum(here, VALIDATION_KEY), [1, 2], axis=1)
+        labels, distances, logits = np.split(self._sum(here, Collective.VALIDATION), [1, 2], axis=1)
         kept = labels[:, 0] > 0
         return labels[kept, 0].astype(np.int32) - 1, logits[kept], distances[kept, 0]
 
-    def _sum(self, here: FloatArray, key: int) -> FloatArray:
+    def _sum(self, here: FloatArray, place: Collective) -> FloatArray:
         if self._peers.world_size > 1:  # so that who waits here is not taken for one that holds up the others
             self._heartbeat.step(patient=True)
-        return self._peers.sum(here, key)
+        return self._peers.sum(here, place)
 
     def _write_network(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

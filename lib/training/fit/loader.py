@@ -26,7 +26,7 @@ from lib.runtime.ray_data import stream_tables
 from lib.training.feature_extraction import FeatureSource
 from lib.training.workers.lane_shards import FITTED_SPLITS
 from lib.training.workers.messages import ChecksumsKnown, ImagesRefused
-from lib.training.workers.peers import COUNTS_KEY, Peers, TrainTask
+from lib.training.workers.peers import Collective, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat
 
 
@@ -181,7 +181,7 @@ class ExampleLoader:
         names, cache = self._task.info.class_names, examples["train"].cache
         labels = np.empty(0, np.int32) if cache is None else cache.labels
         here = np.bincount(labels[labels >= 0], minlength=len(names))
-        counts = self._peers.sum([*here, len(self._refused), float(cache is None)], COUNTS_KEY)
+        counts = self._peers.sum([*here, len(self._refused), float(cache is None)], Collective.IMAGE_COUNTS)
         *usable, refused, streaming = counts
         self._refuse_too_many(refused)
         for name, count in zip(names, usable, strict=True):

@@ -18,7 +18,7 @@ from lib.training.fit.history import history_record, watched_loss, write_history
 from lib.training.fit.loader import ExampleLoader, SplitExamples
 from lib.training.fit.plan import Phase, plan_phases
 from lib.training.workers.failures import LostPeerError, lost_peers_named
-from lib.training.workers.peers import AGREE_KEY, FIRST_PHASE_KEY, LANES_KEY, Peers, TrainTask
+from lib.training.workers.peers import Collective, Peers, TrainTask, start_collectives
 from lib.training.workers.preemption import checkpoint_wanted
 from lib.training.workers.watchdog import Heartbeat
 
@@ -130,7 +130,6 @@ class Worker:
     def _start(self, newest: Checkpoint | None) -> "Network":
         """Import TensorFlow and build the network: the slow part of starting, so done while examples load."""
         from lib.models.registry import build_network
-        from lib.training.fit.synchronous import start_collectives
 
         if self._peers.world_size > 1:
             start_collectives()
@@ -146,7 +145,9 @@ class Worker:
         """Make sure that all workers go on from the same checkpoint: one may have been written in between."""
         state = newest.state if newest else TrainState()
         place = [float(newest is None), state.phase, state.epoch, state.step, float(state.finished)]
-        if not np.array_equal(self._peers.sum(place, AGREE_KEY), np.multiply(self._peers.world_size, place)):
+        if not np.array_equal(
+            self._peers.sum(place, Collective.CHECKPOINT), np.multiply(self._peers.world_size, place)
+        ):
             raise LostPeerError("the workers found different checkpoints")
 
     def _train_phases(
@@ -201,7 +202,7 @@ class Worker:
             self._peers.world_size,
             order.part_sizes(config.gradient_parts),
             change=change,
-            first_key=FIRST_PHASE_KEY * (phase.number + 1),
+            phase=phase.number,
         )
         rate = config.learning_rate or self._task.spec.learning_rate
         model.compile(optimizer=phase_optimizer(phase, network, config, rate, order.steps), jit_compile=False)
@@ -268,7 +269,7 @@ class Worker:
         if is_train and config.sampling == "balanced" and examples.cache is not None:
             labels = examples.cache.labels
             here = examples.order.class_counts(labels, len(counts))
-            chances = balancing_weights(self._peers.sum(here, LANES_KEY).astype(np.float64))
+            chances = balancing_weights(self._peers.sum(here, Collective.LANE_COUNTS).astype(np.float64))
 
             def positions(epoch: int) -> npt.NDArray[np.int64]:
                 return examples.order.balanced_epoch(epoch, labels, chances)

@@ -19,39 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-GROUP_KEY = 1
-COLLECTIVE_TIMEOUT_S = 600.0
-
-
-def start_collectives() -> None:
-    """Connect this process to the others named in TF_CONFIG (NCCL between GPUs, a ring between CPUs)."""
-    tf.distribute.MultiWorkerMirroredStrategy()  # its construction starts the runtime; its scope is not used
-
-
-def all_reduce_sum(tensors: Sequence[tf.Tensor], world_size: int, instance_key: int) -> list[tf.Tensor]:
-    """The sum over all workers of each tensor, in one collective call.
-
-    Args:
-        tensors: The same shapes on every worker, float32.
-        world_size: Number of workers; with one, nothing is sent.
-        instance_key: A number of its own for each place in the program that reduces.
-    """
-    if world_size == 1:
-        return list(tensors)
-    flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
-    reduced = tf.raw_ops.CollectiveReduceV2(
-        input=flat,
-        group_size=world_size,
-        group_key=GROUP_KEY,
-        instance_key=instance_key,
-        ordering_token=[],
-        merge_op="Add",
-        final_op="Id",
-        communication_hint="auto",
-        timeout_seconds=COLLECTIVE_TIMEOUT_S,
-    )
-    parts = tf.split(reduced, [tensor.shape.num_elements() for tensor in tensors])
-    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+from lib.training.workers.peers import Collective, all_reduce_sum
 
 
 class SynchronousModel(keras.Model):
@@ -62,8 +30,6 @@ class SynchronousModel(keras.Model):
     nats, each times its weight, and `accuracy`, the fraction of the images that are predicted right.
     """
 
-    TRAIN_KEY, TEST_KEY, STATISTICS_KEY, MEETING_KEY = range(4)
-
     def __init__(
         self,
         network: keras.Model,
@@ -71,7 +37,7 @@ class SynchronousModel(keras.Model):
         part_sizes: Sequence[int],
         *,
         change: keras.layers.Layer | None = None,
-        first_key: int = 1,
+        phase: int = 0,
     ) -> None:
         """Wrap a network; it is trained in place, and is what to save.
 
@@ -80,7 +46,7 @@ class SynchronousModel(keras.Model):
             world_size: Number of workers.
             part_sizes: Images in each part of this worker's share of a global batch.
             change: Called with the examples and draws of training batches, to change the examples.
-            first_key: The first of four keys for collectives that no other model on these workers uses.
+            phase: A number that no other model on these workers has.
         """
         super().__init__(name=f"synchronous_{network.name}")
         self.network = network
@@ -91,7 +57,7 @@ class SynchronousModel(keras.Model):
         self.wished = tf.Variable(0.0, trainable=False)
         """How many workers wanted that in the last step; the same on all of them."""
         self._change = change
-        self._first_key = first_key
+        self._phase = phase
         self._part_function = tf.function(self._part_sums)
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy_mean = keras.metrics.Mean(name="accuracy")
@@ -109,14 +75,14 @@ class SynchronousModel(keras.Model):
         """One optimizer step on one global batch."""
         parts = zip(*(tf.split(tensor, self.part_sizes) for tensor in data), strict=True)
         sums = _add_pairwise([self._part_function(*part) for part in parts])
-        *gradients, loss, correct, count, wished = self._all_reduce([*sums, self.wishes.value()], self.TRAIN_KEY)
+        *gradients, loss, correct, count, wished = self._all_reduce([*sums, self.wishes.value()], Collective.TRAIN_STEP)
         self.wished.assign(wished)
         images_in_batch = tf.maximum(count, 1.0)
         self.optimizer.apply([gradient / images_in_batch for gradient in gradients], self.network.trainable_variables)
         return self._update(loss, correct, count)
 
-    def _all_reduce(self, tensors: Sequence[tf.Tensor], key: int) -> list[tf.Tensor]:
-        return all_reduce_sum(tensors, self.world_size, self._first_key + key)
+    def _all_reduce(self, tensors: Sequence[tf.Tensor], place: Collective) -> list[tf.Tensor]:
+        return all_reduce_sum(tensors, self.world_size, place.in_phase(self._phase))
 
     def _part_sums(
         self, examples: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, *draws: tf.Tensor
@@ -134,7 +100,7 @@ class SynchronousModel(keras.Model):
         """Loss and accuracy of one global batch."""
         examples, labels, weights = data
         sums = _batch_sums(self.network(examples, training=False), labels, weights)
-        return self._update(*self._all_reduce(sums, self.TEST_KEY))
+        return self._update(*self._all_reduce(sums, Collective.TEST_STEP))
 
     def _update(self, loss: tf.Tensor, correct: tf.Tensor, count: tf.Tensor) -> dict[str, Any]:
         self.loss_mean.update_state(tf.math.divide_no_nan(loss, count), sample_weight=count)
@@ -143,7 +109,7 @@ class SynchronousModel(keras.Model):
 
     def meet(self) -> None:
         """Wait for all workers."""
-        self._all_reduce([tf.constant(0.0)], self.MEETING_KEY)
+        self._all_reduce([tf.constant(0.0)], Collective.MEETING)
 
     def average_statistics(self) -> None:
         """Give every worker the mean of all workers' moving statistics of trained batch normalisation."""
@@ -157,7 +123,7 @@ class SynchronousModel(keras.Model):
             self._assign_means(statistics)
 
     def _assign_means(self, statistics: list[keras.Variable]) -> None:
-        sums = self._all_reduce([variable.value for variable in statistics], self.STATISTICS_KEY)
+        sums = self._all_reduce([variable.value for variable in statistics], Collective.STATISTICS)
         for variable, total in zip(statistics, sums, strict=True):
             variable.assign(total / self.world_size)
 

@@ -1,6 +1,9 @@
 """What a training worker is told, and the workers that train together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +15,64 @@ from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource
 from lib.training.workers.messages import Reporter
 
-AGREE_KEY, COUNTS_KEY, LANES_KEY, REFERENCE_KEY, VALIDATION_KEY, FIRST_PHASE_KEY = 1, 2, 3, 4, 5, 10
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+GROUP_KEY = 1
+COLLECTIVE_TIMEOUT_S = 600.0
+
+
+class Collective(IntEnum):
+    """The places in the program where all workers meet to sum; the number is the key by which they know the place."""
+
+    CHECKPOINT = 1
+    IMAGE_COUNTS = 2
+    LANE_COUNTS = 3
+    REFERENCE = 4
+    VALIDATION = 5
+    TRAIN_STEP = 10
+    TEST_STEP = 11
+    STATISTICS = 12
+    MEETING = 13
+
+    def in_phase(self, phase: int) -> int:
+        """The key of a place within a phase of the training, of which each has a graph of its own."""
+        return int(self) + 10 * phase
+
+
+def start_collectives() -> None:
+    """Connect this process to the others named in TF_CONFIG (NCCL between GPUs, a ring between CPUs)."""
+    import tensorflow as tf
+
+    tf.distribute.MultiWorkerMirroredStrategy()  # its construction starts the runtime; its scope is not used
+
+
+def all_reduce_sum(tensors: "Sequence[tf.Tensor]", world_size: int, key: int) -> "list[tf.Tensor]":
+    """The sum over all workers of each tensor, in one collective call.
+
+    Args:
+        tensors: The same shapes on every worker, float32.
+        world_size: Number of workers; with one, nothing is sent.
+        key: A number of its own for each place in the program that sums.
+    """
+    if world_size == 1:
+        return list(tensors)
+    import tensorflow as tf
+
+    flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+    reduced = tf.raw_ops.CollectiveReduceV2(
+        input=flat,
+        group_size=world_size,
+        group_key=GROUP_KEY,
+        instance_key=key,
+        ordering_token=[],
+        merge_op="Add",
+        final_op="Id",
+        communication_hint="auto",
+        timeout_seconds=COLLECTIVE_TIMEOUT_S,
+    )
+    parts = tf.split(reduced, [tensor.shape.num_elements() for tensor in tensors])
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -56,18 +116,16 @@ class Peers:
         """Whether this worker writes what is the same on all of them."""
         return self.rank == 0
 
-    def sum(self, numbers: npt.ArrayLike, key: int) -> npt.NDArray[np.float32]:
+    def sum(self, numbers: npt.ArrayLike, place: Collective) -> npt.NDArray[np.float32]:
         """The sum over all workers of arrays of the same shape, float32.
 
         Args:
             numbers: This worker's.
-            key: One of the keys above, which names the place in the program that sums.
+            place: Where in the program.
         """
         here = np.asarray(numbers, np.float32)
         if self.world_size == 1:
             return here
         import tensorflow as tf
 
-        from lib.training.fit.synchronous import all_reduce_sum
-
-        return all_reduce_sum([tf.constant(here)], self.world_size, key)[0].numpy()  # type: ignore[no-any-return]
+        return all_reduce_sum([tf.constant(here)], self.world_size, place)[0].numpy()  # type: ignore[no-any-return]
