@@ -3,9 +3,10 @@
 import ast
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import grimp
+import pytest
 
 TESTS = Path(__file__).parents[1]
 LIBRARY = TESTS.parent / "lib"
@@ -41,3 +42,43 @@ def _replaced_names(file: Path) -> Iterator[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
             texts = [it.value for it in node.args[:2] if isinstance(it, ast.Constant) and isinstance(it.value, str)]
             yield from texts[:1]
+
+
+def test_private_modules_of_ray_are_used_in_two_places_alone() -> None:
+    # Not a contract of import-linter, to which all of Ray is one module.
+    users = {file.relative_to(LIBRARY) for file in LIBRARY.rglob("*.py") if private_modules_of_ray(file.read_text())}
+    assert PurePath("runtime/ray_data.py") in users
+    others = users - {PurePath("runtime/ray_data.py")}
+    assert {file.parent for file in others} == {PurePath("training/workers")}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ray._raylet",
+        "from ray import _private",
+        "def load():\n    from ray.data._internal.stats import Timer",
+        "from ray.train.v2 import _internal as internal",
+        "import ray\nstate = ray._private.state",
+    ],
+)
+def test_a_private_module_is_seen_however_it_is_imported(code: str) -> None:
+    assert private_modules_of_ray(code)
+
+
+def test_public_modules_of_ray_are_not_taken_for_private_ones() -> None:
+    code = "import ray\nfrom ray.train import RunConfig\nfrom lib._x import y\nself._ray.train\nray.data.DataContext"
+    assert private_modules_of_ray(code) == []
+
+
+def private_modules_of_ray(code: str) -> list[str]:
+    """The names in some code that begin with `ray` and have a part that is not for others."""
+    named: list[str] = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            named += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            named += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            named.append(ast.unparse(node))
+    return [name for name in named if name.startswith("ray.") and "._" in name]
