@@ -18,6 +18,7 @@ from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
 from lib.training.feature_extraction import Features
 from lib.training.fit.loop import Worker
+from lib.training.workers.lane_shards import FITTED_SPLITS
 from lib.training.workers.messages import MessageLog
 from lib.training.workers.peers import Peers, TrainTask
 from tests.fakes.images import FakeSource, decode_without_ray, hand_out_without_ray
@@ -115,7 +116,7 @@ class TrainingHere:
         base = self._seeded(source.image_size, config.seed).base
         features: Any = None if base is None else FeaturesHere(source, base)
         hand_out_without_ray(self._monkeypatch, source)
-        task = TrainTask(config, parsed, DatasetInfo.of(source, source.counts), features, messages)
+        task = TrainTask(config, parsed, DatasetInfo.of(source, FITTED_SPLITS), features, messages)
         with ThreadPoolExecutor(max_workers=1) as loader:
             worker = Worker(task, Peers(0, 1), steps, loader)  # type: ignore[arg-type]  # counts only
             results = {}
