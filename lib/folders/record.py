@@ -122,7 +122,7 @@ class Completion(CompletionRecord, extra="ignore"):
         return cls.model_validate(file.read_json()) if file.exists() else None
 
 
-def _refusal(file: Location, content: dict[str, Any], error: ValidationError) -> Exception:
+def _refusal(file: Location, content: Mapping[str, JsonValue], error: ValidationError) -> Exception:
     """One line for the first thing that is wrong; an unknown key matters most, since it explains the others."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     key = ".".join(map(str, problems[0]["loc"]))

@@ -6,7 +6,6 @@ So shard and account are one object, written in one step: a shard that exists is
 import hashlib
 import json
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from lib.errors import StorageError
 from lib.folders.manifest import MANIFEST_SCHEMA
 from lib.folders.record import Record
 from lib.storage.location import Location
-from lib.storage.tables import footer, read_table_file, write_table
+from lib.storage.tables import Row, footer, read_table_file, write_table
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -56,7 +55,7 @@ def shards_of(dataset: Location) -> Location:
     return dataset / "images"
 
 
-def write_shard(images: list[dict[str, Any]], verdicts: pa.Table, location: Location) -> None:
+def write_shard(images: list[Row], verdicts: pa.Table, location: Location) -> None:
     """Write the accepted images of a unit, and the verdicts on all of its files."""
     metadata = {VERDICTS_KEY: json.dumps(verdicts.to_pylist(), ensure_ascii=False).encode()}
     write_table(pa.Table.from_pylist(images, schema=SHARD_SCHEMA.with_metadata(metadata)), location)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +24,7 @@ from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
+from lib.storage.tables import Row
 
 
 def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> DatasetRecord:
@@ -129,7 +129,7 @@ def convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progre
         yield verdicts.cast(CONVERTED_SCHEMA)
 
 
-def unit_arguments(config: ConvertConfig) -> dict[str, Any]:
+def unit_arguments(config: ConvertConfig) -> dict[str, object]:
     """What `convert_unit` takes beside a unit. Shards are listed once: each unit asking would cost round trips."""
     written = frozenset(file.path for file in shards_of(Location(config.output)).list_files())
     return {"config": config, "written": written}
@@ -165,7 +165,7 @@ def convert_unit(unit: pa.Table, config: ConvertConfig, written: frozenset[str] 
     return with_shard(verdicts, shard)
 
 
-def jpeg_path(row: dict[str, Any]) -> str:
+def jpeg_path(row: Row) -> str:
     """Where `--layout folder` puts an image: its own name, made unique where the source has deeper folders."""
     path = PurePosixPath(row["path"])
     plain = len(path.parts) == len(("split", "label", "name")) and path.suffix == ".tif"

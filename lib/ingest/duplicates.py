@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +14,8 @@ from lib.errors import DataError
 from lib.folders.manifest import ROWS_AT_ONCE, DuplicateCounts
 from lib.storage.location import Location
 from lib.storage.scan import StoredFile
+from lib.storage.tables import Row
 
-Row = dict[str, Any]
 BoolArray = npt.NDArray[np.bool_]
 
 SET_COLUMNS = ["image_id", "path", "size_bytes", "checksum", "version", "label", "split"]

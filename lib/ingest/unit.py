@@ -4,7 +4,6 @@ import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import pyarrow as pa
@@ -17,13 +16,13 @@ from lib.ingest.tiff.isolate import run_isolated
 from lib.runtime.ray_data import is_repeated_task
 from lib.storage.location import FETCH_CONCURRENCY, Location
 from lib.storage.scan import StoredFile
+from lib.storage.tables import Row
 
 COLLECT_BYTES = 32 * 2**20
 FETCH_BYTES = 128 * 2**20
 """Most that one fetch of several files brings into memory, where the next one may be under way too."""
 ISOLATED_S = 600.0
 """How long one file may take to decode in a unit that has ended a process before."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class UnitResult:
         width: Columns of the original, in pixels; 0 if quarantined.
     """
 
-    row: dict[str, Any]
+    row: Row
     image: UInt8Array | None
     height: int = 0
     width: int = 0

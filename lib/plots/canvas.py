@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Any, Literal
 
@@ -76,20 +76,20 @@ def style(axes: Axes, title: str, *, grid: Literal["x", "y", "both"] | None = No
 def class_ticks(axes: Axes, axis: Literal["x", "y"], labels: Sequence[str]) -> None:
     """One tick a class, at 0, 1, 2 ...; below the x axis the names stand upright or slanted."""
     size = 9 if len(labels) <= MANY_CLASSES else 7
-    text: dict[str, Any] = {"fontsize": size, "color": INK, "parse_math": False}
+    ticks = axes.set_yticks if axis == "y" else axes.set_xticks
+    set_ticks = partial(ticks, range(len(labels)), labels, fontsize=size, color=INK, parse_math=False)
     if axis == "y":
-        axes.set_yticks(range(len(labels)), labels, **text)
-        return
-    if len(labels) > MANY_CLASSES:
-        axes.set_xticks(range(len(labels)), labels, rotation=90, **text)
+        set_ticks()
+    elif len(labels) > MANY_CLASSES:
+        set_ticks(rotation=90)
     else:
-        axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor", **text)
+        set_ticks(rotation=40, ha="right", rotation_mode="anchor")
 
 
 def legend(axes: Axes, **options: Any) -> None:
     """A frameless legend above the right end of the axes, clear of the data."""
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 4, "borderaxespad": 0.4}
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.4, columnspacing=1.2, **(place | options))
+    draw = partial(axes.legend, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.4)
+    draw(frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.4, columnspacing=1.2, **options)
 
 
 def display_names(class_names: Sequence[str]) -> list[str]:

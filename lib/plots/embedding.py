@@ -1,7 +1,7 @@
 """A map of embeddings: images that the model sees alike lie close together."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -106,12 +106,13 @@ def _legend(axes: Axes, looks: dict[str, Look]) -> None:
         Line2D([], [], linestyle="none", marker=mark, markersize=8, color=fill, markeredgecolor=edge, label=label)
         for mark, fill, edge, label in shown
     ]
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
+    legend = partial(axes.legend, handles=handles, frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.4)
     if looks:
-        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
-    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.4, **place)
+        legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    else:
+        legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
 def _centre_name(axes: Axes, name: str, at: FloatArray) -> Text:
-    place: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 6}
-    return axes.text(at[0], at[1], name, fontsize=7, color=INK, bbox=LABEL_BOX, parse_math=False, **place)
+    write = partial(axes.text, ha="center", va="center", zorder=6)
+    return write(at[0], at[1], name, fontsize=7, color=INK, bbox=LABEL_BOX, parse_math=False)

@@ -1,7 +1,8 @@
 """Where in an image the model looked: each image beside its Grad-CAM heatmap."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -101,9 +102,9 @@ class _Sheet:
         actual, predicted = display_names([row.actual, row.predicted])
         verdict = f"{'✓' if right else '✗'} {predicted}, {row.confidence:.0%}"
         header = self._axes(left, top, PAIR - GAP, HEADER)
-        options: dict[str, Any] = {"fontsize": 9, "va": "bottom", "parse_math": False, "transform": header.transAxes}
-        header.text(0, 0.52, verdict, color=BLUE if right else VERMILION, fontweight="bold", **options)
-        header.text(0, 0.1, f"actual: {actual}", color=INK, **options)
+        write = partial(header.text, fontsize=9, va="bottom", parse_math=False, transform=header.transAxes)
+        write(0, 0.52, verdict, color=BLUE if right else VERMILION, fontweight="bold")
+        write(0, 0.1, f"actual: {actual}", color=INK)
 
     def draw_scale(self) -> None:
         """What the colours mean; below everything."""

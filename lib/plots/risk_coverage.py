@@ -80,8 +80,8 @@ def _mark_thresholds(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         confidences = [f"{rows[index]['min_confidence']:.0%}" for index in touching]
         label = "≥ " + " to ".join(dict.fromkeys([confidences[0], confidences[-1]]))
         x, y = marks[touching].mean(axis=0)
-        place: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 5}
-        texts.append(axes.text(x, y, label, fontsize=8.5, color=INK, bbox=LABEL_BOX, **place))
+        text = axes.text(x, y, label, fontsize=8.5, color=INK, bbox=LABEL_BOX, ha="center", va="center", zorder=5)
+        texts.append(text)
     place_texts(axes, texts, shift_pt=ABOVE_PT)
 
 

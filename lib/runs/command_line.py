@@ -44,7 +44,7 @@ def parse_settings(config_type: type[SettingsT], arguments: Sequence[str], progr
         raise SettingsError(_one_line(error)) from error
 
 
-def load_recipe(config_type: type[SettingsT], uri: str) -> dict[str, Any]:
+def load_recipe(config_type: type[SettingsT], uri: str) -> dict[str, object]:
     """The settings in a YAML file, checked key by key; required ones may be missing, since flags can give them.
 
     Raises:
@@ -73,13 +73,13 @@ def _split_config(arguments: list[str]) -> tuple[list[str], str | None]:
     return flags, recipe_uri
 
 
-def _flags_type(config_type: type[SettingsT], recipe: dict[str, Any]) -> type:
+def _flags_type(config_type: type[SettingsT], recipe: dict[str, object]) -> type:
     """A plain dataclass with the fields of the settings, so that one validation says all that is wrong with values."""
     fields = [_flag(name, field, recipe) for name, field in config_type.model_fields.items()]
     return dataclasses.make_dataclass("Flags", fields, kw_only=True)
 
 
-def _flag(name: str, field: FieldInfo, recipe: dict[str, Any]) -> tuple[str, Any, Any]:
+def _flag(name: str, field: FieldInfo, recipe: dict[str, object]) -> tuple[str, Any, Any]:
     annotation: Any = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
     if name in recipe:
         value = recipe[name]

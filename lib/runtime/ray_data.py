@@ -42,7 +42,7 @@ def start_ray(config: JobConfig) -> None:
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "log_to_driver": config.verbose,
         "logging_level": "INFO" if config.verbose else "ERROR",
     }

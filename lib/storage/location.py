@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import JsonValue
 
 from lib.config.base import URI_FORMS
 from lib.errors import SettingsError, StorageError
@@ -145,7 +146,7 @@ class Location:
         else:
             self._attempt("write", lambda: self.filesystem.pipe_file(self.path, data))
 
-    def read_json(self) -> dict[str, Any]:
+    def read_json(self) -> dict[str, JsonValue]:
         """A JSON object.
 
         Raises:
@@ -159,7 +160,7 @@ class Location:
             raise StorageError(f"{self.uri} holds {type(content).__name__}; expected a JSON object")
         return content
 
-    def write_json(self, content: dict[str, Any]) -> None:
+    def write_json(self, content: Mapping[str, JsonValue]) -> None:
         """Write a JSON object, indented for people."""
         self.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 

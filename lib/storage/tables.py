@@ -1,12 +1,16 @@
 """Parquet files in storage, written in one step and read as one table."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.errors import StorageError
 from lib.storage.location import Location
+
+Row = dict[str, Any]
+"""One row of a table as Python values, by column."""
 
 
 def write_table(table: pa.Table, location: Location) -> None:

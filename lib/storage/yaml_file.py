@@ -1,14 +1,12 @@
 """YAML files with settings: recipes, and what a sweep is to try."""
 
-from typing import Any
-
 import yaml
 
 from lib.errors import SettingsError, one_line
 from lib.storage.location import Location
 
 
-def read_settings_file(uri: str, flag: str) -> dict[str, Any]:
+def read_settings_file(uri: str, flag: str) -> dict[str, object]:
     """The keys and values of a YAML file.
 
     Args:

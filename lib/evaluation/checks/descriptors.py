@@ -3,8 +3,6 @@
 Computed once for every image of a dataset folder, one Ray task and one Parquet file a shard.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +21,7 @@ from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import map_units, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
-from lib.storage.tables import read_table, write_table
+from lib.storage.tables import Row, read_table, write_table
 
 HASH_BITS = 63
 VIEWS = 8
@@ -118,7 +116,7 @@ def _describe_unit(unit: pa.Table, images: Location, output: Location) -> pa.Tab
     return done(len(rows))
 
 
-def _described(row: dict[str, Any]) -> dict[str, Any]:
+def _described(row: Row) -> Row:
     rgb = decode_jpeg(row["image"])
     hashes = perceptual_hashes(rgb)
     return {

@@ -127,7 +127,7 @@ def map_table(image_ids: Sequence[str], maps: Mapping[MapKind, MapArray]) -> pa.
         image_ids: Ids of the n images.
         maps: By kind, shape (n, 2), as `embedding_maps` makes them.
     """
-    columns: dict[str, Any] = {"image_id": pa.array(image_ids, pa.string())}
+    columns = {"image_id": pa.array(image_ids, pa.string())}
     for kind in KINDS:
         for number, axis in enumerate("xy"):
             made = maps.get(kind)
