@@ -33,7 +33,7 @@ SETTINGS = (
     *("--checkpoint-every", 2),
 )
 """18 training images and 2 to validate: 5 steps an epoch."""
-RESTART = "training starts again from its last checkpoint"
+RESTART = "training restarts from its last checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,9 @@ def test_workers_killed_at_any_moment_are_replaced_and_the_weights_are_the_same(
     result = training.end()
 
     assert result.summary["world_size"] == 2
-    restarts = re.findall(rf"rank (\d) was lost \(its process is gone\); {RESTART} \((\d) more", result.stderr)
+    restarts = re.findall(
+        rf"rank (\d) was lost \(its process is gone\); {RESTART} \(restarts left: (\d)\)", result.stderr
+    )
     assert restarts == [("1", "3"), ("1", "2"), ("0", "1"), ("1", "0")]
     assert_same_model(training.output, undisturbed)
 
@@ -221,7 +223,7 @@ def test_a_machine_that_is_to_be_taken_away_is_left_with_a_checkpoint_and_withou
         result = training.end()
 
     assert result.summary["world_size"] == 1
-    assert "a machine is about to be taken away; training goes on elsewhere" in result.stderr
+    assert "a machine is about to be reclaimed; training continues elsewhere" in result.stderr
     assert_same_model(training.output, undisturbed)
 
 

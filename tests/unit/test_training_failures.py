@@ -61,9 +61,7 @@ def decide(*errors: TrainingFailedError, max_failures: int = 3) -> tuple[list[Fa
 def test_a_lost_worker_is_named_and_training_starts_again(error: Exception, reason: str) -> None:
     decisions, notes = decide(failed(rank1=error))
     assert decisions == [RETRY]
-    assert notes == [
-        f"rank 1 was lost ({reason}); training starts again from its last checkpoint (2 more restarts allowed)"
-    ]
+    assert notes == [f"rank 1 was lost ({reason}); training restarts from its last checkpoint (restarts left: 2)"]
 
 
 def test_the_worker_that_died_is_named_and_not_those_that_suffered() -> None:
@@ -73,7 +71,7 @@ def test_the_worker_that_died_is_named_and_not_those_that_suffered() -> None:
 def test_restarts_are_counted() -> None:
     decisions, notes = decide(failed(rank0=DEAD), failed(rank1=DEAD), failed(rank0=DEAD), max_failures=2)
     assert decisions == [RETRY, RETRY, RAISE]
-    assert [note[-25:] for note in notes] == ["(1 more restarts allowed)", "(0 more restarts allowed)"]
+    assert [note.rpartition(" (")[2] for note in notes] == ["restarts left: 1)", "restarts left: 0)"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,7 @@ def test_announced_preemptions_do_not_count() -> None:
     announced = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"node": [1]}))
     decisions, notes = decide(failed(rank0=PreemptedError("saved")), announced, max_failures=0)
     assert decisions == [RETRY, RETRY]
-    assert notes[0] == "a machine is about to be taken away; training goes on elsewhere from its last checkpoint"
+    assert notes[0] == "a machine is about to be reclaimed; training continues elsewhere from its last checkpoint"
 
 
 def test_a_single_machine_gets_no_more_room_but_a_cluster_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +119,7 @@ def test_a_user_is_told_the_fault_itself() -> None:
 def test_a_user_is_told_which_workers_were_lost_once_too_often() -> None:
     error = user_error(failed(rank0=PEER, rank1=DEAD), 2)
     assert isinstance(error, TissueError)
-    assert str(error).startswith(
-        "rank 1 was lost (its process is gone), and --max-failures 2 allows no further restart"
-    )
+    assert str(error).startswith("rank 1 was lost (its process is gone); restart limit reached (--max-failures 2)")
 
 
 @pytest.mark.parametrize(

@@ -129,13 +129,13 @@ class RestartAfterLoss(FailurePolicy):
         if not all(is_loss(error) for error in errors):
             return FailureDecision.RAISE
         if len(errors) < len(failures):
-            self._say("a machine is about to be taken away", "training goes on elsewhere from its last checkpoint")
+            self._say("a machine is about to be reclaimed", "training continues elsewhere from its last checkpoint")
             return FailureDecision.RETRY
         self._restarts += 1
         left = self.failure_config.max_failures - self._restarts
         if left < 0:
             return FailureDecision.RAISE
-        self._say(describe(failures), f"training starts again from its last checkpoint ({left} more restarts allowed)")
+        self._say(describe(failures), f"training restarts from its last checkpoint (restarts left: {left})")
         return FailureDecision.RETRY
 
     def _wait(self, failures: Mapping[int, Exception]) -> FailureDecision:
@@ -166,13 +166,13 @@ def user_error(error: TrainingFailedError, max_failures: int) -> Exception:
     """What to tell a user: the fault itself if there is one, or which workers were lost once too often."""
     failures = _failures(error)
     if any(isinstance(failure, NO_ROOM) for failure in failures.values()):
-        return SettingsError("there is no room for so many training workers: see --num-workers and --use-gpu")
+        return SettingsError("the cluster has no room for so many training workers: see --num-workers and --use-gpu")
     faults = [failure for failure in failures.values() if not is_loss(failure)]
     if faults:
         return next((fault for fault in faults if isinstance(fault, TissueError)), faults[0])
     return TissueError(
-        f"{describe(failures)}, and --max-failures {max_failures} allows no further restart; the same command goes on "
-        "from the last checkpoint"
+        f"{describe(failures)}; restart limit reached (--max-failures {max_failures}); run the same command again to "
+        "resume from the last checkpoint"
     )
 
 

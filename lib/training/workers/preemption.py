@@ -60,7 +60,7 @@ class SaveBeforeResize(WorkerGroupCallback, ControllerCallback):
         if self._group is None or _has_ended(self._group):
             return
         workers = resize_decision.num_workers
-        self._reporter.report(Note(f"training goes on with {workers} workers, after a checkpoint"))
+        self._reporter.report(Note(f"training continues with {workers} workers, after a checkpoint"))
         self._group.execute(ask_for_checkpoint)
         deadline = time.monotonic() + SAVE_BEFORE_RESIZE_S
         while not _has_ended(self._group) and time.monotonic() < deadline:

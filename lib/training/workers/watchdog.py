@@ -157,7 +157,7 @@ class StallWatch:
     def _interrupt(self, stalled: SignOfLife) -> None:
         self._error = TissueError(
             f"training made no step for {stalled.idle_s:.0f} s (--stall-timeout {self._timeout_s:g}), after "
-            f"{stalled.steps} steps in process {stalled.pid}; the same command goes on from the last checkpoint"
+            f"{stalled.steps} steps in process {stalled.pid}; run the same command again to resume"
         )
         self._last_resort.start()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # ends a system call too
