@@ -81,7 +81,7 @@ def part_name(first: int) -> str:
     return f"part-{first:09d}.parquet"
 
 
-def without_parts(units: list[pa.Table], folder: Location) -> list[pa.Table]:
-    """The units that have no part in a folder yet."""
-    written = {file.path for file in folder.list_files()}
+def without_parts(units: list[pa.Table], *folders: Location) -> list[pa.Table]:
+    """The units that have no part yet in at least one of some folders."""
+    written = set.intersection(*({file.path for file in folder.list_files()} for folder in folders))
     return [unit for unit in units if part_name(first_position(unit)) not in written]

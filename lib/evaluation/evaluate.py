@@ -6,6 +6,7 @@ from lib.config.prediction import EvaluateConfig
 from lib.dataset.shard_source import ShardSource
 from lib.errors import DataError, SettingsError
 from lib.evaluation.checks.label_errors import label_error_candidates
+from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.evaluation.checks.run import run_checks
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.predictor import predict_units
@@ -52,8 +53,7 @@ def _evaluate(
     outcome = Outcome.of(predictions, model, dataset.folder, config.split)
     metrics = _measure(outcome, config)
     metrics.write(folder.location)
-    start_ray(config)
-    maps = show_embeddings(outcome, dataset, config)
+    maps = show_embeddings(outcome, config)
     draw_plots(outcome, metrics, maps, folder.location)
     findings = read_findings(folder.location)
     return folder.complete(
@@ -100,6 +100,7 @@ def _doubts(config: EvaluateConfig, outcome: Outcome, model: ModelRecord, datase
     """Write what speaks against the data, and say how much of it there is and where."""
     output = Location(config.output)
     checks = Location(config.checks) if config.checks else output / "checks"
+    start_ray(config)  # where all was predicted before, it is not running yet
     run_checks(dataset, config.split, checks, config)
     candidates = label_error_candidates(outcome.predictions, outcome.class_names)
     if config.split == "train":  # the model has learned these labels, wrong ones too
@@ -110,6 +111,7 @@ def _doubts(config: EvaluateConfig, outcome: Outcome, model: ModelRecord, datase
         descriptors = read_table(checks / DESCRIPTORS)
         resembling = resembling_training_images(output, Location(config.model_dir), descriptors)
         write_table(resembling, output / RESEMBLING_FILE)
+        write_pair_thumbnails(resembling, config.split, dataset, checks, output)
         found["resembling"] = resembling.num_rows
     return found
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from lib.config.prediction import PredictionConfig
 from lib.dataset.graph import done, part_name, run_pool, without_parts
 from lib.dataset.source import ImageSource, first_position, image_array
+from lib.dataset.thumbnails import unit_thumbnails
 from lib.folders.model import ModelRecord
 from lib.folders.output import read_complete
 from lib.folders.predictions import (
@@ -22,6 +23,7 @@ from lib.folders.predictions import (
     GRAD_CAM,
     GRAD_CAM_SCHEMA,
     PREDICTIONS,
+    THUMBNAILS,
     ExtraColumns,
     with_footer,
 )
@@ -60,6 +62,8 @@ def predict_units(
 ) -> PredictedUnits:
     """Predict a split, except for the units whose predictions are already there; one Parquet file a unit.
 
+    Images of a split get thumbnails as well.
+
     Args:
         split: Which of them; None for images without labels.
         config: The model, how it is applied, and where to write.
@@ -70,9 +74,10 @@ def predict_units(
     """
     count, output = source.count(split), Location(config.output)
     start_ray(config)
-    units = without_parts(source.units(split), output / PREDICTIONS)
+    parts = [PREDICTIONS] if split is None else [PREDICTIONS, THUMBNAILS]
+    units = without_parts(source.units(split), *(output / part for part in parts))
     skipped = count - sum(unit.num_rows for unit in units)
-    arguments = {"config": config, "min_confidence": min_confidence}
+    arguments = {"config": config, "min_confidence": min_confidence, "thumbnails": split is not None}
     with Progress("predict", count) as progress:
         progress.advance(skipped)
         if units:
@@ -85,7 +90,7 @@ def predict_units(
 class Predictor:
     """Holds a model, and writes the predictions of one decoded unit after the other."""
 
-    def __init__(self, config: PredictionConfig, min_confidence: float | None = None) -> None:
+    def __init__(self, config: PredictionConfig, min_confidence: float | None = None, thumbnails: bool = False) -> None:
         """Load the model, with the layer before its last as a second output, and its reference if it has one."""
         join_stage("predict")
         import keras
@@ -96,13 +101,14 @@ class Predictor:
         record, self._network = read_complete(folder, ModelRecord), load_network(folder)
         self._class_names, self._output = record.class_names, Location(config.output)
         self._reference = Reference.read(folder, record.reference)
+        self._thumbnails, self._image_size = thumbnails, int(self._network.input_shape[1])
         self._columns = ExtraColumns(config.logits, min_confidence)
         network = keras.Model(self._network.input, [self._network.output, self._network.layers[-1].input])
         self._forward = Forward(network, config.predict_batch_size)
         self._views = views_of(config.test_time_augmentation)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        """Predict a unit (`DECODED_SCHEMA`) and write `predictions/`, `embeddings/` and `grad_cam/` of it."""
+        """Predict a unit (`DECODED_SCHEMA`) and write its part of `predictions/` and of the folders beside it."""
         from lib.models.inference import classify
 
         join_stage("predict")  # decoding may have been done by this process
@@ -111,6 +117,8 @@ class Predictor:
         classified = classify(self._forward, images, self._views)
         predictions = prediction_table(images, classified, self._class_names, self._reference, self._columns)
         write_table(_embedding_table(images, classified.embeddings), self._output / EMBEDDINGS / name)
+        if self._thumbnails:
+            write_table(unit_thumbnails(images, self._image_size), self._output / THUMBNAILS / name)
         self._write_grad_cam(images, predictions, name)
         # Written last: a unit is done when its predictions exist.
         write_table(with_footer(predictions, decoded), self._output / PREDICTIONS / name)

@@ -5,7 +5,7 @@ predictions and account are one object, written in one step, and the account is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -21,8 +21,10 @@ from lib.folders.record import CompletionRecord
 from lib.storage.location import Location
 from lib.storage.tables import footer, read_table
 
-PREDICTIONS, EMBEDDINGS, GRAD_CAM = "predictions", "embeddings", "grad_cam"
+PREDICTIONS, EMBEDDINGS, GRAD_CAM, THUMBNAILS = "predictions", "embeddings", "grad_cam", "thumbnails"
 """Folders of tables, a file a unit."""
+PAIRS_FILE = "pairs.parquet"
+"""Thumbnails of images that are not of the predicted split, but look like one that is."""
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -43,6 +45,12 @@ _ABSTAINED = pa.field("abstained", pa.bool_(), nullable=False)
 
 ABSTAINING_SCHEMA, ABSTAINING_LOGIT_SCHEMA = PREDICTION_SCHEMA.append(_ABSTAINED), LOGIT_SCHEMA.append(_ABSTAINED)
 """Of the job `predict`: whether the confidence is below `--min-confidence`."""
+THUMBNAIL_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("thumbnail", pa.binary(), nullable=False),  # JPEG
+    ]
+)
 EMBEDDING_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -173,6 +181,23 @@ def _total(counts: list[dict[str, int | None]], name: str) -> int | None:
 def read_predictions(output: Location) -> pa.Table:
     """All predictions below a folder, in the order of the data set."""
     return read_table(output / PREDICTIONS)
+
+
+def read_thumbnails(folder: Location, image_ids: Collection[str]) -> dict[str, bytes]:
+    """The thumbnails of some images below a folder of an evaluation or of checks, by `image_id`, as far as it has any.
+
+    Raises:
+        StorageError: If a file cannot be read as Parquet.
+    """
+    missing, found = set(image_ids), dict[str, bytes]()
+    for file in (folder / THUMBNAILS).list_files():  # one after the other: all of them may not fit into memory
+        if not missing:
+            break
+        part = read_table(folder / THUMBNAILS / file.path)
+        part = part.filter(pc.is_in(part["image_id"], pa.array(sorted(missing), pa.string())))
+        found |= dict(zip(part["image_id"].to_pylist(), part["thumbnail"].to_pylist(), strict=True))
+        missing -= found.keys()
+    return found
 
 
 def read_grad_cam(output: Location) -> pa.Table:

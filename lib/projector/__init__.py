@@ -6,7 +6,7 @@
     verify_projector_files(files_read_back, points)               # one in storage
 
 At most `MOST_POINTS` images: `choose_points(labels, ids)` gives the indices of a fair sample. Thumbnails may be None.
-It imports nothing of the other rooms but `errors`, and neither Keras nor TensorFlow.
+It imports nothing of the other rooms but `errors` and `plots`, and neither Keras nor TensorFlow.
 """
 
 from lib.projector.points import MOST_POINTS, ProjectorPoints, choose_points, unit_length

@@ -5,17 +5,15 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from lib.errors import DataError
+from lib.plots.tiles import ImageArray, decoded, squared, tiled
 from lib.projector.points import Thumbnail
 
 THUMBNAIL_PX = 64
 """Largest side of a thumbnail in the sprite."""
 SPRITE_PX = 3200
 """Largest side of the sprite. The Projector takes 8192, but a PNG of that size has more than 100 MB."""
-
-ImageArray = npt.NDArray[np.uint8]
 
 
 def thumbnail_side(count: int) -> int:
@@ -41,29 +39,15 @@ def sprite(thumbnails: Sequence[Thumbnail]) -> bytes:
         The vertex shader in `tensorboard/plugins/projector/tf_projector_plugin/projector_binary.js`, 2.21.
     """
     side, across = thumbnail_side(len(thumbnails)), columns(len(thumbnails))
-    canvas = np.zeros((across * side, across * side, 3), np.uint8)
-    for number, thumbnail in enumerate(thumbnails):
-        y, x = number // across * side, number % across * side
-        canvas[y : y + side, x : x + side] = _square(_bgr(thumbnail, number), side)
+    pictures = (_bgr(thumbnail, number) for number, thumbnail in enumerate(thumbnails))
+    squares = (squared(picture, side, background=0, enlarge=True) for picture in pictures)
+    canvas = tiled(squares, side, (across, across), background=0)
     return bytes(cv2.imencode(".png", canvas)[1].tobytes())
 
 
 def _bgr(thumbnail: Thumbnail, number: int) -> ImageArray:
     if isinstance(thumbnail, bytes):
-        image = cv2.imdecode(np.frombuffer(thumbnail, np.uint8), cv2.IMREAD_COLOR) if thumbnail else None
-        if image is None:
-            raise DataError(f"thumbnail {number} holds {len(thumbnail)} bytes that are not an image")
-        return np.asarray(image, np.uint8)
+        return decoded(thumbnail, f"thumbnail {number}")
     if thumbnail.dtype != np.uint8 or thumbnail.ndim != 3 or thumbnail.shape[2] != 3 or not thumbnail.size:  # noqa: PLR2004 - an axis for rows, columns, and 3 channels
         raise DataError(f"thumbnail {number} is {thumbnail.dtype} of shape {thumbnail.shape}, not uint8 RGB")
     return np.ascontiguousarray(thumbnail[:, :, ::-1])
-
-
-def _square(image: ImageArray, side: int) -> ImageArray:
-    scale = side / max(image.shape[:2])
-    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
-    fitted = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    square = np.zeros((side, side, 3), np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = fitted
-    return square

@@ -1,7 +1,7 @@
 """From folders of evaluations, and the model, dataset and checks folders they name, to a `Report`."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -24,11 +24,11 @@ from lib.folders.evaluation import (
 )
 from lib.folders.model import ModelRecord
 from lib.folders.output import read_complete
-from lib.folders.predictions import Mistake, Predictions, read_predictions
+from lib.folders.predictions import THUMBNAILS, Mistake, Predictions, read_predictions, read_thumbnails
 from lib.folders.sweep import read_best_trials
-from lib.report.page_thumbnails import Thumbnails, read_thumbnails
+from lib.plots.tiles import jpeg_sprite
 from lib.report.pictures import evaluation_plots
-from lib.report.report import Contest, Evaluation, Report, comparable, ranked
+from lib.report.report import Contest, Evaluation, Report, Thumbnails, comparable, ranked
 from lib.storage.location import Location
 
 
@@ -76,6 +76,7 @@ class _Folders:
             checks=checks,
             resembling=read_near_duplicates(resembling) if resembling.exists() else None,
             label_errors=read_label_errors(label_errors) if label_errors.exists() else None,
+            has_thumbnails=(folder / THUMBNAILS).exists(),
         )
 
     def _dataset(self, folder: Location) -> Dataset:
@@ -146,7 +147,6 @@ def _contests(evaluations: tuple[Evaluation, ...]) -> tuple[Contest, ...]:
 def _thumbnails(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], Thumbnails]:
     singles: dict[tuple[str, str], set[str]] = defaultdict(set)
     tiles: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)  # a set in order
-    datasets = {one.dataset.uri: one.dataset for one in evaluations}
     for one in evaluations:
         key = (one.dataset.uri, one.split)
         singles[key] |= {mistake.image_id for mistake in one.predictions.mistakes}
@@ -154,8 +154,28 @@ def _thumbnails(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], Thum
         tiles[key] |= dict.fromkeys(one.layouts.image_ids if one.layouts else ())
         for split, image_id in _paired(one):
             singles[one.dataset.uri, split].add(image_id)
-    keys = dict.fromkeys([*singles, *tiles])
-    return {key: read_thumbnails(datasets[key[0]], key[1], singles[key], list(tiles[key])) for key in keys}
+    shown: dict[str, set[str]] = defaultdict(set)
+    for key in {*singles, *tiles}:
+        shown[key[0]].update(singles[key], tiles[key])
+    kept = _kept_thumbnails(evaluations, shown)
+    return {key: _of_split(kept[key[0]], singles[key], tiles[key]) for key in dict.fromkeys([*singles, *tiles])}
+
+
+def _kept_thumbnails(
+    evaluations: Sequence[Evaluation], shown: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, bytes]]:
+    """JPEGs by dataset and image: all evaluations of a dataset keep the same, so what one has is not sought again."""
+    kept: dict[str, dict[str, bytes]] = defaultdict(dict)
+    for one in evaluations:
+        jpegs = kept[one.dataset.uri]
+        for folder in [one.uri, *([one.checks.uri] if one.checks else [])]:
+            jpegs |= read_thumbnails(Location(folder), set(shown[one.dataset.uri]) - jpegs.keys())
+    return kept
+
+
+def _of_split(jpegs: Mapping[str, bytes], singles: Iterable[str], tiles: Iterable[str]) -> Thumbnails:
+    single, tile = ({name: jpegs[name] for name in names if name in jpegs} for names in (sorted(singles), tiles))
+    return Thumbnails(single, jpeg_sprite(tile))
 
 
 def _paired(evaluation: Evaluation) -> Iterator[tuple[str, str]]:

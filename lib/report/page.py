@@ -151,7 +151,7 @@ class PageData:
                 self.jpegs.append(_base64(jpeg))
 
     def thumbnail(self, dataset_uri: str, split: str, image_id: str) -> int | None:
-        """The number of a thumbnail; None where the dataset no longer has the image."""
+        """The number of a thumbnail; None where no evaluation kept one."""
         return self.numbers.get((dataset_uri, split, image_id))
 
     @property

@@ -11,7 +11,20 @@ from lib.folders.model import ModelRecord
 from lib.folders.predictions import Predictions
 from lib.folders.sweep import TrialResult
 from lib.plots import wilson_interval
-from lib.report.page_thumbnails import Thumbnails
+from lib.plots.tiles import Sprite
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Small copies of images of one split of a dataset, as far as an evaluation kept them.
+
+    Attributes:
+        singles: A JPEG by image id.
+        sprite: Of the images on maps; None without any.
+    """
+
+    singles: Mapping[str, bytes]
+    sprite: Sprite | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Evaluation:
         checks: Checks of the data; None for evaluations of earlier versions.
         resembling: Training images that the model holds for neighbours and that look alike; None if it did not look.
         label_errors: Images that may carry a wrong label; None for evaluations of earlier versions.
+        has_thumbnails: Whether it kept small copies of the images; evaluations of earlier versions did not.
     """
 
     uri: str
@@ -58,6 +72,7 @@ class Evaluation:
     checks: Checks | None
     resembling: NearDuplicates | None
     label_errors: LabelErrors | None
+    has_thumbnails: bool
 
     @property
     def split(self) -> str:

@@ -28,13 +28,11 @@ def read_table(location: Location, columns: list[str] | None = None) -> pa.Table
     """
     if location.uri.endswith(".parquet") and location.is_file():
         return read_table_file(location, columns)
-    names = [file.path for file in location.list_files() if file.path.endswith(".parquet")]
-    if not names:
+    tables = read_tables(location, columns)
+    if not tables:
         raise StorageError(f"there is no Parquet file below {location.uri}")
-    contents = location.read_many(names)
-    tables = [_parse(data, location / name, columns) for name, data in zip(names, contents, strict=True)]
     try:
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables.values())
     except pa.ArrowException as error:
         raise StorageError(f"the Parquet files below {location.uri} are not of one kind: {error}") from error
 
@@ -46,6 +44,17 @@ def read_table_file(location: Location, columns: list[str] | None = None) -> pa.
         StorageError: If it cannot be read as Parquet.
     """
     return _parse(location.read_bytes(), location, columns)
+
+
+def read_tables(location: Location, columns: list[str] | None = None) -> dict[str, pa.Table]:
+    """Every `*.parquet` below a folder, by its name and in the order of the names.
+
+    Raises:
+        StorageError: If one cannot be read as Parquet.
+    """
+    names = [file.path for file in location.list_files() if file.path.endswith(".parquet")]
+    contents = location.read_many(names)
+    return {name: _parse(data, location / name, columns) for name, data in zip(names, contents, strict=True)}
 
 
 def footer(location: Location) -> Mapping[bytes, bytes]:

@@ -1,9 +1,12 @@
 """The whole chain on a tiny source, run once for many tests."""
 
+import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.reads import noted_reads, noting_reads
 
 SETTINGS = (
     *("--image-size", 48),
@@ -26,18 +29,22 @@ class Chain:
         source: Its TIFFs.
         output: Its folder.
         result: How the command ended.
+        shard_reads: How often it opened each shard of the dataset.
     """
 
     source: Path
     output: Path
     result: JobResult
+    shard_reads: "Counter[str]"
 
     @classmethod
     def run(cls, source: Path, output: Path, *more_models: str) -> "Chain":
         """Run the pipeline."""
         models = [model.format(output=output) for model in (*MODELS, *more_models)]
         flags = ("--source", source, "--output", output, "--models", *models, "--layout", "folder", *SETTINGS)
-        return cls(source, output, run_job("pipeline", *flags))
+        with tempfile.TemporaryDirectory() as folder:
+            result = run_job("pipeline", *flags, env=noting_reads(Path(folder), output / "dataset" / "images"))
+            return cls(source, output, result, noted_reads(Path(folder)))
 
     def again(self, *more_models: str) -> "Chain":
         """Run the same command once more, perhaps with further models."""

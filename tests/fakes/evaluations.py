@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.config.chain import ReportConfig
+from lib.dataset.thumbnails import thumbnail_table
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.views.maps import map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA, NEAR_DUPLICATES_FILE, BaselineRecord
 from lib.folders.evaluation import LABEL_ERROR_SCHEMA, LABEL_ERRORS_FILE, MAPS_FILE, Metrics
 from lib.folders.manifest import VerdictCounts, write_manifest
 from lib.folders.model import CURVES_FILE
+from lib.folders.predictions import THUMBNAIL_SCHEMA
+from lib.ingest.image import decode_jpeg
 from lib.storage.location import Location
 from tests.fakes.records import checks_record, dataset_record, evaluation_record, model_record
 
@@ -63,9 +66,7 @@ class Lab:
 
     def dataset(self, content_hash: str = "hash-1", **record: Any) -> None:
         folder = self.root / "dataset"
-        (folder / "images").mkdir(parents=True)
-        shard = [{"image_id": name, "image": self.jpegs[i % len(self.jpegs)]} for i, name in enumerate(self.ids())]
-        pq.write_table(pa.Table.from_pylist(shard), folder / "images/test-00000.parquet")
+        folder.mkdir(parents=True)
         write_manifest(self.manifest(), Location(str(folder)))
         labels = [self.label(index) for index in range(self.images)]
         by_class = {name: VerdictCounts(accepted=labels.count(name)) for name in self.class_names}
@@ -119,12 +120,13 @@ class Lab:
     ) -> str:
         """Write an evaluation of predictions that miss some images, or have these probabilities."""
         folder = self.root / "evaluations" / (folder_name or name)
-        for part in ("plots", "predictions"):
+        for part in ("plots", "predictions", "thumbnails"):
             (folder / part).mkdir(parents=True)
         for plot, png in self.plots.items():
             (folder / "plots" / f"{plot}.png").write_bytes(png)
         probabilities = self.probabilities(wrong) if isinstance(wrong, set) else wrong
         pq.write_table(self.predictions(probabilities), folder / "predictions/a.parquet")
+        pq.write_table(self.thumbnails(), folder / "thumbnails/a.parquet")
         metrics = self.metrics(probabilities)
         metrics.write(Location(str(folder)))
         if maps:
@@ -164,6 +166,11 @@ class Lab:
             "confidence": probabilities.max(axis=1),
         }
         return pa.table(rows)
+
+    def thumbnails(self) -> pa.Table:
+        small = thumbnail_table(map(str, range(len(self.jpegs))), map(decode_jpeg, self.jpegs))["thumbnail"].to_pylist()
+        columns = {"image_id": self.ids(), "thumbnail": [small[index % len(small)] for index in range(self.images)]}
+        return pa.table(columns, schema=THUMBNAIL_SCHEMA)
 
     def metrics(self, probabilities: npt.NDArray[np.float32]) -> Metrics:
         groups = self.groups or None

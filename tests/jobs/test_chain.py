@@ -64,6 +64,7 @@ GRAD_CAM_COLUMNS = {
     "image": pa.binary(),
     "heatmap": pa.binary(),
 }
+THUMBNAIL_COLUMNS = {"image_id": pa.string(), "thumbnail": pa.binary()}
 EMBEDDING_COLUMNS = {"image_id": pa.string(), "embedding": pa.list_(pa.float32())}
 HISTORY_COLUMNS = {
     "epoch": pa.int32(),
@@ -255,6 +256,23 @@ def test_predictions_open_as_one_table_with_one_row_an_image(chain: Chain, name:
     embeddings = pd.read_parquet(folder / "embeddings")
     assert list(embeddings["image_id"]) == list(predictions["image_id"])
     assert len({len(embedding) for embedding in embeddings["embedding"]}) == 1
+
+
+@pytest.mark.parametrize("name", FOLDER_NAMES)
+def test_every_image_has_a_thumbnail_in_the_part_of_its_prediction(chain: Chain, name: str) -> None:
+    folder = chain.output / "evaluations" / name
+    parts = {file.name: pq.read_table(file) for file in (folder / "thumbnails").glob("part-*.parquet")}
+    assert parts.keys() == {file.name for file in (folder / "predictions").iterdir()}
+    for file, table in parts.items():
+        assert columns(folder / "thumbnails" / file) == THUMBNAIL_COLUMNS
+        assert table["image_id"].equals(pq.read_table(folder / "predictions" / file)["image_id"])
+        assert all(jpeg.startswith(b"\xff\xd8") for jpeg in table["thumbnail"].to_pylist())
+
+
+def test_the_shards_of_the_test_images_are_read_once_a_model_and_once_for_the_checks(chain: Chain) -> None:
+    shards = read_json(chain.output / "dataset" / "dataset.json")["shards"]
+    of_test = [shard["file"] for shard in shards if shard["split"] == "test"]
+    assert {shard: chain.shard_reads[shard] for shard in of_test} == dict.fromkeys(of_test, len(FOLDER_NAMES) + 1)
 
 
 @pytest.mark.parametrize("name", FOLDER_NAMES)

@@ -1,6 +1,7 @@
 """The checks of a converted data set: planted copies, the colour baseline, and what a rerun or a fault leaves."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lib.config.base import JobConfig
 from lib.config.conversion import ConvertConfig
 from lib.dataset.shard_source import ShardSource
 from lib.errors import SettingsError, StorageError
+from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.evaluation.checks.run import run_checks
 from lib.folders.checks import DESCRIPTOR_SCHEMA, NEAR_DUPLICATE_SCHEMA, ChecksRecord
 from lib.ingest.convert import convert_images
@@ -73,6 +75,26 @@ def test_planted_copies_and_only_these_are_named(checked: Path) -> None:
     record = json.loads((checked / "checks.json").read_text())
     assert record["near_duplicates"] == record["near_duplicate_images"] == len(CHANGES)
     assert max(table["hamming"].to_pylist()) <= record["most_different_bits"] == 10
+
+
+def test_pictures_are_taken_of_the_training_images_alone_from_the_shards_that_hold_them(
+    checked: Path, dataset: ShardSource, tmp_path: Path
+) -> None:
+    (original,) = set(pq.read_table(checked / "near_duplicates.parquet")["other_image_id"].to_pylist())
+    table = pq.read_table(checked / "thumbnails")
+    assert table["image_id"].to_pylist() == [original]
+    shutil.copytree(dataset.folder.path, tmp_path / "dataset")
+    for shard in (tmp_path / "dataset" / "images").iterdir():
+        if original not in pq.read_table(shard)["image_id"].to_pylist():
+            shard.unlink()
+    assert len(list((tmp_path / "dataset" / "images").iterdir())) == 1
+    alone = ShardSource.open(Location(str(tmp_path / "dataset")))
+    shutil.copytree(checked / "descriptors", tmp_path / "checks" / "descriptors")
+    checks, pairs = Location(str(tmp_path / "checks")), pq.read_table(checked / "near_duplicates.parquet")
+    write_pair_thumbnails(pairs, "test", alone, checks, checks)
+    assert pq.read_table(tmp_path / "checks" / "thumbnails").equals(table)
+    write_pair_thumbnails(pairs, "test", alone, checks, Location(str(tmp_path / "evaluation")))
+    assert not (tmp_path / "evaluation").exists()  # the checks have them all
 
 
 def test_every_image_has_one_row_of_descriptors_in_the_file_of_its_shard(checked: Path, dataset: ShardSource) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from lib.config.prediction import PredictionConfig
 from lib.dataset.source import DECODED_SCHEMA
+from lib.dataset.thumbnails import thumbnail_table
 from lib.evaluation.predictor import Predictor
 from lib.folders.model import write_reference
 from lib.folders.predictions import (
@@ -19,9 +20,11 @@ from lib.folders.predictions import (
     EMBEDDING_SCHEMA,
     GRAD_CAM_SCHEMA,
     PREDICTION_SCHEMA,
+    THUMBNAIL_SCHEMA,
     read_findings,
     read_grad_cam,
     read_predictions,
+    read_thumbnails,
 )
 from lib.ingest.image import decode_jpeg
 from lib.models.grad_cam import GradCam
@@ -154,6 +157,30 @@ def predict(
     Predictor(config, min_confidence)(unit)
 
 
+def test_images_are_predicted_and_shrunk_in_one_go(folder: Location, tmp_path: Path) -> None:
+    images = random_images()
+    config = PredictionConfig(model_dir=folder.uri, output=str(tmp_path))
+    Predictor(config, thumbnails=True)(decoded(images, refused=1))
+    (file,), (predicted,) = (tmp_path / "thumbnails").iterdir(), (tmp_path / "predictions").iterdir()
+    assert (file.name, pq.read_schema(file)) == (predicted.name, THUMBNAIL_SCHEMA)
+    found = read_thumbnails(Location(str(tmp_path)), ["id-5", "id-2", "no such image"])
+    assert found.keys() == {"id-2", "id-5"}
+    for name, jpeg in found.items():  # small images keep their size
+        differences = np.abs(decode_jpeg(jpeg).astype(int) - images).mean(axis=(1, 2, 3))
+        assert differences.argmin() == int(name[-1]) - 1
+        assert differences.min() < np.sort(differences)[1] / 3
+
+
+def test_a_large_image_has_a_thumbnail_of_its_colours() -> None:
+    halves = np.zeros((300, 150, 3), np.uint8)
+    halves[:150], halves[150:] = (200, 40, 90), (20, 160, 220)
+    (jpeg,) = thumbnail_table(["a"], [halves])["thumbnail"].to_pylist()
+    thumbnail = decode_jpeg(jpeg)
+    assert thumbnail.shape == (128, 64, 3)
+    np.testing.assert_allclose(thumbnail[32, 32], (200, 40, 90), atol=3)
+    np.testing.assert_allclose(thumbnail[96, 32], (20, 160, 220), atol=3)
+
+
 def test_an_image_of_the_reference_is_familiar_and_another_is_not(folder: Location, tmp_path: Path) -> None:
     blank = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     predict(folder, decoded(np.concatenate([random_images(), blank]), refused=1), tmp_path)
@@ -195,6 +222,7 @@ def test_a_unit_of_refused_images_alone_has_no_row(folder: Location, tmp_path: P
     predict(folder, decoded(random_images(0), refused=2), tmp_path, 0.5, test_time_augmentation="quarter_turns")
     assert read_predictions(Location(str(tmp_path))).num_rows == 0
     assert pq.read_table(tmp_path / "embeddings").schema == EMBEDDING_SCHEMA
+    assert not (tmp_path / "thumbnails").exists()  # without labels nothing shows the images
     findings = read_findings(Location(str(tmp_path)))
     assert (findings.verdicts.num_rows, findings.unfamiliar, findings.abstained) == (2, 0, 0)
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.config.chain import ReportConfig
+from lib.dataset.thumbnails import SIDE_PX
 from lib.errors import DataError, SettingsError
 from lib.folders.checks import MOST_SHOWN
 from lib.folders.dataset import MOST_REFUSED, find_overlap
@@ -27,12 +29,12 @@ from lib.folders.model import BestEpoch, SweepRecord
 from lib.folders.predictions import Mistake
 from lib.folders.report_folder import DatasetSummary, ReportRecord
 from lib.folders.sweep import Leaderboard, TrialResult
+from lib.plots.tiles import MOST_SPRITE_PX, TILE_SIDES_PX, tile_side
 from lib.report.collect import MOST_MISTAKES, choose_mistakes, collect
 from lib.report.doubts.model_doubts import chance_calibration_error
 from lib.report.doubts.ranking import doubts
 from lib.report.formatting import duration, json_in_page
 from lib.report.page import write_report
-from lib.report.page_thumbnails import MOST_SPRITE_PX, SIDE_PX, TILE_SIDES_PX, tile_side
 from lib.report.pictures import lighter, most_confused
 from lib.report.verdict import comparison, headline
 from lib.runs.status import read_status
@@ -229,29 +231,38 @@ def test_the_most_confident_mistakes_come_first_and_the_rest_is_counted(lab: Lab
 
 def test_thumbnails_are_small_jpegs_and_missing_images_are_said_to_be_missing(lab: Lab) -> None:
     config = lab.both({1, 2})
-    shard = lab.root / "dataset/images/test-00000.parquet"
-    table = pq.read_table(shard)
-    pq.write_table(table.filter(pc.not_equal(table["image_id"], lab.ids()[2])), shard)
+    file = lab.root / "evaluations/cnn/thumbnails/a.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.filter(pc.not_equal(table["image_id"], lab.ids()[2])), file)
     report = collect(config)
     (thumbnails,) = report.thumbnails.values()
     assert list(thumbnails.singles) == [lab.ids()[1]]
     image = cv2.imdecode(np.frombuffer(thumbnails.singles[lab.ids()[1]], np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.shape == (SIDE_PX, round(150 * SIDE_PX / 180), 3)
-    assert page_of(config).count("not in the dataset") == 1
+    page = page_of(config)
+    assert page.count("no picture kept") == 1
+    assert "earlier version" not in page
 
 
-def test_only_the_shards_of_the_evaluated_split_are_read(lab: Lab) -> None:
-    lab.dataset(
-        shards=[
-            {"file": "test-00000.parquet", "split": "test", "images": 60},
-            {"file": "gone.parquet", "split": "train", "images": 1},
-        ]
-    )
-    lab.model("cnn")
-    config = ReportConfig(evaluations=(lab.evaluation("cnn", {1}),), output=str(lab.root / "report"))
+def test_an_evaluation_of_an_earlier_version_shows_the_pictures_that_another_one_kept(lab: Lab) -> None:
+    config = lab.both({1}, {1, 2})
+    shutil.rmtree(lab.root / "evaluations/cnn/thumbnails")
     (thumbnails,) = collect(config).thumbnails.values()
-    assert list(thumbnails.singles) == [lab.ids()[1]]
+    assert sorted(thumbnails.singles) == lab.ids()[1:3]
+
+
+def test_an_evaluation_of_an_earlier_version_says_why_it_has_no_pictures(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    config = lab.config(lab.evaluation("cnn", {1}, maps=lab.layouts()))
+    shutil.rmtree(lab.root / "evaluations/cnn/thumbnails")
+    page = page_of(config)
+    assert page.count("made by an earlier version, which kept no pictures of the images") == 1
+    assert page.count("no picture kept") == 1
+    data = json.loads(page.split('id="page-data">')[1].split("</script>")[0])
+    assert data["thumbnails"] == []
+    assert set(data["maps"][0]["tiles"]) == {-1}
 
 
 def test_the_list_of_quarantined_files_is_capped_and_the_rest_is_counted(lab: Lab) -> None:
@@ -429,7 +440,6 @@ def test_near_duplicates_are_shown_side_by_side_and_the_rest_is_counted(lab: Lab
     assert "37 pairs whose image hashes differ in at most 10 of 63 bits" in page
     assert "the closest 30 are shown, 7 more are in" in page
     assert page.count("labels differ") == MOST_SHOWN
-    # images of "train" are not in the shard of this data set
     assert len([image for image in Page(page).all("img") if "data-thumbnail" in image]) >= 2 * MOST_SHOWN
 
 

@@ -8,6 +8,7 @@ from lib.dataset.shard_source import ShardSource
 from lib.evaluation.checks.colour_baseline import Baseline
 from lib.evaluation.checks.descriptors import describe_images
 from lib.evaluation.checks.near_duplicates import NearDuplicates
+from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.folders.checks import BASELINE_FILE, NEAR_DUPLICATES_FILE, ChecksRecord
 from lib.folders.output import OutputFolder
 from lib.storage.location import Location
@@ -35,6 +36,7 @@ def _check(dataset: ShardSource, split: str, folder: OutputFolder[ChecksRecord],
     descriptors = describe_images(dataset, folder.location, config)
     duplicates = NearDuplicates.among(descriptors)
     write_table(duplicates.pairs, folder.location / NEAR_DUPLICATES_FILE)
+    write_pair_thumbnails(duplicates.pairs, split, dataset, folder.location, folder.location)
     baseline = Baseline.of(descriptors, split, dataset.class_names)
     write_table(baseline.rows, folder.location / BASELINE_FILE)
     return folder.complete(

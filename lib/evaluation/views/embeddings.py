@@ -9,14 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.prediction import EvaluateConfig
-from lib.dataset.shard_source import ShardSource
-from lib.dataset.thumbnails import read_thumbnails
 from lib.evaluation.checks.near_duplicates import proposed_duplicates
 from lib.evaluation.views.maps import embedding_maps, map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
 from lib.folders.evaluation import MAPS_FILE, PROJECTOR
 from lib.folders.model import read_reference
-from lib.folders.predictions import EMBEDDINGS, Outcome
+from lib.folders.predictions import EMBEDDINGS, Outcome, read_thumbnails
 from lib.projector import (
     ProjectorPoints,
     choose_points,
@@ -25,7 +23,6 @@ from lib.projector import (
     verify_projector,
     verify_projector_files,
 )
-from lib.projector.sprite import THUMBNAIL_PX
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
@@ -33,7 +30,7 @@ SEED = 0
 Matrix = npt.NDArray[np.float32]
 
 
-def show_embeddings(outcome: Outcome, dataset: ShardSource, config: EvaluateConfig) -> pa.Table:
+def show_embeddings(outcome: Outcome, config: EvaluateConfig) -> pa.Table:
     """Write `maps.parquet` and `projector/` of a fair sample of the images, and see that TensorBoard shows it.
 
     Returns:
@@ -41,7 +38,7 @@ def show_embeddings(outcome: Outcome, dataset: ShardSource, config: EvaluateConf
 
     Raises:
         DataError: If TensorBoard does not serve the Projector as it should.
-        StorageError: If embeddings or images cannot be read, or the results not written.
+        StorageError: If embeddings or thumbnails cannot be read, or the results not written.
     """
     folder = Location(config.output)
     chosen = outcome.predictions.take(_chosen(outcome.predictions))
@@ -49,7 +46,7 @@ def show_embeddings(outcome: Outcome, dataset: ShardSource, config: EvaluateConf
     embeddings = _embeddings(folder, ids)
     maps = map_table(ids, embedding_maps(embeddings, config.maps, SEED))
     write_table(maps, folder / MAPS_FILE)
-    thumbnails = read_thumbnails(dataset, config.split, ids, THUMBNAIL_PX)
+    thumbnails = read_thumbnails(folder, ids)
     points = ProjectorPoints(
         embeddings,
         chosen["label"].to_pylist(),
