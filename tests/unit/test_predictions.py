@@ -200,7 +200,7 @@ def test_an_image_without_a_verdict_does_not_go_unnoticed() -> None:
     listing = listing_of(["a", "b", "c"], [])
     manifest = predict.manifest_of(listing, unit([("c", None), ("a", None)]))
     assert manifest["image_id"].to_pylist() == ["a", "c"]
-    with pytest.raises(TissueError, match="image b is lost"):
+    with pytest.raises(TissueError, match="image b is missing"):
         Accounting.of(manifest, listing.ids)
 
 
