@@ -8,7 +8,7 @@ import pyarrow as pa
 from lib.folders.output import read_complete
 from lib.folders.record import CompletionRecord, Record
 from lib.storage.location import Location
-from lib.storage.tables import read_table
+from lib.storage.tables import Row, read_table, write_table
 
 DESCRIPTORS = "descriptors"
 NEAR_DUPLICATES_FILE, BASELINE_FILE = "near_duplicates.parquet", "baseline.parquet"
@@ -171,3 +171,32 @@ def read_near_duplicates(file: Location) -> NearDuplicates:
         for row in table.slice(0, MOST_SHOWN).to_pylist()
     )
     return NearDuplicates(pairs, table.num_rows, len(table["image_id"].unique()))
+
+
+def described_shards(folder: Location) -> set[str]:
+    """The shards whose images have their descriptors in a checks folder."""
+    return {file.path for file in (folder / DESCRIPTORS).list_files()}
+
+
+def write_descriptors(rows: list[Row], folder: Location, shard: str) -> None:
+    """Write the descriptors (`DESCRIPTOR_SCHEMA`) of the images of a shard, in a file of its name."""
+    write_table(pa.Table.from_pylist(rows, schema=DESCRIPTOR_SCHEMA), folder / DESCRIPTORS / shard)
+
+
+def read_descriptors(folder: Location) -> pa.Table:
+    """All descriptors of a checks folder.
+
+    Raises:
+        StorageError: If they cannot be read.
+    """
+    return read_table(folder / DESCRIPTORS)
+
+
+def write_near_duplicates(pairs: pa.Table, folder: Location) -> None:
+    """Write pairs of images (`NEAR_DUPLICATE_SCHEMA`) into a checks folder, or an evaluation folder."""
+    write_table(pairs, folder / NEAR_DUPLICATES_FILE)
+
+
+def write_baseline(predictions: pa.Table, folder: Location) -> None:
+    """Write what the colours alone predict (`BASELINE_SCHEMA`)."""
+    write_table(predictions, folder / BASELINE_FILE)

@@ -1,12 +1,6 @@
 """The feature folder: what a frozen base makes of each image, kept as Parquet."""
 
-from typing import TYPE_CHECKING
-
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    pass
-
 
 FEATURE_SCHEMA = pa.schema(
     [
@@ -19,7 +13,5 @@ FEATURE_SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-
-
 WIDTH_KEY = b"width"
 """In the footer of each part: how many features an image has, known even where all of them were refused."""

@@ -22,5 +22,4 @@ KINDS: tuple[type[CompletionRecord], ...] = (
     ReportRecord,
     PipelineRecord,
 )
-MARKERS = {kind.FILE: kind for kind in KINDS}
 JOBS = {kind.JOB: kind for kind in KINDS}

@@ -12,7 +12,7 @@ from lib.config.base import JobConfig
 from lib.dataset.graph import done
 from lib.dataset.shard_source import ShardSource
 from lib.errors import DataError
-from lib.folders.checks import DESCRIPTOR_SCHEMA, DESCRIPTORS
+from lib.folders.checks import described_shards, read_descriptors, write_descriptors
 from lib.folders.manifest import SPLITS
 from lib.folders.shards import read_shard, shards_of
 from lib.ingest.image import decode_jpeg
@@ -21,7 +21,7 @@ from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import map_units, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
-from lib.storage.tables import Row, read_table, write_table
+from lib.storage.tables import Row
 
 HASH_BITS = 63
 VIEWS = 8
@@ -89,18 +89,17 @@ def describe_images(dataset: ShardSource, output: Location, config: JobConfig) -
         DataError: If there are not as many as images.
     """
     units = [unit for split in SPLITS for unit in dataset.units(split)]
-    folder, images = output / DESCRIPTORS, sum(unit.num_rows for unit in units)
-    written = {file.path for file in folder.list_files()}
+    images, written = sum(unit.num_rows for unit in units), described_shards(output)
     missing = [unit for unit in units if unit["file"][0].as_py() not in written]
     with Progress("describe", images) as progress:
         progress.advance(images - sum(unit.num_rows for unit in missing))
         if missing:
             start_ray(config)
-            arguments = {"images": shards_of(dataset.folder), "output": folder}
+            arguments = {"images": shards_of(dataset.folder), "output": output}
             graph = map_units(units_dataset(missing), _describe_unit, fn_kwargs=arguments, num_cpus=1)
             for table in stream_tables(graph):
                 progress.advance(sum(table["images"].to_pylist()))
-    descriptors = read_table(folder)
+    descriptors = read_descriptors(output)
     if descriptors.num_rows != images:
         raise DataError(f"{descriptors.num_rows} descriptors for {images} images in {output.uri}")
     return descriptors.sort_by("image_id")
@@ -112,7 +111,7 @@ def _describe_unit(unit: pa.Table, images: Location, output: Location) -> pa.Tab
     cv2.setNumThreads(1)
     name = unit["file"][0].as_py()
     rows = [_described(row) for row in read_shard(images / name).to_pylist()]
-    write_table(pa.Table.from_pylist(rows, schema=DESCRIPTOR_SCHEMA), output / name)
+    write_descriptors(rows, output, name)
     return done(len(rows))
 
 
