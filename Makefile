@@ -18,8 +18,9 @@ demo: setup
 	@echo 'The transfer model starts from the CNN of this very run (saved:), since ImageNet weights would need a network.' >&2
 	$(BIN)/python -m jobs.pipeline --config jobs/recipes/demo.yaml
 
+# In the order of the folders: long tests, and those that share a Ray, come first, and the short ones fill up both processes.
 test: setup
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .

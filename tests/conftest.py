@@ -1,9 +1,12 @@
 """What every test needs: an environment that is set before anything imports Ray or Keras, and no trace left behind."""
 
+import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +36,32 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_unconfigure() -> None:
-    """Remove what Ray and Keras left behind."""
+    """End the Ray of this process, and remove what Ray and Keras left behind."""
+    end_ray()
     shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+def end_ray() -> None:
+    """End the Ray of this process, if it has one."""
+    if "ray" in sys.modules:
+        from lib.runtime.ray_data import stop_ray
+
+        stop_ray()
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> None:
+    """The local Ray of this process. It takes 10 s to start, so it stays for later modules that ask for it."""
+    from lib.config.base import JobConfig
+    from lib.runtime.ray_data import start_ray
+
+    start_ray(JobConfig())
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> None:
+    """No Ray in this process."""
+    end_ray()
 
 
 @pytest.fixture
@@ -45,23 +72,38 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """A folder that all processes of a test run have in common, for one of them at a time."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_source(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """Three classes of striped TIFFs; one has no test image, two files are damaged, two are no images."""
     from tests.fakes.sources import damage, write_source
 
-    classes = {"liver": 10, "lung": 10, "skin": 10}
-    folder = write_source(tmp_path_factory.mktemp("tiny") / "source", classes, test_per_class=4, without_test="skin")
-    damage(folder / "train" / "lung" / "lung_train_003.tif")
-    (folder / "test" / "liver" / "no_tiff.tif").write_text("these are no pixels")
-    (folder / "train" / "liver" / "notes.txt").write_text("taken on a Monday")
-    (folder / "train" / "liver" / ".DS_Store").write_bytes(b"\0")
+    with shared_folder(tmp_path_factory, worker_id) as shared:
+        folder = shared / "source"
+        if not folder.exists():
+            classes = {"liver": 10, "lung": 10, "skin": 10}
+            write_source(folder, classes, test_per_class=4, without_test="skin")
+            damage(folder / "train" / "lung" / "lung_train_003.tif")
+            (folder / "test" / "liver" / "no_tiff.tif").write_text("these are no pixels")
+            (folder / "train" / "liver" / "notes.txt").write_text("taken on a Monday")
+            (folder / "train" / "liver" / ".DS_Store").write_bytes(b"\0")
     return folder
 
 
 @pytest.fixture(scope="session")
-def chain(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> "Chain":
-    """The whole chain, run once on the tiny source with three models."""
+def chain(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> "Chain":
+    """The whole chain on the tiny source with three models, run once for all tests."""
     from tests.fakes.chain import Chain
 
-    return Chain.run(tiny_source, tmp_path_factory.mktemp("chain") / "output")
+    with shared_folder(tmp_path_factory, worker_id) as shared:
+        return Chain.of(tiny_source, shared)

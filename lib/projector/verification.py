@@ -23,9 +23,9 @@ from lib.projector.points import ProjectorPoints
 from lib.projector.run_folder import COLUMNS, TENSOR_NAME
 from lib.projector.sprite import columns, thumbnail_side
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 REQUEST_TIMEOUT_S = 120.0
-LISTED_TIMEOUT_S = 30.0
+LISTED_TIMEOUT_S = 120.0
 """How long TensorBoard may take to find the run: it lists its folder anew every five seconds."""
 POLL_INTERVAL_S = 0.1
 ROUTES = "data/plugin/projector/"

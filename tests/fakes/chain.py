@@ -1,11 +1,12 @@
 """The whole chain on a tiny source, run once for many tests."""
 
-import tempfile
+import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.jobs import JobResult, job_here, run_job
 from tests.fakes.reads import noted_reads, noting_reads
 
 SETTINGS = (
@@ -38,19 +39,25 @@ class Chain:
     shard_reads: "Counter[str]"
 
     @classmethod
-    def run(cls, source: Path, output: Path, *more_models: str) -> "Chain":
-        """Run the pipeline."""
-        models = [model.format(output=output) for model in (*MODELS, *more_models)]
-        flags = ("--source", source, "--output", output, "--models", *models, "--layout", "folder", *SETTINGS)
-        with tempfile.TemporaryDirectory() as folder:
-            result = run_job("pipeline", *flags, env=noting_reads(Path(folder), output / "dataset" / "images"))
-            return cls(source, output, result, noted_reads(Path(folder)))
+    def of(cls, source: Path, folder: Path) -> "Chain":
+        """The pipeline below a folder, run as a command unless another test process has done so."""
+        kept, reads, output = folder / "result.json", folder / "reads", folder / "output"
+        if not kept.exists():
+            reads.mkdir()
+            noting = noting_reads(reads, output / "dataset" / "images")
+            kept.write_text(json.dumps(asdict(run_job("pipeline", *_flags(source, output), env=noting))))
+        return cls(source, output, JobResult(**json.loads(kept.read_text())), noted_reads(reads))
 
-    def again(self, *more_models: str) -> "Chain":
-        """Run the same command once more, perhaps with further models."""
-        return Chain.run(self.source, self.output, *more_models)
+    def again(self, *more_models: str) -> dict[str, Any]:
+        """Do the same once more in this process, perhaps with further models; returns the summary."""
+        return job_here("pipeline", *_flags(self.source, self.output, *more_models))
 
     def file_times(self, *folders: str) -> dict[str, int]:
         """When each file below some of the output's folders was written."""
         files = (file for folder in folders for file in (self.output / folder).rglob("*") if file.is_file())
         return {file.relative_to(self.output).as_posix(): file.stat().st_mtime_ns for file in files}
+
+
+def _flags(source: Path, output: Path, *more_models: str) -> tuple[object, ...]:
+    models = [model.format(output=output) for model in (*MODELS, *more_models)]
+    return ("--source", source, "--output", output, "--models", *models, "--layout", "folder", *SETTINGS)

@@ -1,14 +1,13 @@
 """A conversion in this process, unit by unit, where the job has Ray run the units."""
 
-from typing import Any
-
 import pytest
 
 from lib.config.conversion import ConvertConfig
+from lib.folders.dataset import DatasetRecord
 from lib.ingest import convert
 
 
-def convert_here(config: ConvertConfig) -> dict[str, Any]:
+def convert_here(config: ConvertConfig) -> DatasetRecord:
     """What `convert_images` does, without Ray."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

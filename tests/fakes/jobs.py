@@ -1,4 +1,4 @@
-"""Jobs as people run them: a command in a process of its own."""
+"""Jobs as people run them, a command in a process of its own; and what a job does, in this process."""
 
 import json
 import os
@@ -8,14 +8,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from lib.runs.command_line import parse_settings
+
 ROOT = Path(__file__).parents[2]
 FOREIGN_VARIABLES = ("RAY_ADDRESS", "STORAGE_EMULATOR_HOST", "DRIVE_API_ENDPOINT", "GOOGLE_APPLICATION_CREDENTIALS")
-JOB_TIMEOUT_S = 240.0
+JOB_TIMEOUT_S = WAIT_S = 600.0
+"""After which a test fails: ten times what anything here takes on a machine that is not busy."""
 TASK_TITLE = "ray::MapBatches("
 """How Ray names a process that runs a task of a graph over units."""
 
@@ -33,6 +38,23 @@ class JobResult:
         """The last line on stdout."""
         assert self.exit_code == 0, f"exit code {self.exit_code}:\n{self.stderr}"
         return dict(json.loads(self.stdout.splitlines()[-1]))
+
+
+def job_here(name: str, *flags: object) -> dict[str, Any]:
+    """Do what `python -m jobs.NAME` does with these flags, in this process and with its Ray (see `local_ray`).
+
+    For tests of what a job writes and returns. It saves a Ray and an import of TensorFlow, two thirds of a small job.
+
+    Returns:
+        The summary.
+
+    Raises:
+        TissueError: For which the command would end with an exit code and one line.
+    """
+    job = import_module(f"jobs.{name}").main
+    (config_type,) = (parameter.annotation for parameter in signature(job).parameters.values())
+    summary = job(parse_settings(config_type, list(map(str, flags)), f"python -m jobs.{name}"))
+    return dict(json.loads(json.dumps(summary)))
 
 
 def _command(name: str, flags: tuple[object, ...]) -> list[str]:
@@ -112,13 +134,13 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def wait_for_file(process: "subprocess.Popen[str]", folder: Path, pattern: str, timeout: float = 120) -> None:
+def wait_for_file(process: "subprocess.Popen[str]", folder: Path, pattern: str, timeout: float = WAIT_S) -> None:
     """Wait until a running job has written a file that matches."""
     wait_until(process, lambda: any(folder.glob(pattern)), f"{pattern} is written", timeout)
 
 
 def wait_until(
-    process: "subprocess.Popen[str]", condition: Callable[[], bool], what: str, timeout: float = 120
+    process: "subprocess.Popen[str]", condition: Callable[[], bool], what: str, timeout: float = WAIT_S
 ) -> None:
     """Wait until something is the case while a job runs."""
 
@@ -129,7 +151,7 @@ def wait_until(
     wait_for(met, what, timeout)
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout: float = WAIT_S) -> None:
     """Wait until something is the case."""
     deadline = time.monotonic() + timeout
     while not condition():

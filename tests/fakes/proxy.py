@@ -20,7 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-Kind = Literal["status", "latency", "stall", "reset", "lose_answer", "short", "truncate", "flip", "flip_upload"]
+Kind = Literal["status", "latency", "stall", "hold", "reset", "lose_answer", "short", "truncate", "flip", "flip_upload"]
+SIGN_OF_LIFE_S = 5.0
 OF_THIS_CONNECTION = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
 
 
@@ -29,10 +30,11 @@ class Fault:
     """What goes wrong with some of the requests whose `METHOD path?query`, unquoted, matches.
 
     Attributes:
-        kind: `status`: answer with `status` and `message`. `latency`, `stall`: wait `seconds`, then answer. `reset`:
-            close the connection before the request is forwarded; `lose_answer`: after it was. `short`: state the whole
-            length, send half and close. `truncate`: send half and state that as the length. `flip`, `flip_upload`:
-            change a bit of the answer, or of the request.
+        kind: `status`: answer with `status` and `message`. `latency`, `stall`: wait `seconds`, then answer. `hold`:
+            answer when the fault is over, and tell the client meanwhile that we are still there. `reset`: close the
+            connection before the request is forwarded; `lose_answer`: after it was. `short`: state the whole length,
+            send half and close. `truncate`: send half and state that as the length. `flip`, `flip_upload`: change a
+            bit of the answer, or of the request.
         pattern: A regular expression.
         skip: How many of the matching requests are answered first.
         times: How often at the most.
@@ -161,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
         for kind in ("latency", "stall"):
             if kind in faults:
                 faults[kind].over.wait(faults[kind].seconds)
+        while "hold" in faults and not faults["hold"].over.wait(SIGN_OF_LIFE_S):
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if "reset" in faults:
             self._reset()
         elif "status" in faults:

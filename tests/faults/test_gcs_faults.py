@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -25,19 +24,20 @@ from lib.errors import StorageError
 from lib.storage import faults as faults_module
 from lib.storage import gcs as gcs_module
 from lib.storage.faults import RetryPolicy
-from lib.storage.location import FILESYSTEMS, Location
+from lib.storage.location import Location
 from lib.storage.scan import StoredFile
 from tests.fakes.conversion import convert_here
 from tests.fakes.gcs import GcsServer, gcs_server
-from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.jobs import JobResult, run_job, wait_for
 from tests.fakes.proxy import FaultyProxy, faulty_proxy
 from tests.fakes.sources import write_source
+from tests.fakes.storage import storage_here
 
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # before any test imports gcsfs
 
 CONTENT = bytes(range(256)) * 40
 DOWNLOAD = r"GET .*a\.tif\?alt=media"
-STALL_S, USUAL_STALL_S = 0.1, gcs_module.STALL_S
+STALL_S, USUAL_STALL_S = 0.25, gcs_module.STALL_S
 FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "429": ("status", {"status": 429}),
     "500": ("status", {"status": 500}),
@@ -62,7 +62,7 @@ REASONS = {
     "short body": "received 5120 of 10240 bytes",
     "truncated body": "5120 bytes",
     "flipped bit": "crc32c:.* was listed|checksum",
-    "stall": "no answer from storage within 0.1 s",
+    "stall": "no answer from storage within 0.25 s",
 }
 TRIES = {"stall": 4, "truncated body": 5, "flipped bit": 5}
 """How often a request is made before it is given up, if not 8 times."""
@@ -82,7 +82,14 @@ def proxy(gcs: GcsServer) -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture
-def waits(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def stall_s(request: pytest.FixtureRequest) -> float:
+    """How long an answer may take: as usual, but where one is to stall, since all are late on a busy machine."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    return STALL_S if parameters.get("name") == "stall" else USUAL_STALL_S
+
+
+@pytest.fixture
+def waits(proxy: FaultyProxy, stall_s: float, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The pauses between requests, which are not made. This process works through the proxy."""
     pauses: list[float] = []
 
@@ -93,10 +100,9 @@ def waits(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(gcs_module, "RETRIES", WithoutPauses(**asdict(gcs_module.RETRIES)))
     monkeypatch.setattr(faults_module, "RETRIES", RetryPolicy(first_delay_s=0.001))
-    monkeypatch.setattr(gcs_module, "STALL_S", STALL_S)
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
-    monkeypatch.setitem(FILESYSTEMS, "gs", partial(gcs_module.gcs_filesystem))  # with connections of its own
-    return pauses
+    monkeypatch.setattr(gcs_module, "STALL_S", stall_s)
+    with storage_here({"STORAGE_EMULATOR_HOST": proxy.url}):
+        yield pauses
 
 
 @pytest.fixture
@@ -146,6 +152,7 @@ def test_a_fault_that_stays_is_one_line_with_the_file_and_the_reason(
     assert f"tried {TRIES.get(name, 8)} times" in message
 
 
+@pytest.mark.parametrize("stall_s", [STALL_S])
 def test_one_fault_of_each_kind_in_a_row_is_survived(folder: Location, proxy: FaultyProxy) -> None:
     files = folder.list_files()
     for position, (kind, details) in enumerate(FAULTS.values()):
@@ -166,11 +173,12 @@ def test_many_files_read_through_many_faults_are_each_what_was_listed(folder: Lo
     assert all(fault.hits for fault in proxy.faults)
 
 
+@pytest.mark.parametrize("stall_s", [5])
 def test_a_slow_store_is_no_fault(folder: Location, proxy: FaultyProxy) -> None:
-    proxy.fail("latency", ".*", seconds=STALL_S / 3)
+    proxy.fail("latency", ".*", seconds=0.5)
     files = folder.list_files()
     proxy.heal()
-    proxy.fail("latency", DOWNLOAD, seconds=STALL_S / 3)
+    proxy.fail("latency", DOWNLOAD, seconds=0.5)
     assert folder.read_listed(files)[0][0] == CONTENT
     assert len(proxy.matching(DOWNLOAD)) == 1
 
@@ -263,7 +271,7 @@ def test_a_fault_that_stays_is_given_up_after_a_stated_number_of_requests(
     kind, details = FAULTS[name]
     proxy.fail(kind, DOWNLOAD, **details)
     refusal(lambda: folder.read_listed(files))
-    assert most_often(proxy) == TRIES.get(name, 8)
+    wait_for(lambda: most_often(proxy) == TRIES.get(name, 8), "each request has arrived")
 
 
 @pytest.mark.parametrize(("name", "longest_s"), [("429", 95), ("503", 95), ("stall", 127)])
@@ -304,16 +312,17 @@ def test_every_operation_gives_up_after_the_same_number_of_requests(
         line = refusal(operation)
         assert "gs://lab/faults" in line
         assert re.search(REASONS[name], line)
-        assert most_often(proxy) == TRIES.get(name, 8)
+        wait_for(lambda: most_often(proxy) == TRIES.get(name, 8), "each request has arrived")
 
 
+@pytest.mark.parametrize("stall_s", [STALL_S])
 def test_a_server_that_stops_reading_an_upload_is_given_up_too(
     waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # connections are made, but nobody reads
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{deaf.getsockname()[1]}")
         line = refusal(lambda: Location("gs://lab/large").write_bytes(bytes(16 * 2**20)))
-    assert line == "cannot write gs://lab/large: no answer from storage within 0.1 s (tried 4 times)"
+    assert line == "cannot write gs://lab/large: no answer from storage within 0.25 s (tried 4 times)"
 
 
 class SlowReader(BaseHTTPRequestHandler):
@@ -337,8 +346,8 @@ class SlowReader(BaseHTTPRequestHandler):
         """Keep pytest's output clean."""
 
 
+@pytest.mark.parametrize("stall_s", [1])
 def test_a_slow_upload_is_no_stall(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gcs_module, "STALL_S", 1.0)
     with HTTPServer(("127.0.0.1", 0), SlowReader) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
         Thread(target=server.handle_request).start()
@@ -401,7 +410,7 @@ def test_an_upload_that_arrives_changed_is_sent_again(folder: Location, proxy: F
 
 
 CLASSES, PER_SHARD = {"liver": 20, "lung": 20}, 6
-RANGE = ("--tiff-range", "0:255")  # so that no image is read to measure it
+RANGE = "0:255"  # so that no image is read to measure it
 
 
 @pytest.fixture(scope="module")
@@ -409,37 +418,35 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("faults") / "source", CLASSES, test_per_class=10, size=32)
 
 
-def convert(uri: str, output: str, proxy: FaultyProxy) -> JobResult:
-    flags = ("--source", uri, "--output", output, "--image-size", 32, "--images-per-shard", PER_SHARD, *RANGE)
-    return run_job("convert", *flags, env={"STORAGE_EMULATOR_HOST": proxy.url})
+def settings(source: str, output: str) -> ConvertConfig:
+    return ConvertConfig(
+        source=source, output=output, image_size=32, images_per_shard=PER_SHARD, tiff_range=RANGE
+    )  # fmt: skip
 
 
+@pytest.mark.usefixtures("waits")
 def test_credentials_that_are_refused_are_one_line_of_the_job(proxy: FaultyProxy, tmp_path: Path) -> None:
     proxy.fail("status", ".*", status=401, message="not signed in")
-    result = convert("gs://lab/organs", str(tmp_path / "dataset"), proxy)
-    assert result.exit_code == 1
-    [line] = result.stderr.splitlines()
+    line = refusal(lambda: convert_here(settings("gs://lab/organs", str(tmp_path / "dataset"))))
     assert "gs://lab/organs" in line
     assert "gcloud auth application-default login" in line
 
 
+@pytest.mark.usefixtures("waits")
 def test_a_conversion_through_random_faults_gives_the_same_as_one_without(
     gcs: GcsServer, source: Path, tmp_path: Path
 ) -> None:
-    here = {"source": str(source), "output": str(tmp_path / "dataset"), "image_size": 32, "tiff_range": "0:255"}
-    expected = convert_here(ConvertConfig(**here, images_per_shard=PER_SHARD))
-    with faulty_proxy(gcs.url, seed=1) as proxy:
+    expected = convert_here(settings(str(source), str(tmp_path / "dataset")))
+    with faulty_proxy(gcs.url, seed=1) as proxy, storage_here({"STORAGE_EMULATOR_HOST": proxy.url}):
         uri = gcs.upload(source, "organs")
         proxy.fail("status", ".*", probability=0.05)
         proxy.fail("reset", ".*", probability=0.02)
         proxy.fail("truncate", "GET .*alt=media", probability=0.02)
-        result = convert(uri, "gs://lab/random/dataset", proxy)
-    assert result.summary["accepted"] == result.summary["listed"] == 60
-    assert result.summary["quarantined"] == 0
-    assert all(fault.hits for fault in proxy.faults), [(fault.kind, fault.hits) for fault in proxy.faults]
-    record = json.loads(gcs.read("random/dataset/dataset.json"))
-    assert record["content_hash"] == expected["content_hash"]
-    assert record["counts"] == expected["counts"]
+        record = convert_here(settings(uri, "gs://lab/random/dataset"))
+        assert all(fault.hits for fault in proxy.faults), [(fault.kind, fault.hits) for fault in proxy.faults]
+    assert (record.counts.listed, record.counts.accepted, record.counts.quarantined) == (60, 60, 0)
+    assert record.content_hash == expected.content_hash
+    assert record.counts == expected.counts
 
 
 @pytest.fixture(scope="module")
@@ -448,7 +455,9 @@ def failed(gcs: GcsServer, source: Path) -> JobResult:
     uri = gcs.upload(source, "tissues")
     with faulty_proxy(gcs.url) as proxy:
         proxy.fail("truncate", r"GET .*liver_train_003\.tif\?alt=media")
-        result = convert(uri, "gs://lab/stays/dataset", proxy)
+        flags = ("--source", uri, "--output", "gs://lab/stays/dataset", "--image-size", 32)
+        environment = {"STORAGE_EMULATOR_HOST": proxy.url}
+        result = run_job("convert", *flags, "--tiff-range", RANGE, "--images-per-shard", PER_SHARD, env=environment)
         assert len(proxy.matching(r"liver_train_003\.tif\?alt=media")) == 5
     return result
 
@@ -460,6 +469,7 @@ def test_a_fault_that_stays_is_one_line_of_the_job(failed: JobResult) -> None:
     assert all(re.match(r"\d\d:\d\d:\d\d convert: ", progress) for progress in before)
 
 
+@pytest.mark.usefixtures("waits")
 def test_a_fault_that_stays_fails_the_run_and_the_next_one_fetches_only_what_is_missing(
     gcs: GcsServer, failed: JobResult, proxy: FaultyProxy
 ) -> None:
@@ -474,8 +484,8 @@ def test_a_fault_that_stays_fails_the_run_and_the_next_one_fetches_only_what_is_
     assert {row["verdict"] for row in verdicts} == {"accepted"}
     assert len(verdicts) < 60
 
-    result = convert("gs://lab/tissues", "gs://lab/stays/dataset", proxy)
-    assert result.summary["accepted"] == result.summary["listed"] == 60
+    record = convert_here(settings("gs://lab/tissues", "gs://lab/stays/dataset"))
+    assert record.counts.accepted == record.counts.listed == 60
     done = {f"tissues/{row['path']}" for row in verdicts}
     fetched = [
         request.target.split("/o/")[1].split("?")[0] for request in proxy.matching("GET .*/o/tissues/.*alt=media")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lib.errors import expected_cause, in_one_line
 from lib.folders.record import CompletionRecord
 from lib.storage.location import Location
-from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.jobs import JobResult, job_here, run_job
 from tests.fakes.records import dataset_record, model_record
 from tests.fakes.sources import damage, write_source
 
@@ -95,6 +96,7 @@ class Case:
         exit_code: Expected.
         culprit: Words that the message must have.
         before_ray: Whether it must be refused without starting Ray.
+        here: Whether it takes TensorFlow or more than a listing to find out, so that it is run in this process.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Case:
     exit_code: int
     culprit: tuple[str, ...]
     before_ray: bool = True
+    here: bool = False
 
 
 CASES = (
@@ -165,6 +168,7 @@ CASES = (
         3,
         ("1 of 12 images", "--max-bad-fraction"),
         before_ray=False,
+        here=True,
     ),
     Case(
         "class whose every image is damaged",
@@ -173,6 +177,7 @@ CASES = (
         1,
         ("'lung'",),
         before_ray=False,
+        here=True,
     ),
     Case(
         "output of another run",
@@ -261,6 +266,7 @@ CASES = (
         1,
         ("wrong.weights.h5", "do not fit mobilenet"),
         before_ray=False,
+        here=True,
     ),
     Case(
         "step size that diverges",
@@ -269,6 +275,7 @@ CASES = (
         1,
         ("never a number", "--learning-rate"),
         before_ray=False,
+        here=True,
     ),
     Case(
         "too many damaged files in a stream",
@@ -284,6 +291,7 @@ CASES = (
         lambda i: ("--source", i.good, "--model", "vgg16"),
         1,
         ("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "KERAS_HOME", "weights=none"),
+        here=True,
     ),
     Case(
         "incomplete model to evaluate",
@@ -339,8 +347,8 @@ def run_case(case: Case, root: Path) -> Run:
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
     """The selected cases, three at a time: starting Ray is mostly waiting."""
-    here = [item for item in request.session.items if item.path == request.path]
-    cases = [item.callspec.params["case"] for item in here]
+    selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
+    cases = [case for case in selected if not case.here]
     with ThreadPoolExecutor(max_workers=3) as pool:
         folders = {case.name: tmp_path_factory.mktemp("bad") for case in cases}
         futures = {case.name: pool.submit(run_case, case, folders[case.name]) for case in cases}
@@ -349,12 +357,16 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             future.cancel()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def name_of(case: Case) -> str:
+    return case.name
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.here], ids=name_of)
 def test_it_is_refused_with_one_line_that_names_the_culprit(case: Case, runs: dict[str, Future[Run]]) -> None:
     run = runs[case.name].result()
     assert run.result.exit_code == case.exit_code, run.result.stderr
     assert run.result.stdout == ""
-    lines = [line for line in run.result.stderr.splitlines() if not line.startswith("Downloading data from ")]
+    lines = run.result.stderr.splitlines()
     assert run.started_ray != case.before_ray
     if case.before_ray:
         assert len(lines) == 1, run.result.stderr
@@ -362,3 +374,21 @@ def test_it_is_refused_with_one_line_that_names_the_culprit(case: Case, runs: di
     assert "Traceback" not in run.result.stderr
     for words in case.culprit:
         assert words in lines[-1]
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("case", [case for case in CASES if case.here], ids=name_of)
+def test_what_takes_longer_to_find_out_is_refused_in_the_same_way(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in NO_NETWORK.items():
+        monkeypatch.setenv(name, value)
+    if case.before_ray:
+        monkeypatch.setattr("lib.training.trainer.start_ray", pytest.fail)
+    with pytest.raises(Exception, match=case.culprit[0]) as failure:
+        job_here(case.job, *case.flags(Inputs(tmp_path)), "--output", tmp_path / "output")
+    refusal = expected_cause(failure.value)
+    assert refusal is not None
+    assert refusal.exit_code == case.exit_code
+    for words in case.culprit:
+        assert words in in_one_line(failure.value)

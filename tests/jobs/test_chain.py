@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.fakes.chain import Chain
-from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.jobs import job_here
 
 SUMMARY_KEYS = {"listed", "accepted", "quarantined", "excluded", "images", "seconds", "images_per_s", "accuracy"}
 SUMMARY_KEYS |= {"world_size", "output"}
@@ -95,7 +95,7 @@ def probabilities_by_name(predictions: Path) -> dict[str, list[float]]:
 
 
 @pytest.fixture(scope="module")
-def unlabelled(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JobResult]:
+def unlabelled(chain: Chain, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """`predict` with the small network on the test images, moved to folders that say nothing of their classes."""
     folder = tmp_path_factory.mktemp("predict")
     for index, file in enumerate(sorted((chain.source / "test").rglob("*.tif"))):
@@ -103,7 +103,7 @@ def unlabelled(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place / file.name)
     flags = ("--model-dir", chain.output / "models" / "cnn", "--source", folder / "slides", "--output", folder / "out")
-    return folder / "out", run_job("predict", *flags, "--max-bad-fraction", 0.2, "--min-confidence", 0.9)
+    return folder / "out", job_here("predict", *flags, "--max-bad-fraction", 0.2, "--min-confidence", 0.9)
 
 
 def test_the_summary_counts_every_file_and_names_the_best_accuracy(chain: Chain) -> None:
@@ -328,11 +328,11 @@ def test_no_partial_file_is_left(chain: Chain) -> None:
 
 
 def test_images_without_labels_are_predicted_as_the_evaluation_did(
-    chain: Chain, unlabelled: tuple[Path, JobResult]
+    chain: Chain, unlabelled: tuple[Path, dict[str, Any]]
 ) -> None:
-    folder, result = unlabelled
-    assert result.summary.keys() >= SUMMARY_KEYS - {"accuracy", "world_size"}
-    assert {name: result.summary[name] for name in ("listed", "accepted", "quarantined", "excluded")} == {
+    folder, summary = unlabelled
+    assert summary.keys() >= SUMMARY_KEYS - {"accuracy", "world_size"}
+    assert {name: summary[name] for name in ("listed", "accepted", "quarantined", "excluded")} == {
         "listed": 9,
         "accepted": 8,
         "quarantined": 1,
@@ -346,14 +346,14 @@ def test_images_without_labels_are_predicted_as_the_evaluation_did(
 
 
 def test_predictions_without_labels_have_no_verdict_but_say_what_is_doubtful(
-    unlabelled: tuple[Path, JobResult],
+    unlabelled: tuple[Path, dict[str, Any]],
 ) -> None:
-    folder, result = unlabelled
+    folder, summary = unlabelled
     for file in (folder / "predictions").glob("*.parquet"):
         assert columns(file) == PREDICTION_COLUMNS | {"abstained": pa.bool_()}
     predictions = pd.read_parquet(folder / "predictions")
     assert list(predictions["abstained"]) == list(predictions["confidence"] < 0.9)
-    for counted in (result.summary, read_json(folder / "predictions.json")):
+    for counted in (summary, read_json(folder / "predictions.json")):
         assert {name: counted[name] for name in ("unfamiliar", "abstained")} == {
             name: predictions[name].sum() for name in ("unfamiliar", "abstained")
         }
@@ -364,17 +364,14 @@ def test_predictions_without_labels_have_no_verdict_but_say_what_is_doubtful(
     assert list(manifest[manifest["verdict"] == "quarantined"]["reason"]) == ["not_tiff"]
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_the_same_command_again_does_nothing_and_another_model_only_trains_that_one(chain: Chain) -> None:
     folders = ("dataset", *(f"{kind}/{name}" for kind in ("models", "evaluations") for name in FOLDER_NAMES))
-    before = chain.file_times(*folders)
+    before, first = chain.file_times(*folders), chain.result.summary
     again = chain.again()
     assert chain.file_times(*folders) == before
     repeated = ("accuracy", "models", "listed", "accepted", "quarantined", "excluded")
-    assert {name: again.result.summary[name] for name in repeated} == {
-        name: chain.result.summary[name] for name in repeated
-    }
+    assert {name: again[name] for name in repeated} == {name: first[name] for name in repeated}
     more = chain.again("cnn")
     assert chain.file_times(*folders) == before
-    assert more.result.summary["models"].keys() == {*FOLDER_NAMES, "cnn-2"}
-    assert {name: more.result.summary["models"][name] for name in FOLDER_NAMES} == chain.result.summary["models"]
-    assert more.result.summary["models"]["cnn-2"] == chain.result.summary["models"]["cnn"]  # the same seed
+    assert more["models"] == first["models"] | {"cnn-2": first["models"]["cnn"]}  # the same seed

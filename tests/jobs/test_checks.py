@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +17,17 @@ from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.evaluation.checks.run import run_checks
 from lib.folders.checks import DESCRIPTOR_SCHEMA, NEAR_DUPLICATE_SCHEMA, ChecksRecord
 from lib.ingest.convert import convert_images
-from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.location import Location
 from tests.fakes.sources import write_tiff
 from tests.fakes.textures import CHANGES, textured_image
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray Data warns of what it uses itself
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 TINTS = {"liver": (1.0, 0.5, 0.5), "lung": (0.5, 1.0, 0.5)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    start_ray(JobConfig())
-    yield
-    stop_ray()
-
-
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> ShardSource:
+def dataset(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> ShardSource:
     """Two classes that colour tells apart, and a changed copy of `train/liver/0.tif` in `test/` for each change."""
     folder = tmp_path_factory.mktemp("checks")
     for number, (label, tint) in enumerate(TINTS.items()):

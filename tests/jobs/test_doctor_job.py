@@ -1,29 +1,31 @@
 """`python -m jobs.doctor` on a source that is in order, and on one that is not."""
 
-import json
 from pathlib import Path
 
-from tests.fakes.jobs import run_job
+import pytest
+
+from tests.fakes.jobs import job_here
 from tests.fakes.sources import damage, write_source
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_a_run_that_can_work_has_an_estimate_and_leaves_nothing_behind(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", {"liver": 4, "lung": 4})
-    result = run_job("doctor", "--source", source, "--output", tmp_path / "out", "--image-size", 32)
-    assert result.summary["blocks"] == []
-    checks = [finding["check"] for finding in result.summary["findings"]]
+    summary = job_here("doctor", "--source", source, "--output", tmp_path / "out", "--image-size", 32)
+    assert summary["blocks"] == []
+    checks = [finding["check"] for finding in summary["findings"]]
     assert {"source", "output", "weights", "versions", "GPUs", "decoding", "disk", "memory", "estimate"} <= set(checks)
-    assert result.summary["estimate"]["train_s"] > 0
+    assert summary["estimate"]["train_s"] > 0
     assert not (tmp_path / "out").exists()
 
 
-def test_what_stands_in_the_way_is_named_with_exit_code_1(tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_named_with_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_source(tmp_path / "source", {"liver": 3, "lung": 3})
     for file in source.rglob("*.tif"):
         damage(file)
     flags = ("--source", source, "--output", tmp_path / "out", "--models", "cnn", f"vgg16:weights={tmp_path}/none.h5")
-    result = run_job("doctor", *flags, "--use-gpu")
-    assert result.exit_code == 1
-    summary = json.loads(result.stdout.splitlines()[-1])
+    summary = job_here("doctor", *flags, "--use-gpu")
+    assert summary["exit_code"] == 1
     assert set(summary["blocks"]) == {"models", "GPUs", "decoding"}
-    assert "none.h5" in result.stderr
+    assert "none.h5" in capsys.readouterr().err

@@ -7,9 +7,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from lib.config.conversion import ConvertConfig
+from lib.errors import SettingsError, TissueError
+from tests.fakes.conversion import convert_here
 from tests.fakes.drive import FakeDrive, drive_server
-from tests.fakes.jobs import run_job
+from tests.fakes.jobs import job_here, run_job
 from tests.fakes.sources import write_source
+from tests.fakes.storage import storage_here
 
 
 @pytest.fixture
@@ -28,27 +32,37 @@ def upload(drive: FakeDrive, folder: Path, parent: str) -> None:
         drive.add_file(file.relative_to(folder).as_posix(), file.read_bytes(), parent)
 
 
-def test_drive_gives_the_same_images_as_a_disk_whatever_fails_on_the_way(
+def test_drive_gives_the_same_images_as_a_disk_whatever_fails_on_the_way_and_takes_the_results(
     drive: FakeDrive, source: Path, tmp_path: Path
 ) -> None:
-    root = drive.add_folder("organs")
+    root, shared = drive.add_folder("organs"), drive.add_drive("Histology")
     upload(drive, source, root)
     drive.add_google_doc("train/liver/notes", root)
     environment = drive.environment(drive.write_key(tmp_path / "key.json"))
     drive.fail(path="alt=media", times=3, status=403, reason="userRateLimitExceeded")
     drive.fail(path="alt=media", times=2, status=503)
     drive.fail(path="alt=media", times=2, reset=True)
+    flags = ("--source", f"gdrive://{root}", "--output", f"gdrive://{shared}/results", "--layout", "folder")
 
-    there = run_job("convert", "--source", f"gdrive://{root}", "--output", tmp_path / "there", env=environment)
-    here = run_job("convert", "--source", source, "--output", tmp_path / "here")
+    there = run_job("convert", *flags, env=environment)
+    here = convert_here(ConvertConfig(source=str(source), output=str(tmp_path / "here")))
 
-    assert (there.exit_code, here.exit_code) == (0, 0), there.stderr
-    assert there.summary["accepted"] == here.summary["accepted"] == 16
+    assert there.exit_code == 0, there.stderr
+    assert there.summary["accepted"] == here.counts.accepted == 16
     assert (there.summary["listed"], there.summary["excluded"], there.summary["quarantined"]) == (17, 1, 0)
-    manifest = pq.read_table(tmp_path / "there" / "manifest.parquet").to_pylist()
+    [results] = drive.named("results")
+    written = drive.download(results.id, tmp_path / "there")
+    assert json.loads((written / "dataset.json").read_text())["counts"]["accepted"] == 16
+    manifest = pq.read_table(written / "manifest.parquet").to_pylist()
     assert [row["reason"] for row in manifest if row["verdict"] == "excluded"] == ["google_document"]
     assert all(row["checksum"].startswith("md5:") for row in manifest if row["verdict"] == "accepted")
-    assert images(tmp_path / "there") == images(tmp_path / "here")
+    assert images(written) == images(tmp_path / "here")
+    assert len(list(written.glob("*/liver/liver_train_00?.jpg"))) == 6
+
+    uploads = len(drive.sent("POST", "uploadType=resumable"))
+    with storage_here(environment):
+        assert job_here("convert", *flags)["accepted"] == 16
+    assert len(drive.sent("POST", "uploadType=resumable")) == uploads
 
 
 def images(dataset: Path) -> dict[str, bytes]:
@@ -56,29 +70,11 @@ def images(dataset: Path) -> dict[str, bytes]:
     return {row["path"]: row["image"] for row in rows}
 
 
-def test_results_are_written_into_a_shared_drive(drive: FakeDrive, source: Path, tmp_path: Path) -> None:
-    shared = drive.add_drive("Histology")
-    upload(drive, source, drive.add_folder("organs", shared))
-    environment = drive.environment(drive.write_key(tmp_path / "key.json"))
-    flags = ("--source", f"gdrive://{shared}/organs", "--output", f"gdrive://{shared}/results", "--layout", "folder")
-    result = run_job("convert", *flags, env=environment)
-    assert result.exit_code == 0, result.stderr
-    [record] = drive.named("dataset.json")
-    assert json.loads(record.content)["counts"]["accepted"] == 16
-    assert len([name for name in (f"liver_train_{n:03d}.jpg" for n in range(6)) if drive.named(name)]) == 6
-
-    uploads = len(drive.sent("POST", "uploadType=resumable"))
-    again = run_job("convert", *flags, env=environment)
-    assert (again.exit_code, again.summary["accepted"]) == (0, 16)
-    assert len(drive.sent("POST", "uploadType=resumable")) == uploads
-
-
 def test_an_account_without_storage_is_refused_before_any_work(drive: FakeDrive, source: Path, tmp_path: Path) -> None:
     root = drive.add_folder("organs")
     environment = drive.environment(drive.write_key(tmp_path / "key.json"))
-    result = run_job("convert", "--source", source, "--output", f"gdrive://{root}/out", env=environment)
-    assert result.exit_code == 2
-    assert "shared drive" in result.stderr
+    with storage_here(environment), pytest.raises(SettingsError, match="shared drive"):
+        job_here("convert", "--source", source, "--output", f"gdrive://{root}/out")
     assert not drive.sent("POST", "/files")
 
 
@@ -86,7 +82,5 @@ def test_a_folder_that_is_not_shared_is_refused_with_the_address_to_share_it_wit
     drive: FakeDrive, tmp_path: Path
 ) -> None:
     environment = drive.environment(drive.write_key(tmp_path / "key.json"))
-    result = run_job("convert", "--source", "gdrive://1NotShared", "--output", tmp_path / "out", env=environment)
-    assert result.exit_code in {1, 2}
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert "iam.gserviceaccount.com" in result.stderr
+    with storage_here(environment), pytest.raises(TissueError, match=r"iam\.gserviceaccount\.com"):
+        job_here("convert", "--source", "gdrive://1NotShared", "--output", tmp_path / "out")

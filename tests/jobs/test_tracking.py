@@ -1,7 +1,7 @@
 """How a training went can be followed in TensorBoard and in MLflow."""
 
 import json
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +9,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from lib.errors import SettingsError, TissueError
 from lib.training.tracking import DEFAULT_EXPERIMENT
-from tests.fakes.jobs import JobResult, run_job
+from tests.fakes.jobs import job_here
 from tests.fakes.sources import write_source
 
-EPOCHS = 3
+EPOCHS, BATCH_SIZE = 3, 4
 SIZE = ("--image-size", 32)
 
 
@@ -29,18 +30,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(local_ray: None, source: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("model")
-    environment = {"MLFLOW_TRACKING_URI": store.as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
-    flags = ("--source", source, "--output", output, "--epochs", EPOCHS, "--batch-size", 4, *SIZE)
-    assert run_job("train", *flags, env=environment).exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store.as_uri())
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        job_here("train", "--source", source, "--output", output, "--epochs", EPOCHS, "--batch-size", BATCH_SIZE, *SIZE)
     return output
-
-
-@pytest.fixture
-def allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    return
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -68,10 +64,12 @@ def test_tensorboard_shows_the_graph_of_the_network(model: Path) -> None:
     assert {"Conv2D", "MatMul", "Relu"} <= operations
 
 
-@pytest.mark.usefixtures("allowed")
-def test_mlflow_has_the_settings_every_epoch_and_the_result(model: Path, store: Path) -> None:
+def test_mlflow_has_the_settings_every_epoch_and_the_result(
+    model: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow.tracking import MlflowClient
 
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     client = MlflowClient(store.as_uri())
     experiment = client.get_experiment_by_name(DEFAULT_EXPERIMENT)
     (run,) = client.search_runs([experiment.experiment_id])
@@ -80,7 +78,7 @@ def test_mlflow_has_the_settings_every_epoch_and_the_result(model: Path, store: 
     assert run.info.status == "FINISHED"
     assert run.data.tags["model_dir"] == str(model)
     assert run.data.tags["spec"] == "cnn"
-    assert (run.data.params["epochs"], run.data.params["batch_size"]) == (str(EPOCHS), "4")
+    assert (run.data.params["epochs"], run.data.params["batch_size"]) == (str(EPOCHS), str(BATCH_SIZE))
     for name in ("loss", "val_loss", "accuracy", "learning_rate", "images_per_s"):
         told = client.get_metric_history(run.info.run_id, name)
         assert [metric.step for metric in told] == list(history["epoch"])
@@ -88,27 +86,25 @@ def test_mlflow_has_the_settings_every_epoch_and_the_result(model: Path, store: 
     assert run.data.metrics["best_val_loss"] == pytest.approx(record["metrics"]["val_loss"])
 
 
-def refused(source: Path, output: Path, ray_folder: Path, **environment: str) -> JobResult:
-    flags = ("--source", source, "--output", output, *SIZE)
-    result = run_job("train", *flags, env=environment | {"RAY_TMPDIR": str(ray_folder)}, timeout=60)
-    assert not any(ray_folder.iterdir())  # no Ray was started
-    assert [line[:7] for line in result.stderr.splitlines()] == ["error: "], result.stderr
-    return result
+@pytest.fixture
+def server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where training would be told of; and no Ray may be started."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("lib.training.trainer.start_ray", pytest.fail)
 
 
-def test_a_tracking_server_that_does_not_answer_is_named_before_ray_starts(
-    source: Path, tmp_path: Path, ray_folder: Path
+@pytest.mark.usefixtures("server_that_does_not_answer")
+def test_a_tracking_server_that_does_not_answer_is_named_before_ray_starts(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(TissueError, match="MLFLOW_TRACKING_URI") as refused:
+        job_here("train", "--source", source, "--output", tmp_path / "model", *SIZE)
+    assert refused.value.exit_code == 1
+
+
+@pytest.mark.usefixtures("server_that_does_not_answer")
+def test_a_missing_mlflow_is_named_before_ray_starts(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    result = refused(source, tmp_path / "model", ray_folder, **server)
-    assert result.exit_code == 1
-    assert "MLFLOW_TRACKING_URI" in result.stderr
-
-
-def test_a_missing_mlflow_is_named_before_ray_starts(source: Path, tmp_path: Path, ray_folder: Path) -> None:
-    (tmp_path / "path" / "mlflow").mkdir(parents=True)
-    (tmp_path / "path" / "mlflow" / "__init__.py").write_text("raise ImportError('as if it were not installed')")
-    hidden = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "PYTHONPATH": str(tmp_path / "path")}
-    result = refused(source, tmp_path / "model", ray_folder, **hidden)
-    assert result.exit_code == 2
-    assert "MLflow is not installed" in result.stderr
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)  # as if it were not installed
+    with pytest.raises(SettingsError, match="MLflow is not installed"):
+        job_here("train", "--source", source, "--output", tmp_path / "model", *SIZE)

