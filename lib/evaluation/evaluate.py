@@ -12,20 +12,18 @@ from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.predictor import predict_units
 from lib.evaluation.views.embeddings import resembling_training_images, show_embeddings
 from lib.evaluation.views.figures import draw_plots
-from lib.folders.checks import DESCRIPTORS
+from lib.folders.checks import read_descriptors, write_near_duplicates
 from lib.folders.evaluation import (
-    LABEL_ERRORS_FILE,
-    RESEMBLING_FILE,
     EvaluationRecord,
     Metrics,
     ProjectorRecord,
+    write_label_errors,
 )
 from lib.folders.model import ModelRecord, read_seen_images
 from lib.folders.output import OutputFolder, read_complete
-from lib.folders.predictions import Outcome, read_findings, read_predictions
+from lib.folders.predictions import ScoredPredictions, read_account, read_predictions
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.storage.tables import read_table, write_table
 
 
 def evaluate_model(config: EvaluateConfig) -> EvaluationRecord:
@@ -50,12 +48,12 @@ def _evaluate(
         raise DataError(
             f"{predictions.num_rows} predictions for {dataset.count(config.split)} images in {config.output}"
         )
-    outcome = Outcome.of(predictions, model, dataset.folder, config.split)
-    metrics = _measure(outcome, config)
+    scored = ScoredPredictions.of(predictions, model, dataset.folder, config.split)
+    metrics = _measure(scored, config)
     metrics.write(folder.location)
-    maps = show_embeddings(outcome, config)
-    draw_plots(outcome, metrics, maps, folder.location)
-    findings = read_findings(folder.location)
+    maps = show_embeddings(scored, config)
+    draw_plots(scored, metrics, maps, folder.location)
+    account = read_account(folder.location)
     return folder.complete(
         EvaluationRecord(
             name=model.name,
@@ -67,23 +65,23 @@ def _evaluate(
             class_names=model.class_names,
             images=metrics.images,
             metrics=metrics,
-            unfamiliar=findings.unfamiliar,
+            unfamiliar=account.unfamiliar,
             maps=list(config.maps),
             projector=ProjectorRecord(points=maps.num_rows, verified=True),
-            **_doubts(config, outcome, model, dataset),
+            **_doubts(config, scored, model, dataset),
             seconds=round(work.seconds, 3),
             images_per_s=round(work.images / work.seconds, 1),
         )
     )
 
 
-def _measure(outcome: Outcome, config: EvaluateConfig) -> Metrics:
+def _measure(scored: ScoredPredictions, config: EvaluateConfig) -> Metrics:
     return classification_metrics(
-        outcome.actual,
-        outcome.probabilities,
-        outcome.class_names,
-        groups=outcome.groups_in_order,
-        temperature=outcome.temperature,
+        scored.actual,
+        scored.probabilities,
+        scored.class_names,
+        groups=scored.groups_in_order,
+        temperature=scored.temperature,
         resamples=config.bootstrap_resamples,
     )
 
@@ -96,21 +94,21 @@ class _Doubts(TypedDict, total=False):
     resembling: int
 
 
-def _doubts(config: EvaluateConfig, outcome: Outcome, model: ModelRecord, dataset: ShardSource) -> _Doubts:
+def _doubts(config: EvaluateConfig, scored: ScoredPredictions, model: ModelRecord, dataset: ShardSource) -> _Doubts:
     """Write what speaks against the data, and say how much of it there is and where."""
     output = Location(config.output)
     checks = Location(config.checks) if config.checks else output / "checks"
     start_ray(config)  # where all was predicted before, it is not running yet
     run_checks(dataset, config.split, checks, config)
-    candidates = label_error_candidates(outcome.predictions, outcome.class_names)
+    candidates = label_error_candidates(scored.predictions, scored.class_names)
     if config.split == "train":  # the model has learned these labels, wrong ones too
         candidates = candidates.slice(0, 0)
-    write_table(candidates, output / LABEL_ERRORS_FILE)
+    write_label_errors(candidates, output)
     found: _Doubts = {"checks": checks.uri, "label_errors": candidates.num_rows}
     if model.reference and model.dataset_hash == dataset.content_hash and config.split != "train":
-        descriptors = read_table(checks / DESCRIPTORS)
+        descriptors = read_descriptors(checks)
         resembling = resembling_training_images(output, Location(config.model_dir), descriptors)
-        write_table(resembling, output / RESEMBLING_FILE)
+        write_near_duplicates(resembling, output)
         write_pair_thumbnails(resembling, config.split, dataset, checks, output)
         found["resembling"] = resembling.num_rows
     return found

@@ -11,7 +11,7 @@ from lib.evaluation.predictor import predict_units
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, write_manifest
 from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder, read_complete
-from lib.folders.predictions import PredictionsRecord, read_findings
+from lib.folders.predictions import PredictionsRecord, read_account
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.storage.location import Location
 
@@ -38,13 +38,13 @@ def _predict(
 ) -> PredictionsRecord:
     source = source_for(model, Location(config.source), listing, config.images_per_shard)
     work = predict_units(source, None, config, config.min_confidence)
-    findings = read_findings(folder.location)
-    manifest = manifest_of(listing, findings.verdicts)
+    account = read_account(folder.location)
+    manifest = manifest_of(listing, account.verdicts)
     accounting = Accounting.of(manifest, listing.ids)
     write_manifest(manifest, folder.location)
     accounting.refuse_too_many_bad(config.max_bad_fraction)
     images = accounting.counts.accepted
-    warn_of_unfamiliar(findings.unfamiliar, images, config)
+    warn_of_unfamiliar(account.unfamiliar, images, config)
     return folder.complete(
         PredictionsRecord(
             name=model.name,
@@ -54,8 +54,8 @@ def _predict(
             counts=accounting.counts,
             reasons=accounting.reasons,
             images=images,
-            unfamiliar=findings.unfamiliar,
-            abstained=findings.abstained,
+            unfamiliar=account.unfamiliar,
+            abstained=account.abstained,
             seconds=round(work.seconds, 3),
             images_per_s=round(work.images / work.seconds, 1),
         )

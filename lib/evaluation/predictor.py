@@ -25,7 +25,8 @@ from lib.folders.predictions import (
     PREDICTIONS,
     THUMBNAILS,
     ExtraColumns,
-    with_footer,
+    write_part,
+    write_predictions,
 )
 from lib.ingest.image import encode_jpeg
 from lib.models.reference import Reference
@@ -35,7 +36,6 @@ from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
-from lib.storage.tables import write_table
 
 if TYPE_CHECKING:
     from lib.models.grad_cam import GradCam
@@ -116,19 +116,18 @@ class Predictor:
         images = decoded.filter(pc.is_valid(decoded["image"]))
         classified = classify(self._forward, images, self._views)
         predictions = prediction_table(images, classified, self._class_names, self._reference, self._columns)
-        write_table(_embedding_table(images, classified.embeddings), self._output / EMBEDDINGS / name)
+        write_part(_embedding_table(images, classified.embeddings), self._output, EMBEDDINGS, name)
         if self._thumbnails:
-            write_table(unit_thumbnails(images, self._image_size), self._output / THUMBNAILS / name)
+            write_part(unit_thumbnails(images, self._image_size), self._output, THUMBNAILS, name)
         self._write_grad_cam(images, predictions, name)
-        # Written last: a unit is done when its predictions exist.
-        write_table(with_footer(predictions, decoded), self._output / PREDICTIONS / name)
+        write_predictions(predictions, decoded, self._output, name)
         return done(decoded.num_rows, decoded.num_rows - images.num_rows)
 
     def _write_grad_cam(self, images: pa.Table, predictions: pa.Table, name: str) -> None:
         wrong = most_confident_errors(predictions)
         if len(wrong) and self._grad_cam is not None:
             table = grad_cam_table(predictions.take(wrong), images.take(wrong), self._class_names, self._grad_cam)
-            write_table(table, self._output / GRAD_CAM / name)
+            write_part(table, self._output, GRAD_CAM, name)
 
     @cached_property
     def _grad_cam(self) -> "GradCam | None":

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from lib.errors import StorageError
 from lib.folders.output import read_complete
 from lib.folders.record import CompletionRecord, Record
 from lib.storage.location import Location
@@ -155,12 +156,17 @@ def read_checks(folder: Location) -> Checks:
         StorageError: If a file cannot be read.
     """
     record = read_complete(folder, ChecksRecord)
-    return Checks(folder.uri, record, read_near_duplicates(folder / NEAR_DUPLICATES_FILE))
+    found = read_near_duplicates(folder)
+    if found is None:
+        raise StorageError(f"{folder.uri} is complete, but {NEAR_DUPLICATES_FILE} is gone; run `evaluate` again")
+    return Checks(folder.uri, record, found)
 
 
-def read_near_duplicates(file: Location) -> NearDuplicates:
-    """The pairs of a file of rows of `NEAR_DUPLICATE_SCHEMA`, which has the closest first."""
-    table = read_table(file)
+def read_near_duplicates(folder: Location) -> NearDuplicates | None:
+    """The pairs of a checks or evaluation folder; None if none were looked for."""
+    if not (folder / NEAR_DUPLICATES_FILE).exists():
+        return None
+    table = read_table(folder / NEAR_DUPLICATES_FILE)
     names = ("image_id", "path", "label", "split")
     pairs = tuple(
         NearDuplicate(

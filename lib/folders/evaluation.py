@@ -12,11 +12,11 @@ from pydantic import Field
 from lib.folders.predictions import PREDICTIONS
 from lib.folders.record import CompletionRecord, Record, StoredRecord
 from lib.storage.location import Location
-from lib.storage.tables import read_table
+from lib.storage.tables import read_table, write_table
 
 MOST_SHOWN = 30
 """Pairs and candidates shown with thumbnails; the page states how many more there are."""
-LABEL_ERRORS_FILE, RESEMBLING_FILE = "label_errors.parquet", "near_duplicates.parquet"
+LABEL_ERRORS_FILE = "label_errors.parquet"
 MAPS_FILE, PROJECTOR = "maps.parquet", "projector"
 LABEL_ERROR_SCHEMA = pa.schema(
     [
@@ -258,9 +258,20 @@ class LabelErrors:
     count: int
 
 
-def read_label_errors(file: Location) -> LabelErrors:
-    """The candidates of a file of rows of `LABEL_ERROR_SCHEMA`, which has the most doubtful first."""
-    table = read_table(file)
-    names = ["image_id", "path", "label", "predicted", "confidence", "score"]
-    rows = table.select(names).slice(0, MOST_SHOWN).to_pylist()
+def write_maps(maps: pa.Table, folder: Location) -> None:
+    """Write the maps (`MAP_SCHEMA`) of an evaluation."""
+    write_table(maps, folder / MAPS_FILE)
+
+
+def write_label_errors(candidates: pa.Table, folder: Location) -> None:
+    """Write the candidates (`LABEL_ERROR_SCHEMA`), the most doubtful first."""
+    write_table(candidates, folder / LABEL_ERRORS_FILE)
+
+
+def read_label_errors(folder: Location) -> LabelErrors | None:
+    """The candidates of an evaluation; None if it is of a version that named none."""
+    if not (folder / LABEL_ERRORS_FILE).exists():
+        return None
+    table = read_table(folder / LABEL_ERRORS_FILE)
+    rows = table.select(LABEL_ERROR_SCHEMA.names).slice(0, MOST_SHOWN).to_pylist()
     return LabelErrors(tuple(LabelError(**row) for row in rows), table.num_rows)

@@ -5,7 +5,7 @@ predictions and account are one object, written in one step, and the account is 
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -19,7 +19,7 @@ from lib.folders.manifest import Counts, read_manifest
 from lib.folders.model import ModelRecord
 from lib.folders.record import CompletionRecord
 from lib.storage.location import Location
-from lib.storage.tables import footer, read_table
+from lib.storage.tables import footer, read_table, write_table
 
 PREDICTIONS, EMBEDDINGS, GRAD_CAM, THUMBNAILS = "predictions", "embeddings", "grad_cam", "thumbnails"
 """Folders of tables, a file a unit."""
@@ -41,8 +41,6 @@ PREDICTION_SCHEMA = pa.schema(
 LOGIT_SCHEMA = PREDICTION_SCHEMA.append(pa.field("logits", pa.list_(pa.float32()), nullable=False))
 """With `--logits`: in class_names order, the mean over the views."""
 _ABSTAINED = pa.field("abstained", pa.bool_(), nullable=False)
-
-
 ABSTAINING_SCHEMA, ABSTAINING_LOGIT_SCHEMA = PREDICTION_SCHEMA.append(_ABSTAINED), LOGIT_SCHEMA.append(_ABSTAINED)
 """Of the job `predict`: whether the confidence is below `--min-confidence`."""
 THUMBNAIL_SCHEMA = pa.schema(
@@ -127,8 +125,8 @@ class ExtraColumns:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What is known of all images that went through `predict_units`.
+class PredictionAccount:
+    """What became of all images that went through `predict_units`.
 
     Attributes:
         verdicts: On each image, refused ones included (`VERDICT_SCHEMA`).
@@ -141,8 +139,8 @@ class Findings:
     abstained: int | None
 
 
-def with_footer(predictions: pa.Table, decoded: pa.Table) -> pa.Table:
-    """The predictions of a unit, with what `read_findings` reads.
+def with_account(predictions: pa.Table, decoded: pa.Table) -> pa.Table:
+    """The predictions of a unit, with what `read_account` reads in their footer.
 
     Args:
         predictions: Of the images that were not refused.
@@ -159,8 +157,8 @@ def _true_count(predictions: pa.Table, name: str) -> int | None:
     return int(pc.sum(predictions[name], min_count=0).as_py())
 
 
-def read_findings(output: Location) -> Findings:
-    """The findings below a folder.
+def read_account(output: Location) -> PredictionAccount:
+    """The account of all predictions below a folder.
 
     Raises:
         StorageError: If a file cannot be read as Parquet.
@@ -170,12 +168,35 @@ def read_findings(output: Location) -> Findings:
         found = footer(output / PREDICTIONS / file.path)
         verdicts.append(pa.Table.from_pylist(json.loads(found[VERDICTS_KEY]), schema=VERDICT_SCHEMA))
         counts.append(json.loads(found[COUNTS_KEY]))
-    return Findings(pa.concat_tables(verdicts), **{name: _total(counts, name) for name in COUNTED})
+    return PredictionAccount(pa.concat_tables(verdicts), **{name: _total(counts, name) for name in COUNTED})
 
 
 def _total(counts: list[dict[str, int | None]], name: str) -> int | None:
     known = [number for count in counts if (number := count[name]) is not None]
     return sum(known) if len(known) == len(counts) else None
+
+
+def write_part(table: pa.Table, output: Location, kind: str, name: str) -> None:
+    """Write what belongs to one unit into a folder of tables (`EMBEDDINGS`, `GRAD_CAM` or `THUMBNAILS`)."""
+    write_table(table, output / kind / name)
+
+
+def write_predictions(predictions: pa.Table, decoded: pa.Table, output: Location, name: str) -> None:
+    """Write the predictions of one unit with its account; after its other parts, since the unit is then done.
+
+    Args:
+        predictions: Of the images that were not refused.
+        decoded: The unit (`DECODED_SCHEMA`).
+        output: An evaluation or predictions folder.
+        name: Of the part.
+    """
+    write_table(with_account(predictions, decoded), output / PREDICTIONS / name)
+
+
+def read_embedding_parts(output: Location) -> Iterator[pa.Table]:
+    """The embeddings (`EMBEDDING_SCHEMA`), a part at a time: all of them may not fit into memory."""
+    for file in (output / EMBEDDINGS).list_files():
+        yield read_table(output / EMBEDDINGS / file.path)
 
 
 def read_predictions(output: Location) -> pa.Table:
@@ -262,8 +283,8 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a model said of the images of a split.
+class ScoredPredictions:
+    """The predictions of a split with their labels, as they are measured.
 
     Attributes:
         predictions: Rows of `PREDICTION_SCHEMA`, all with a label.
@@ -278,8 +299,8 @@ class Outcome:
     temperature: float | None
 
     @classmethod
-    def of(cls, predictions: pa.Table, model: ModelRecord, dataset: Location, split: str) -> "Outcome":
-        """The outcome of one evaluation.
+    def of(cls, predictions: pa.Table, model: ModelRecord, dataset: Location, split: str) -> "ScoredPredictions":
+        """The predictions of one evaluation.
 
         Args:
             predictions: Of the split.

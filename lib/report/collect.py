@@ -15,8 +15,6 @@ from lib.evaluation.measures.comparison import compare
 from lib.folders.checks import Checks, NearDuplicates, read_checks, read_near_duplicates
 from lib.folders.dataset import Dataset, read_dataset
 from lib.folders.evaluation import (
-    LABEL_ERRORS_FILE,
-    RESEMBLING_FILE,
     EvaluationRecord,
     Metrics,
     read_label_errors,
@@ -61,7 +59,6 @@ class _Folders:
             checks = self._checks(Location(record.checks)) if record.checks else None
         metrics = Metrics.read(folder)
         layouts = read_layouts(folder)
-        label_errors, resembling = folder / LABEL_ERRORS_FILE, folder / RESEMBLING_FILE
         return Evaluation(
             uri=folder.uri,
             name=record.name,
@@ -74,8 +71,8 @@ class _Folders:
             trials=read_best_trials(model_folder) if model.sweep else (),
             layouts=layouts,
             checks=checks,
-            resembling=read_near_duplicates(resembling) if resembling.exists() else None,
-            label_errors=read_label_errors(label_errors) if label_errors.exists() else None,
+            resembling=read_near_duplicates(folder),
+            label_errors=read_label_errors(folder),
             has_thumbnails=(folder / THUMBNAILS).exists(),
         )
 

@@ -15,8 +15,8 @@ from lib.config.chain import ReportConfig
 from lib.dataset.thumbnails import thumbnail_table
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.views.maps import map_table
-from lib.folders.checks import NEAR_DUPLICATE_SCHEMA, NEAR_DUPLICATES_FILE, BaselineRecord
-from lib.folders.evaluation import LABEL_ERROR_SCHEMA, LABEL_ERRORS_FILE, MAPS_FILE, Metrics
+from lib.folders.checks import NEAR_DUPLICATE_SCHEMA, BaselineRecord, write_near_duplicates
+from lib.folders.evaluation import LABEL_ERROR_SCHEMA, Metrics, write_label_errors, write_maps
 from lib.folders.manifest import VerdictCounts, write_manifest
 from lib.folders.model import CURVES_FILE
 from lib.folders.predictions import THUMBNAIL_SCHEMA
@@ -130,7 +130,7 @@ class Lab:
         metrics = self.metrics(probabilities)
         metrics.write(Location(str(folder)))
         if maps:
-            pq.write_table(map_table(self.ids(), maps), folder / MAPS_FILE)
+            write_maps(map_table(self.ids(), maps), Location(str(folder)))
         content = {
             "name": name,
             "spec": name,
@@ -187,7 +187,7 @@ class Lab:
             dataset=str(self.root / "dataset"), images=self.images, near_duplicates=len(pairs), baseline=found
         )
         record.write(Location(str(folder)))
-        pq.write_table(self.near_duplicates(pairs), folder / NEAR_DUPLICATES_FILE)
+        write_near_duplicates(self.near_duplicates(pairs), Location(str(folder)))
         return str(folder)
 
     def baseline(self, accuracy: float) -> BaselineRecord:
@@ -222,7 +222,7 @@ class Lab:
             }
             for index in indices
         ]
-        pq.write_table(pa.Table.from_pylist(rows, schema=LABEL_ERROR_SCHEMA), Path(evaluation) / LABEL_ERRORS_FILE)
+        write_label_errors(pa.Table.from_pylist(rows, schema=LABEL_ERROR_SCHEMA), Location(evaluation))
 
     def layouts(self) -> dict[Any, npt.NDArray[np.float32]]:
         """Three maps: each class around a place of its own."""

@@ -21,7 +21,7 @@ from lib.folders.predictions import (
     GRAD_CAM_SCHEMA,
     PREDICTION_SCHEMA,
     THUMBNAIL_SCHEMA,
-    read_findings,
+    read_account,
     read_grad_cam,
     read_predictions,
     read_thumbnails,
@@ -188,10 +188,10 @@ def test_an_image_of_the_reference_is_familiar_and_another_is_not(folder: Locati
     assert predictions.schema.remove_metadata() == PREDICTION_SCHEMA
     np.testing.assert_allclose(predictions["feature_distance"].to_numpy()[:5], 0, atol=1e-5)
     assert predictions["unfamiliar"].to_pylist() == [False] * 5 + [True]
-    findings = read_findings(Location(str(tmp_path)))
-    assert (findings.unfamiliar, findings.abstained) == (1, None)
-    assert findings.verdicts["image_id"].to_pylist() == [f"id-{position}" for position in range(7)]
-    assert findings.verdicts["reason"].to_pylist() == ["not_tiff"] + [None] * 6
+    account = read_account(Location(str(tmp_path)))
+    assert (account.unfamiliar, account.abstained) == (1, None)
+    assert account.verdicts["image_id"].to_pylist() == [f"id-{position}" for position in range(7)]
+    assert account.verdicts["reason"].to_pylist() == ["not_tiff"] + [None] * 6
 
 
 def test_a_model_without_a_reference_leaves_familiarity_open(folder: Location, network: Any, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_model_without_a_reference_leaves_familiarity_open(folder: Location, n
     predictions = read_predictions(Location(str(tmp_path / "out")))
     assert predictions.schema.remove_metadata() == PREDICTION_SCHEMA
     assert predictions["feature_distance"].null_count == predictions["unfamiliar"].null_count == 5
-    assert read_findings(Location(str(tmp_path / "out"))).unfamiliar is None
+    assert read_account(Location(str(tmp_path / "out"))).unfamiliar is None
 
 
 def test_logits_and_abstention_are_written_where_they_are_asked_for(
@@ -215,7 +215,7 @@ def test_logits_and_abstention_are_written_where_they_are_asked_for(
     np.testing.assert_allclose(predictions["probabilities"].to_pylist(), found.probabilities, atol=1e-5)
     expected = [confidence < 0.5 for confidence in predictions["confidence"].to_pylist()]
     assert predictions["abstained"].to_pylist() == expected
-    assert read_findings(Location(str(tmp_path))).abstained == sum(expected)
+    assert read_account(Location(str(tmp_path))).abstained == sum(expected)
 
 
 def test_a_unit_of_refused_images_alone_has_no_row(folder: Location, tmp_path: Path) -> None:
@@ -223,8 +223,8 @@ def test_a_unit_of_refused_images_alone_has_no_row(folder: Location, tmp_path: P
     assert read_predictions(Location(str(tmp_path))).num_rows == 0
     assert pq.read_table(tmp_path / "embeddings").schema == EMBEDDING_SCHEMA
     assert not (tmp_path / "thumbnails").exists()  # without labels nothing shows the images
-    findings = read_findings(Location(str(tmp_path)))
-    assert (findings.verdicts.num_rows, findings.unfamiliar, findings.abstained) == (2, 0, 0)
+    account = read_account(Location(str(tmp_path)))
+    assert (account.verdicts.num_rows, account.unfamiliar, account.abstained) == (2, 0, 0)
 
 
 def test_the_three_most_confident_errors_get_a_heatmap_of_the_predicted_class(

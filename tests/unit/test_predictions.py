@@ -26,9 +26,9 @@ from lib.folders.predictions import (
     PREDICTION_SCHEMA,
     VERDICT_SCHEMA,
     ExtraColumns,
-    Findings,
-    read_findings,
-    with_footer,
+    PredictionAccount,
+    read_account,
+    with_account,
 )
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.runs.summaries import prediction_summary
@@ -139,7 +139,7 @@ def write_part(folder: Path, place: int, predictions: pa.Table, refused: int) ->
     verdicts = [
         (f"{place}-{row}", "not_tiff" if row < refused else None) for row in range(predictions.num_rows + refused)
     ]
-    table = with_footer(predictions, unit(verdicts))
+    table = with_account(predictions, unit(verdicts))
     write_table(table, Location(str(folder)) / "predictions" / f"part-{place}.parquet")
 
 
@@ -148,19 +148,19 @@ def test_findings_add_up_over_parts_and_know_refused_images(tmp_path: Path) -> N
         said = classified([0.25] * len(distances), distances)
         predictions = table_of([None] * len(distances), said, FakeReference(), min_confidence=0.8)
         write_part(tmp_path, place, predictions, refused=place)
-    findings = read_findings(Location(str(tmp_path)))
-    assert (findings.unfamiliar, findings.abstained) == (3, 5)
-    assert findings.verdicts.schema == VERDICT_SCHEMA
+    account = read_account(Location(str(tmp_path)))
+    assert (account.unfamiliar, account.abstained) == (3, 5)
+    assert account.verdicts.schema == VERDICT_SCHEMA
     ids = ["0-0", "0-1", "1-0", "2-0", "2-1", "2-2", "2-3", "2-4"]
-    assert findings.verdicts["image_id"].to_pylist() == ids
-    reasons = dict(zip(ids, findings.verdicts["reason"].to_pylist(), strict=True))
+    assert account.verdicts["image_id"].to_pylist() == ids
+    reasons = dict(zip(ids, account.verdicts["reason"].to_pylist(), strict=True))
     assert [name for name in ids if reasons[name]] == ["1-0", "2-0", "2-1"]
 
 
 def test_findings_that_nobody_looked_for_are_none_and_not_zero(tmp_path: Path) -> None:
     write_part(tmp_path, 0, table_of([None], classified([0.25])), refused=0)
-    findings = read_findings(Location(str(tmp_path)))
-    assert (findings.unfamiliar, findings.abstained) == (None, None)
+    account = read_account(Location(str(tmp_path)))
+    assert (account.unfamiliar, account.abstained) == (None, None)
 
 
 def listing_of(images: list[str], excluded: list[str]) -> Listing:
@@ -216,7 +216,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PredictConfig:
     verdicts = unit([(name, None) for name in listing.images["image_id"].to_pylist()])
     monkeypatch.setattr(predict, "source_for", lambda *_: None)
     monkeypatch.setattr(predict, "predict_units", lambda *_: SimpleNamespace(seconds=2.0, images=1))
-    monkeypatch.setattr(predict, "read_findings", lambda _: Findings(verdicts, None, 1))
+    monkeypatch.setattr(predict, "read_account", lambda _: PredictionAccount(verdicts, None, 1))
     return config
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from lib.config.chain import ReportConfig
 from lib.dataset.thumbnails import SIDE_PX
 from lib.errors import DataError, SettingsError
-from lib.folders.checks import MOST_SHOWN
+from lib.folders.checks import MOST_SHOWN, write_near_duplicates
 from lib.folders.dataset import MOST_REFUSED, find_overlap
 from lib.folders.evaluation import Metrics
 from lib.folders.manifest import Counts
@@ -455,7 +455,7 @@ def test_label_error_candidates_are_shown_and_the_rest_is_counted(lab: Lab) -> N
 
 def test_training_images_a_model_takes_for_test_images_are_shown(lab: Lab) -> None:
     config = lab.both({1})
-    pq.write_table(lab.near_duplicates([(0, 2)]), Path(config.evaluations[0]) / "near_duplicates.parquet")
+    write_near_duplicates(lab.near_duplicates([(0, 2)]), Location(config.evaluations[0]))
     assert "Test images that have a near copy in training" in titles(config)
     assert "Near copies in training" in page_of(config)
 

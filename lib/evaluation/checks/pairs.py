@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from lib.dataset.shard_source import ShardSource
 from lib.dataset.thumbnails import shard_thumbnails
 from lib.folders.checks import DESCRIPTORS, MOST_SHOWN
-from lib.folders.predictions import PAIRS_FILE, THUMBNAILS, read_thumbnails
+from lib.folders.predictions import PAIRS_FILE, THUMBNAILS, read_thumbnails, write_part
 from lib.storage.location import Location
-from lib.storage.tables import read_tables, write_table
+from lib.storage.tables import read_tables
 
 
 def write_pair_thumbnails(
@@ -33,7 +33,7 @@ def write_pair_thumbnails(
     wanted -= read_thumbnails(checks, wanted).keys()
     if wanted:
         thumbnails = shard_thumbnails(dataset, _shards_of(checks, wanted), wanted)
-        write_table(thumbnails, output / THUMBNAILS / PAIRS_FILE)
+        write_part(thumbnails, output, THUMBNAILS, PAIRS_FILE)
 
 
 def _shards_of(checks: Location, image_ids: Collection[str]) -> list[str]:

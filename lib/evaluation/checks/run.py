@@ -9,10 +9,9 @@ from lib.evaluation.checks.colour_baseline import Baseline
 from lib.evaluation.checks.descriptors import describe_images
 from lib.evaluation.checks.near_duplicates import NearDuplicates
 from lib.evaluation.checks.pairs import write_pair_thumbnails
-from lib.folders.checks import BASELINE_FILE, NEAR_DUPLICATES_FILE, ChecksRecord
+from lib.folders.checks import ChecksRecord, write_baseline, write_near_duplicates
 from lib.folders.output import OutputFolder
 from lib.storage.location import Location
-from lib.storage.tables import write_table
 
 
 def run_checks(dataset: ShardSource, split: str, output: Location, config: JobConfig) -> ChecksRecord:
@@ -35,10 +34,10 @@ def run_checks(dataset: ShardSource, split: str, output: Location, config: JobCo
 def _check(dataset: ShardSource, split: str, folder: OutputFolder[ChecksRecord], config: JobConfig) -> ChecksRecord:
     descriptors = describe_images(dataset, folder.location, config)
     duplicates = NearDuplicates.among(descriptors)
-    write_table(duplicates.pairs, folder.location / NEAR_DUPLICATES_FILE)
+    write_near_duplicates(duplicates.pairs, folder.location)
     write_pair_thumbnails(duplicates.pairs, split, dataset, folder.location, folder.location)
     baseline = Baseline.of(descriptors, split, dataset.class_names)
-    write_table(baseline.rows, folder.location / BASELINE_FILE)
+    write_baseline(baseline.rows, folder.location)
     return folder.complete(
         ChecksRecord(
             dataset=dataset.folder.uri,

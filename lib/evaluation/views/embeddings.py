@@ -12,9 +12,9 @@ from lib.config.prediction import EvaluateConfig
 from lib.evaluation.checks.near_duplicates import proposed_duplicates
 from lib.evaluation.views.maps import embedding_maps, map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
-from lib.folders.evaluation import MAPS_FILE, PROJECTOR
+from lib.folders.evaluation import PROJECTOR, write_maps
 from lib.folders.model import read_reference
-from lib.folders.predictions import EMBEDDINGS, Outcome, read_thumbnails
+from lib.folders.predictions import ScoredPredictions, read_embedding_parts, read_thumbnails
 from lib.projector import (
     ProjectorPoints,
     choose_points,
@@ -24,13 +24,12 @@ from lib.projector import (
     verify_projector_files,
 )
 from lib.storage.location import Location
-from lib.storage.tables import read_table, write_table
 
 SEED = 0
 Matrix = npt.NDArray[np.float32]
 
 
-def show_embeddings(outcome: Outcome, config: EvaluateConfig) -> pa.Table:
+def show_embeddings(scored: ScoredPredictions, config: EvaluateConfig) -> pa.Table:
     """Write `maps.parquet` and `projector/` of a fair sample of the images, and see that TensorBoard shows it.
 
     Returns:
@@ -41,11 +40,11 @@ def show_embeddings(outcome: Outcome, config: EvaluateConfig) -> pa.Table:
         StorageError: If embeddings or thumbnails cannot be read, or the results not written.
     """
     folder = Location(config.output)
-    chosen = outcome.predictions.take(_chosen(outcome.predictions))
+    chosen = scored.predictions.take(_chosen(scored.predictions))
     ids = chosen["image_id"].to_pylist()
     embeddings = _embeddings(folder, ids)
     maps = map_table(ids, embedding_maps(embeddings, config.maps, SEED))
-    write_table(maps, folder / MAPS_FILE)
+    write_maps(maps, folder)
     thumbnails = read_thumbnails(folder, ids)
     points = ProjectorPoints(
         embeddings,
@@ -73,13 +72,11 @@ def _embeddings(folder: Location, image_ids: list[str]) -> Matrix:
 
 
 def _parts(folder: Location, wanted: pa.Array | None = None) -> Iterator[tuple[list[str], Matrix]]:
-    """Ids and embeddings, a part at a time: all of them may not fit into memory."""
-    for file in (folder / EMBEDDINGS).list_files():
-        part = read_table(folder / EMBEDDINGS / file.path)
-        if wanted is not None:
-            part = part.filter(pc.is_in(part["image_id"], wanted))
-        if part.num_rows:
-            yield part["image_id"].to_pylist(), _matrix(part["embedding"])
+    """Ids and embeddings, a part at a time."""
+    for part in read_embedding_parts(folder):
+        rows = part if wanted is None else part.filter(pc.is_in(part["image_id"], wanted))
+        if rows.num_rows:
+            yield rows["image_id"].to_pylist(), _matrix(rows["embedding"])
 
 
 def _matrix(lists: pa.ChunkedArray) -> Matrix:

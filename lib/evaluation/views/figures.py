@@ -9,7 +9,7 @@ import pyarrow as pa
 from lib.evaluation.measures.abstention import risk_coverage_curve
 from lib.evaluation.measures.metrics import uncalibrated
 from lib.folders.evaluation import KINDS, Metrics
-from lib.folders.predictions import Outcome, read_grad_cam
+from lib.folders.predictions import ScoredPredictions, read_grad_cam
 from lib.ingest.image import decode_jpeg
 from lib.plots import (
     Picture,
@@ -31,16 +31,16 @@ MOST_HEATMAPS = 12
 MAP_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
-def draw_plots(outcome: Outcome, metrics: Metrics, maps: pa.Table, folder: Location) -> None:
+def draw_plots(scored: ScoredPredictions, metrics: Metrics, maps: pa.Table, folder: Location) -> None:
     """Write `plots/NAME.png` and `plots/NAME.svg` into an evaluation folder.
 
     Args:
-        outcome: What is drawn.
+        scored: What is drawn.
         metrics: How good the predictions are.
         maps: Rows of `MAP_SCHEMA`, of some of its images.
         folder: The evaluation folder, which has the heatmaps if there are any.
     """
-    pictures = _plots(outcome, metrics) | _maps(outcome, maps)
+    pictures = _plots(scored, metrics) | _maps(scored, maps)
     if (sheet := _grad_cam(folder)) is not None:
         pictures["grad_cam"] = sheet
     files = {f"{name}.png": picture.png for name, picture in pictures.items()}
@@ -48,16 +48,16 @@ def draw_plots(outcome: Outcome, metrics: Metrics, maps: pa.Table, folder: Locat
     (folder / "plots").write_many(files)
 
 
-def _plots(outcome: Outcome, metrics: Metrics) -> dict[str, Picture]:
-    actual, probabilities, names = outcome.actual, outcome.probabilities, outcome.class_names
-    confidence, correct = outcome.confidence, outcome.correct
+def _plots(scored: ScoredPredictions, metrics: Metrics) -> dict[str, Picture]:
+    actual, probabilities, names = scored.actual, scored.probabilities, scored.class_names
+    confidence, correct = scored.confidence, scored.correct
     before = None
-    if outcome.temperature is not None:
-        before = (uncalibrated(probabilities, outcome.temperature).max(axis=1), correct)
+    if scored.temperature is not None:
+        before = (uncalibrated(probabilities, scored.temperature).max(axis=1), correct)
     return {
         "confusion_matrix": confusion_matrix(np.array(metrics.confusion_matrix), names),
-        "scatter": predicted_scatter(actual, outcome.predicted, confidence, names),
-        "swarm": predicted_swarm(actual, outcome.predicted, probabilities, names),
+        "scatter": predicted_scatter(actual, scored.predicted, confidence, names),
+        "swarm": predicted_swarm(actual, scored.predicted, probabilities, names),
         "per_class": per_class_bars([row.as_json() for row in metrics.per_class]),
         "roc": roc_curves(actual, probabilities, names),
         "pr": pr_curves(actual, probabilities, names),
@@ -69,15 +69,15 @@ def _plots(outcome: Outcome, metrics: Metrics) -> dict[str, Picture]:
     }
 
 
-def _maps(outcome: Outcome, maps: pa.Table) -> dict[str, Picture]:
-    places = {image_id: place for place, image_id in enumerate(outcome.predictions["image_id"].to_pylist())}
+def _maps(scored: ScoredPredictions, maps: pa.Table) -> dict[str, Picture]:
+    places = {image_id: place for place, image_id in enumerate(scored.predictions["image_id"].to_pylist())}
     rows = np.array([places[image_id] for image_id in maps["image_id"].to_pylist()], np.int64)
-    actual, correct = outcome.actual[rows], outcome.correct[rows]
+    actual, correct = scored.actual[rows], scored.correct[rows]
     pictures = {}
     for kind in KINDS:
         points = np.stack([maps[f"{kind}_{axis}"].to_numpy() for axis in "xy"], axis=1)
         if np.isfinite(points).all():
-            pictures[f"map_{kind}"] = embedding_map(points, actual, correct, outcome.class_names, MAP_TITLES[kind])
+            pictures[f"map_{kind}"] = embedding_map(points, actual, correct, scored.class_names, MAP_TITLES[kind])
     return pictures
 
 
