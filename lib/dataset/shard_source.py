@@ -1,19 +1,20 @@
 """The accepted images of a dataset folder, read from its shards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import cv2
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.images import ImageConfig
-from lib.dataset.source import NAMES, Decoder, decoded_table
+from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table
 from lib.folders.dataset import DatasetRecord
-from lib.folders.manifest import read_manifest
-from lib.folders.output import read_complete
-from lib.folders.shards import read_shard, read_shard_names, shards_of
+from lib.folders.manifest import DuplicateCounts, read_manifest
+from lib.folders.output import OutputFolder, read_complete
+from lib.folders.shards import ImageEncoding, read_shard, read_shard_names, shards_of
 from lib.ingest.image import decode_jpeg
 from lib.runtime.logs import join_stage
 from lib.storage.location import Location
@@ -51,6 +52,21 @@ class ShardSource:
     @property
     def content_hash(self) -> str:
         return self.record.content_hash
+
+    @property
+    def image_encoding(self) -> ImageEncoding:
+        """How the images are encoded in the shards."""
+        return self.record.encoding
+
+    def prepared(self, _duplicates: str, _folder: OutputFolder[Any]) -> "tuple[ShardSource, DuplicateCounts | None]":
+        """The source as it is: what there was to decide, its conversion has decided."""
+        return self, None
+
+    def trained_on(
+        self, splits: Sequence[str], _refused: Mapping[str, Sequence[RefusedImage]], _checksums: Mapping[str, str]
+    ) -> TrainedImages:
+        """The accepted images of some splits; training has found out nothing that the manifest does not say."""
+        return TrainedImages(self.checksums(splits))
 
     def checksums(self, splits: Sequence[str]) -> dict[str, str]:
         """The checksum of every image of some splits, by `image_id`."""

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.folders.manifest import Counts
+
 DECODED_SCHEMA = pa.schema(
     [
         pa.field("position", pa.int64(), nullable=False),
@@ -118,6 +120,19 @@ class RefusedImage:
         """Those of some images that have a reason; the rows have columns as the attributes."""
         columns = [field.name for field in fields(cls)]
         return [cls(**row) for row in rows.filter(pc.is_valid(rows["reason"])).select(columns).to_pylist()]
+
+
+@dataclass(frozen=True)
+class TrainedImages:
+    """The images that a model was trained and validated on.
+
+    Attributes:
+        checksums: Of each of them, by `image_id`.
+        counts: Of all listed files, by verdict; None where a data set has an account of its own.
+    """
+
+    checksums: Mapping[str, str]
+    counts: Counts | None = None
 
 
 class Units:

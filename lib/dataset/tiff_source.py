@@ -1,6 +1,7 @@
 """The TIFFs of a listing as numbered images, fetched and decoded when they are asked for."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -9,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.images import ImageConfig, ListingConfig
-from lib.dataset.source import NAMES, Decoder, decoded_table
-from lib.folders.manifest import DuplicateCounts
+from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table
+from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, DuplicateCounts
 from lib.folders.output import OutputFolder
 from lib.ingest.duplicates import find_duplicates, with_checksums
 from lib.ingest.image import decode_jpeg, encode_jpeg
@@ -44,6 +45,52 @@ class TiffSource:
     def list_labelled(cls, folder: Location, images: ImageConfig, listing: ListingConfig) -> "TiffSource":
         """List a training source (see `lib.ingest.listing.list_labelled` for what it raises)."""
         return cls(folder, list_labelled(folder, listing), images.part(ImageConfig), listing.images_per_shard)
+
+    @property
+    def image_encoding(self) -> None:
+        """None: the images come straight from their files."""
+
+    def prepared(self, duplicates: str, folder: OutputFolder[Any]) -> "tuple[TiffSource, DuplicateCounts]":
+        """Decide what is decided once for the run that writes a folder.
+
+        Args:
+            duplicates: See `lib.config.images.ListingConfig.duplicates`.
+            folder: The folder.
+
+        Returns:
+            The source with what was decided, and the images of the same bytes.
+
+        Raises:
+            DataError: With `refuse`, if images of the same bytes are in two classes or in train and test.
+            StorageError: If an image cannot be read.
+        """
+        found = self.count_duplicates(duplicates)  # first: it may refuse the source
+        return self.with_ranges(folder), found
+
+    def trained_on(
+        self, splits: Sequence[str], refused: Mapping[str, Sequence[RefusedImage]], checksums: Mapping[str, str]
+    ) -> TrainedImages:
+        """What became of the listed files when some splits were streamed into training.
+
+        Args:
+            splits: The splits; the files of others are excluded.
+            refused: The images that could not be decoded, by split.
+            checksums: Of the others, by `image_id`.
+        """
+        images, by_id = self.listing.images, {image.image_id: image for some in refused.values() for image in some}
+        place = pc.index_in(images["image_id"], pa.array(by_id, pa.string()))  # among the refused; null for all others
+        reasons = pa.array([image.reason for image in by_id.values()], pa.string())
+        details = pa.array([image.detail for image in by_id.values()], pa.string())
+        is_used = pc.is_in(images["split"], pa.array(splits))
+        verdict = pc.if_else(pc.is_valid(place), "quarantined", "accepted")
+        columns = {name: images[name] for name in images.column_names} | {
+            "verdict": pc.if_else(is_used, verdict, "excluded"),
+            "reason": pc.if_else(is_used, reasons.take(place), "test_split"),
+            "detail": details.take(place),
+        }
+        manifest = pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names}, schema=MANIFEST_SCHEMA)
+        account = Accounting.of(pa.concat_tables([manifest, self.listing.excluded]), self.listing.ids)
+        return TrainedImages(checksums, account.counts)
 
     def with_ranges(self, output: OutputFolder[Any]) -> "TiffSource":
         """The source with the ranges of its sample values decided, once for the run that writes a folder."""

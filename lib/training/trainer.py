@@ -2,19 +2,16 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from lib.config.fitting import FitConfig, TrainConfig
 from lib.dataset.shard_source import ShardSource
-from lib.dataset.source import DatasetInfo, ImageSource, RefusedImage
+from lib.dataset.source import DatasetInfo, ImageSource
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import SettingsError
-from lib.folders.manifest import MANIFEST_SCHEMA, Accounting
 from lib.folders.model import ModelRecord, read_seen_images, write_seen_images
 from lib.folders.output import OutputFolder
 from lib.models.networks import KERAS_NETWORKS
@@ -144,10 +141,8 @@ def prepare_source(
     config: TrainConfig, source: LabelledSource, folder: OutputFolder[ModelRecord]
 ) -> tuple[LabelledSource, dict[str, Any]]:
     """The source with all decided that is decided once for a run, and what `model.json` says of that."""
-    if isinstance(source, ShardSource):
-        return source, {}
-    duplicates = source.count_duplicates(config.duplicates)
-    return source.with_ranges(folder), {"duplicates": duplicates}
+    source, duplicates = source.prepared(config.duplicates, folder)
+    return source, {} if duplicates is None else {"duplicates": duplicates}
 
 
 def frozen_features(config: TrainConfig, spec: ModelSpec, source: LabelledSource) -> FeatureSource | None:
@@ -169,14 +164,10 @@ def describe_model(spec: ModelSpec, source: LabelledSource, messages: Messages, 
     """
     record = _record(folder.name, spec, source)
     seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()
-    if isinstance(source, TiffSource):
-        verdicts = messages.image_verdicts()
-        record["counts"] = _account(source, verdicts.refused).counts
-        seen |= set(verdicts.checksums.items())
-    else:
-        seen |= set(source.checksums(FITTED_SPLITS).items())
-    write_seen_images(seen, folder)
-    return record
+    verdicts = messages.image_verdicts()
+    images = source.trained_on(FITTED_SPLITS, verdicts.refused, verdicts.checksums)
+    write_seen_images(seen | set(images.checksums.items()), folder)
+    return record if images.counts is None else record | {"counts": images.counts}
 
 
 def _run(
@@ -212,25 +203,8 @@ def _record(name: str, spec: ModelSpec, source: LabelledSource) -> dict[str, Any
         "output": "logits",
         "preprocessing": "inside the model",
         "image_policy": source.image_policy,
-        "image_encoding": source.record.encoding if isinstance(source, ShardSource) else None,
+        "image_encoding": source.image_encoding,
         "weights": spec.weights,
         "weights_sha256": weights_digest(spec, source.image_size),
         "dataset_hash": source.content_hash,
     }
-
-
-def _account(source: TiffSource, refused: Mapping[str, list[RefusedImage]]) -> Accounting:
-    """What became of the listed files of a source that was streamed into training."""
-    images, by_id = source.listing.images, {image.image_id: image for some in refused.values() for image in some}
-    place = pc.index_in(images["image_id"], pa.array(by_id, pa.string()))  # among the refused; null for all others
-    reasons = pa.array([image.reason for image in by_id.values()], pa.string())
-    details = pa.array([image.detail for image in by_id.values()], pa.string())
-    is_fitted = pc.is_in(images["split"], pa.array(FITTED_SPLITS))
-    verdict = pc.if_else(pc.is_valid(place), "quarantined", "accepted")
-    columns = {name: images[name] for name in images.column_names} | {
-        "verdict": pc.if_else(is_fitted, verdict, "excluded"),
-        "reason": pc.if_else(is_fitted, reasons.take(place), "test_split"),
-        "detail": details.take(place),
-    }
-    manifest = pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names}, schema=MANIFEST_SCHEMA)
-    return Accounting.of(pa.concat_tables([manifest, source.listing.excluded]), source.listing.ids)
