@@ -36,21 +36,17 @@ logger = logging.getLogger(__name__)
 LabelledSource = ShardSource | TiffSource
 
 
-def open_source(config: TrainConfig) -> LabelledSource:
-    """The images to train on.
+def train_model(config: TrainConfig) -> ModelRecord:
+    """Train one model, unless this very training is already complete.
 
     Raises:
-        SettingsError: If the dataset folder is not complete, of another image size, or the source has no images.
-        DataError: If the classes of a source cannot be trained on.
+        TissueError: Of the kind that tells what is wrong; see `open_source`, `check_training`, `train_on_worker`.
     """
-    if config.source is not None:
-        return TiffSource.list_labelled(Location(config.source), config, config)
-    dataset = ShardSource.open(Location(str(config.dataset)))
-    if dataset.image_size != config.image_size:
-        raise SettingsError(
-            f"--image-size is {config.image_size}, but {config.dataset} holds images of {dataset.image_size} px"
-        )
-    return dataset
+    spec = check_training(config)
+    source = open_source(config)
+    require_imagenet_weights([spec], config.image_size)
+    folder = model_folder(config, source)
+    return folder.once(lambda: _train(config, spec, source, folder))
 
 
 def check_training(config: TrainConfig) -> ModelSpec:
@@ -81,6 +77,23 @@ def check_fit(config: FitConfig, specs: Sequence[ModelSpec]) -> None:
         raise SettingsError("--fine-tune-epochs: the layers of a TF Hub SavedModel cannot be fine-tuned; leave it at 0")
 
 
+def open_source(config: TrainConfig) -> LabelledSource:
+    """The images to train on.
+
+    Raises:
+        SettingsError: If the dataset folder is not complete, of another image size, or the source has no images.
+        DataError: If the classes of a source cannot be trained on.
+    """
+    if config.source is not None:
+        return TiffSource.list_labelled(Location(config.source), config, config)
+    dataset = ShardSource.open(Location(str(config.dataset)))
+    if dataset.image_size != config.image_size:
+        raise SettingsError(
+            f"--image-size is {config.image_size}, but {config.dataset} holds images of {dataset.image_size} px"
+        )
+    return dataset
+
+
 def require_imagenet_weights(specs: Iterable[ModelSpec], image_size: int) -> None:
     """Fetch ImageNet weights before anything long is started; imports Keras only if there are any to fetch.
 
@@ -92,19 +105,6 @@ def require_imagenet_weights(specs: Iterable[ModelSpec], image_size: int) -> Non
             from lib.models.applications import require_weights
 
             require_weights(spec, image_size)
-
-
-def train_model(config: TrainConfig) -> ModelRecord:
-    """Train one model, unless this very training is already complete.
-
-    Raises:
-        TissueError: Of the kind that tells what is wrong; see `open_source`, `check_training`, `train_on_worker`.
-    """
-    spec = check_training(config)
-    source = open_source(config)
-    require_imagenet_weights([spec], config.image_size)
-    folder = model_folder(config, source)
-    return folder.once(lambda: _train(config, spec, source, folder))
 
 
 def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> OutputFolder[ModelRecord]:
@@ -130,7 +130,7 @@ def _train(
     messages = MessageLog() if in_this_process(config) else RemoteMessages()
     features = frozen_features(config, spec, source)
     with tracker.following(messages):
-        record |= _run(config, spec, source, features, messages)
+        record |= _fit_on_workers(config, spec, source, features, messages)
     record |= describe_model(spec, source, messages, folder.location)
     model = ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)})
     tracker.finish(model)
@@ -153,24 +153,7 @@ def frozen_features(config: TrainConfig, spec: ModelSpec, source: LabelledSource
     return compute_features(source, spec, config, kept, FITTED_SPLITS)
 
 
-def describe_model(spec: ModelSpec, source: LabelledSource, messages: Messages, folder: Location) -> dict[str, Any]:
-    """What `model.json` says of a trained model, after writing which images it has seen.
-
-    Args:
-        spec: What was trained.
-        source: The images.
-        messages: What the workers told.
-        folder: The model folder.
-    """
-    record = _record(folder.name, spec, source)
-    seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()
-    verdicts = messages.image_verdicts()
-    images = source.trained_on(FITTED_SPLITS, verdicts.refused, verdicts.checksums)
-    write_seen_images(seen | set(images.checksums.items()), folder)
-    return record if images.counts is None else record | {"counts": images.counts}
-
-
-def _run(
+def _fit_on_workers(
     config: TrainConfig, spec: ModelSpec, source: ImageSource, features: FeatureSource | None, messages: Messages
 ) -> dict[str, Any]:
     trainer = ResilientTrainer(
@@ -191,6 +174,23 @@ def _run(
         except TrainingFailedError as error:
             raise user_error(error, config.max_failures) from error
     return dict(result.return_value)
+
+
+def describe_model(spec: ModelSpec, source: LabelledSource, messages: Messages, folder: Location) -> dict[str, Any]:
+    """What `model.json` says of a trained model, after writing which images it has seen.
+
+    Args:
+        spec: What was trained.
+        source: The images.
+        messages: What the workers told.
+        folder: The model folder.
+    """
+    record = _record(folder.name, spec, source)
+    seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()
+    verdicts = messages.image_verdicts()
+    images = source.trained_on(FITTED_SPLITS, verdicts.refused, verdicts.checksums)
+    write_seen_images(seen | set(images.checksums.items()), folder)
+    return record if images.counts is None else record | {"counts": images.counts}
 
 
 def _record(name: str, spec: ModelSpec, source: LabelledSource) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.shard_source import ShardSource
-from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, Units, image_array
+from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, RefusedImage, Units, image_array
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import DataError, SettingsError, StorageError
 from lib.folders.manifest import DuplicateCounts
@@ -221,3 +221,23 @@ def record_of(config: ConvertConfig) -> dict[str, Any]:
 
 def test_the_content_hash_of_a_dataset_is_that_of_its_record(config: ConvertConfig, shards: ShardSource) -> None:
     assert shards.content_hash == record_of(config)["content_hash"]
+
+
+def test_a_streamed_source_accounts_for_every_listed_file(config: ConvertConfig, tiffs: TiffSource) -> None:
+    damaged = RefusedImage(3, tiffs.listing.images["image_id"].to_pylist()[-1], "not_tiff", "is text")
+    found = tiffs.trained_on(["train", "validation"], {"validation": [damaged]}, {"some": "checksum"})
+    assert found.checksums == {"some": "checksum"}
+    assert found.counts is not None
+    assert (found.counts.listed, found.counts.accepted, found.counts.quarantined, found.counts.excluded) == (
+        25,
+        17,
+        1,
+        7,
+    )
+
+
+def test_shards_have_an_account_of_their_own(shards: ShardSource) -> None:
+    found = shards.trained_on(["train", "validation"], {}, {})
+    assert found.counts is None
+    assert len(found.checksums) == 18
+    assert shards.prepared("refuse", None) == (shards, None)  # type: ignore[arg-type]  # is not looked at
