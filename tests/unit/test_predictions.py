@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lib.config.conversion import ConvertConfig
 from lib.config.prediction import PredictConfig
+from lib.dataset.graph import part_name, without_parts
 from lib.dataset.shard_source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
@@ -296,3 +297,12 @@ def blotches(random: np.random.Generator, white: int) -> np.ndarray:
     """Blotches of all colours, up to white, of 40 x 56 pixels."""
     coarse = random.uniform(0, white, (5, 7, 3))
     return np.repeat(np.repeat(coarse, 8, axis=0), 8, axis=1) * random.uniform(0.7, 1, (40, 56, 1))
+
+
+def test_a_unit_is_done_when_each_folder_has_its_part_as_an_earlier_version_wrote_no_thumbnails(tmp_path: Path) -> None:
+    units = [pa.table({"position": [0, 1]}), pa.table({"position": [2]}), pa.table({"position": [3]})]
+    predictions, thumbnails = Location(str(tmp_path / "predictions")), Location(str(tmp_path / "thumbnails"))
+    for folder, firsts in ((predictions, (0, 2)), (thumbnails, (2,))):
+        folder.write_many({part_name(first): b"" for first in firsts})
+    assert without_parts(units, predictions) == [units[2]]
+    assert without_parts(units, predictions, thumbnails) == [units[0], units[2]]
