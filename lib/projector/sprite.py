@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from lib.errors import DataError
-from lib.plots.tiles import ImageArray, decoded, squared, tiled
 from lib.projector.points import Thumbnail
 
 THUMBNAIL_PX = 64
@@ -38,6 +38,8 @@ def sprite(thumbnails: Sequence[Thumbnail]) -> bytes:
     Source:
         The vertex shader in `tensorboard/plugins/projector/tf_projector_plugin/projector_binary.js`, 2.21.
     """
+    from lib.plots.tiles import squared, tiled  # where it is needed: beside it are drawings, which need Matplotlib
+
     side, across = thumbnail_side(len(thumbnails)), columns(len(thumbnails))
     pictures = (_bgr(thumbnail, number) for number, thumbnail in enumerate(thumbnails))
     squares = (squared(picture, side, background=0, enlarge=True) for picture in pictures)
@@ -45,7 +47,9 @@ def sprite(thumbnails: Sequence[Thumbnail]) -> bytes:
     return bytes(cv2.imencode(".png", canvas)[1].tobytes())
 
 
-def _bgr(thumbnail: Thumbnail, number: int) -> ImageArray:
+def _bgr(thumbnail: Thumbnail, number: int) -> npt.NDArray[np.uint8]:
+    from lib.plots.tiles import decoded
+
     if isinstance(thumbnail, bytes):
         return decoded(thumbnail, f"thumbnail {number}")
     if thumbnail.dtype != np.uint8 or thumbnail.ndim != 3 or thumbnail.shape[2] != 3 or not thumbnail.size:  # noqa: PLR2004 - an axis for rows, columns, and 3 channels

@@ -1,6 +1,8 @@
 """The house: each module has a name of its own, imports never come back, and tests leave what is private alone."""
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -82,3 +84,9 @@ def private_modules_of_ray(code: str) -> list[str]:
         elif isinstance(node, ast.Attribute):
             named.append(ast.unparse(node))
     return [name for name in named if name.startswith("ray.") and "._" in name]
+
+
+def test_an_actor_that_predicts_waits_for_no_drawing_library() -> None:
+    loaded = "import sys, lib.evaluation.predictor; print(*{'matplotlib', 'seaborn', 'sklearn'} & set(sys.modules))"
+    command = [sys.executable, "-c", loaded]
+    assert subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout.strip() == ""
