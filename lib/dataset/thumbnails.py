@@ -1,7 +1,6 @@
 """Small copies of images: of those that are predicted, made where they are decoded, and of a few others."""
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import cv2
 import numpy as np
@@ -53,7 +52,7 @@ def shard_thumbnails(dataset: ShardSource, shards: Collection[str], image_ids: C
     units = [pa.table({"file": [shard]}) for shard in sorted(shards)]
     if not units:
         return THUMBNAIL_SCHEMA.empty_table()
-    arguments: dict[str, Any] = {"images": shards_of(dataset.folder), "wanted": pa.array(sorted(image_ids))}
+    arguments = {"images": shards_of(dataset.folder), "wanted": pa.array(sorted(image_ids))}
     graph = map_units(units_dataset(units), _of_shard, fn_kwargs=arguments, num_cpus=1)
     return pa.concat_tables(list(stream_tables(graph)))
 

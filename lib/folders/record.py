@@ -4,7 +4,7 @@ A key that came later has a default, for files that were written before; a key t
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -31,7 +31,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants")
 
     @model_serializer(mode="wrap")
-    def _given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
         return {key: value for key, value in serialize(self).items() if key in self.model_fields_set}
 
     def as_json(self) -> dict[str, JsonValue]:

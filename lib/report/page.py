@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,7 +154,7 @@ class PageData:
         return self.numbers.get((dataset_uri, split, image_id))
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """JSON for the script: thumbnails, sprites, and a map for each evaluation that has one (or null)."""
         keys = {key: number for number, key in enumerate(self.report.thumbnails)}
         return {
@@ -164,14 +163,14 @@ class PageData:
             "maps": [self._map(one, keys) for one in self.report.evaluations],
         }
 
-    def _sprite(self, key: tuple[str, str]) -> dict[str, Any] | None:
+    def _sprite(self, key: tuple[str, str]) -> dict[str, object] | None:
         sprite = self.report.thumbnails[key].sprite
         if sprite is None:
             return None
         rows = -(-len(sprite.tiles) // sprite.columns)
         return {"jpeg": _base64(sprite.jpeg), "side": sprite.side_px, "columns": sprite.columns, "rows": rows}
 
-    def _map(self, one: Evaluation, keys: dict[tuple[str, str], int]) -> dict[str, Any] | None:
+    def _map(self, one: Evaluation, keys: dict[tuple[str, str], int]) -> dict[str, object] | None:
         if one.layouts is None:
             return None
         key = (one.dataset.uri, one.split)

@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lib.folders.evaluation import EvaluationRecord
+from lib.folders.model import ModelRecord
+from lib.storage.location import Location
 from tests.fakes.chain import Chain
 from tests.fakes.jobs import job_here
 
@@ -210,7 +213,8 @@ def test_a_model_folder_is_complete(chain: Chain, name: str) -> None:
     assert record["output"] == "logits"
     assert record["world_size"] == 1
     assert record["dataset_hash"] == read_json(chain.output / "dataset" / "dataset.json")["content_hash"]
-    assert {"preprocessing", "weights", "settings", "metrics", "versions"} <= record.keys()
+    model = ModelRecord.read(Location(str(folder)))
+    assert set(ModelRecord.model_fields) - model.model_fields_set == {"sweep", "duplicates", "counts"}
     assert columns(folder / "history.parquet") == HISTORY_COLUMNS
     history = pd.read_parquet(folder / "history.parquet")
     assert list(history["epoch"]) == list(range(1, record["metrics"]["epochs"] + 1))
@@ -233,6 +237,7 @@ def test_an_evaluation_folder_is_complete(chain: Chain, name: str) -> None:
         assert columns(folder / "embeddings" / file.name) == EMBEDDING_COLUMNS
     record, metrics = read_json(folder / "evaluation.json"), read_json(folder / "metrics.json")
     assert record["metrics"] == metrics
+    assert EvaluationRecord.read(Location(str(folder))).model_fields_set == set(EvaluationRecord.model_fields)
     assert metrics["accuracy"] == chain.result.summary["models"][name]
     for plot in ("confusion_matrix", "scatter", "swarm", "reliability", "per_class"):
         assert (folder / "plots" / f"{plot}.png").read_bytes().startswith(PNG_START)

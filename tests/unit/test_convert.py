@@ -56,6 +56,7 @@ def test_the_record_the_manifest_and_the_shards_tell_the_same_story(folder: Path
     assert record.reasons == {"not_tiff": 1, "not_tiff_name": 1}
     assert record.class_names == ["liver", "lung"]
     assert DatasetRecord.read(Location(str(folder / "dataset"))) == record
+    assert record.model_fields_set == set(DatasetRecord.model_fields)
     manifest = pq.read_table(folder / "dataset/manifest.parquet")
     assert manifest.schema.equals(MANIFEST_SCHEMA)
     accepted = {row["image_id"]: row for row in manifest.to_pylist() if row["verdict"] == "accepted"}

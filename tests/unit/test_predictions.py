@@ -28,6 +28,7 @@ from lib.folders.predictions import (
     VERDICT_SCHEMA,
     ExtraColumns,
     PredictionAccount,
+    PredictionsRecord,
     read_account,
     with_account,
 )
@@ -243,6 +244,7 @@ def test_a_tenth_of_unfamiliar_images_is_worth_a_warning(
 def test_the_record_and_the_summary_count_what_is_doubtful(prepared: PredictConfig) -> None:
     record = predict.predict_images(prepared)
     assert (record.images, record.unfamiliar, record.abstained) == (1, None, 1)
+    assert record.model_fields_set == set(PredictionsRecord.model_fields)
     summary = prediction_summary(record, prepared.output)
     assert (summary["accepted"], summary["unfamiliar"], summary["abstained"]) == (1, None, 1)
 

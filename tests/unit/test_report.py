@@ -129,6 +129,7 @@ def test_report_json_is_written_last_and_holds_what_the_page_says(lab: Lab) -> N
     config = lab.both({1, 2, 3})
     summary = write_report(config)
     assert ReportRecord.read(Location(str(lab.root / "report"))) == summary
+    assert set(ReportRecord.model_fields) - summary.model_fields_set == {"marker", "inputs"}
     (model,) = summary.models
     # of classes of 30 images, 2 and 1 are taken for the other
     assert model.macro_f1 == pytest.approx((2 * 28 / (29 + 30) + 2 * 29 / (31 + 30)) / 2)

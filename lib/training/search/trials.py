@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from lib.config.fitting import FitConfig, ParameterSpace, SweepConfig, TrainConfig
 from lib.errors import SettingsError
@@ -36,7 +36,7 @@ class Trial:
     """
 
     number: int
-    parameters: dict[str, Any]
+    parameters: dict[str, JsonValue]
     config: TrainConfig
 
     @property
@@ -71,7 +71,7 @@ def draw_trials(config: TrainConfig, sweep: SweepConfig) -> list[Trial]:
     if combinations < sweep.trials:
         raise SettingsError(f"{FLAG} {config.sweep}: trials {sweep.trials}: there are {combinations:.0f} combinations")
     random = np.random.default_rng(config.seed)
-    drawn: list[dict[str, Any]] = []
+    drawn: list[dict[str, JsonValue]] = []
     while len(drawn) < sweep.trials:
         parameters = {name: _draw(name, space, random) for name, space in sorted(sweep.parameters.items())}
         if parameters not in drawn:
