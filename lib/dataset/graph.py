@@ -9,10 +9,12 @@ from ray.data import ActorPoolStrategy
 
 from lib.config.resources import AcceleratorConfig, DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, Decoder, first_position
+from lib.folders.parts import part_name
 from lib.runtime.ray_data import accelerator_label, decoding, map_units, stream_tables, units_dataset
 from lib.storage.location import Location
 
 DONE_SCHEMA = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("images", "quarantined")])
+"""Between an actor and the driver; never in a file."""
 
 
 class DoneUnit(NamedTuple):
@@ -74,11 +76,6 @@ def run_pool(
 def done(images: int, quarantined: int = 0) -> pa.Table:
     """What an actor of a pool says of a unit that it has written: its images, and how many of them were refused."""
     return pa.table([[images], [quarantined]], schema=DONE_SCHEMA)
-
-
-def part_name(first: int) -> str:
-    """The file that holds what is made of a unit: named by its first position, so that it is the same every time."""
-    return f"part-{first:09d}.parquet"
 
 
 def without_parts(units: list[pa.Table], *folders: Location) -> list[pa.Table]:

@@ -27,6 +27,7 @@ DECODED_SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
+"""In memory only, between tasks."""
 NAMES = ["position", "image_id", "path", "label"]
 
 Decoder = Callable[[pa.Table], pa.Table]

@@ -12,7 +12,7 @@ from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.predictor import predict_units
 from lib.evaluation.views.embeddings import resembling_training_images, show_embeddings
 from lib.evaluation.views.figures import draw_plots
-from lib.folders.checks import read_descriptors, write_near_duplicates
+from lib.folders.checks import CHECKS, read_descriptors, write_near_duplicates
 from lib.folders.evaluation import (
     EvaluationRecord,
     Metrics,
@@ -97,7 +97,7 @@ class _Doubts(TypedDict, total=False):
 def _doubts(config: EvaluateConfig, scored: ScoredPredictions, model: ModelRecord, dataset: ShardSource) -> _Doubts:
     """Write what speaks against the data, and say how much of it there is and where."""
     output = Location(config.output)
-    checks = Location(config.checks) if config.checks else output / "checks"
+    checks = Location(config.checks) if config.checks else output / CHECKS
     start_ray(config)  # where all was predicted before, it is not running yet
     run_checks(dataset, config.split, checks, config)
     candidates = label_error_candidates(scored.predictions, scored.class_names)

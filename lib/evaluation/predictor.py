@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.prediction import PredictionConfig
-from lib.dataset.graph import done, part_name, run_pool, without_parts
+from lib.dataset.graph import done, run_pool, without_parts
 from lib.dataset.source import ImageSource, first_position, image_array
 from lib.dataset.thumbnails import unit_thumbnails
 from lib.folders.model import ModelRecord
 from lib.folders.output import read_complete
+from lib.folders.parts import part_name
 from lib.folders.predictions import (
     EMBEDDING_SCHEMA,
     EMBEDDINGS,

@@ -11,7 +11,7 @@ from lib.folders.record import CompletionRecord, Record
 from lib.storage.location import Location
 from lib.storage.tables import Row, read_table, write_table
 
-DESCRIPTORS = "descriptors"
+CHECKS, DESCRIPTORS = "checks", "descriptors"
 NEAR_DUPLICATES_FILE, BASELINE_FILE = "near_duplicates.parquet", "baseline.parquet"
 MOST_SHOWN = 30
 """Pairs shown with thumbnails; the page states how many more there are."""

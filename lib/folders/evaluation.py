@@ -17,7 +17,7 @@ from lib.storage.tables import read_table, write_table
 MOST_SHOWN = 30
 """Pairs and candidates shown with thumbnails; the page states how many more there are."""
 LABEL_ERRORS_FILE = "label_errors.parquet"
-MAPS_FILE, PROJECTOR = "maps.parquet", "projector"
+MAPS_FILE, PLOTS, PROJECTOR = "maps.parquet", "plots", "projector"
 LABEL_ERROR_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

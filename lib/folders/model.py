@@ -21,7 +21,7 @@ CURVES_FILE = "curves.png"
 CURVES_SVG_FILE = "curves.svg"
 SEEN_FILE = "seen_images.parquet"
 REFERENCE_FILE = "reference.parquet"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 FloatArray = npt.NDArray[np.float32]
 SeenImage = tuple[str, str]
 """`image_id`, which is unique within a data set only, and checksum."""
@@ -207,3 +207,10 @@ def read_reference(folder: Location, columns: list[str]) -> pa.Table:
         StorageError: If they cannot be read.
     """
     return read_table(folder / REFERENCE_FILE, columns)
+
+
+def write_epochs(history: pa.Table, png: bytes, svg: bytes, folder: Location) -> None:
+    """Write the history of a model (`HISTORY_SCHEMA`: a row an epoch), and pictures of its curves."""
+    write_table(history, folder / HISTORY_FILE)
+    (folder / CURVES_FILE).write_bytes(png)
+    (folder / CURVES_SVG_FILE).write_bytes(svg)

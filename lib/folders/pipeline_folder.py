@@ -5,10 +5,8 @@ from typing import ClassVar
 from lib.folders.manifest import Counts
 from lib.folders.record import CompletionRecord
 
-DATASET, MODELS, EVALUATIONS, CHECKS, FEATURES, REPORT = (
-    *("dataset", "models", "evaluations"),
-    *("checks", "features", "report"),
-)
+DATASET, MODELS, EVALUATIONS, REPORT = "dataset", "models", "evaluations", "report"
+"""Beside the folders of checks and features."""
 
 
 class PipelineRecord(CompletionRecord):

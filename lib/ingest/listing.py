@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 SMALLEST_UNIT, LARGEST_UNIT, USUAL_UNITS = 16, 512, 16
 
 PLACED_SCHEMA = LISTING_SCHEMA.append(pa.field("reason", pa.string()))
+"""In memory only."""
 """A listed file, and why it does not count as an image, null if it does."""
 
 

@@ -13,6 +13,7 @@ from lib.ingest.listing import Listing
 from lib.storage.location import Location
 
 CONVERTED_SCHEMA = MANIFEST_SCHEMA.append(pa.field("shard", SHARD_NAME_TYPE, nullable=False))
+"""In memory only."""
 
 
 @dataclass(frozen=True)

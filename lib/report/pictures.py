@@ -9,7 +9,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from lib.folders.evaluation import Layouts, Metrics
+from lib.folders.evaluation import PLOTS, Layouts, Metrics
 from lib.folders.model import CURVES_FILE
 from lib.report.report import Plot
 from lib.storage.location import Location
@@ -76,7 +76,7 @@ def evaluation_plots(
     plots = [_read(model / CURVES_FILE, "curves", ("Training", "The epoch that was kept is marked."), "")]
     for key, caption in CAPTIONS.items():
         if key not in drawn:
-            plots.append(_read(evaluation / "plots" / f"{key}.png", key, caption, in_words.get(key, "")))
+            plots.append(_read(evaluation / PLOTS / f"{key}.png", key, caption, in_words.get(key, "")))
     return tuple(plot for plot in plots if plot is not None)
 
 

@@ -9,12 +9,13 @@ from lib.config.conversion import ConvertConfig
 from lib.config.fitting import TrainConfig
 from lib.config.prediction import EvaluateConfig
 from lib.evaluation.evaluate import evaluate_model
-from lib.folders.checks import ChecksRecord
+from lib.folders.checks import CHECKS, ChecksRecord
 from lib.folders.dataset import DatasetRecord
 from lib.folders.evaluation import EvaluationRecord
+from lib.folders.features import FEATURES
 from lib.folders.model import ModelRecord
 from lib.folders.output import RunRecord, package_versions, write_anew
-from lib.folders.pipeline_folder import CHECKS, DATASET, EVALUATIONS, FEATURES, MODELS, REPORT, PipelineRecord
+from lib.folders.pipeline_folder import DATASET, EVALUATIONS, MODELS, REPORT, PipelineRecord
 from lib.folders.report_folder import ReportRecord
 from lib.ingest.convert import convert_images
 from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec

@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.fitting import TrainConfig
-from lib.dataset.graph import done, part_name, run_pool, without_parts
+from lib.dataset.graph import done, run_pool, without_parts
 from lib.dataset.sampler import PADDING
 from lib.dataset.shard_source import ShardSource
 from lib.dataset.source import Decoder, RefusedImage, first_position
 from lib.dataset.tiff_source import TiffSource
-from lib.folders.features import FEATURE_SCHEMA, WIDTH_KEY
+from lib.folders.features import FEATURE_SCHEMA, WIDTH_KEY, read_features, read_width, write_features
 from lib.models.provenance import weights_digest
 from lib.models.spec import ModelSpec
 from lib.runtime.counters import count_images
@@ -35,7 +35,6 @@ from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import FETCH_CONCURRENCY, Location
-from lib.storage.tables import footer, read_table, write_table
 
 if TYPE_CHECKING:
     from lib.models.augmentation import Augmentation
@@ -129,7 +128,7 @@ class FeatureSource:
         starts, folder = self.starts[split], self.folder.of(split, variant)
         wanted = starts[bisect_right(starts, positions.start) - 1 : bisect_left(starts, positions.stop)]
         with ThreadPoolExecutor(1 if folder.is_local else FETCH_CONCURRENCY) as threads:
-            yield from threads.map(lambda start: read_table(folder / part_name(start)), wanted)
+            yield from threads.map(lambda start: read_features(folder, start), wanted)
 
     def _take(self, found: Features, rows: pa.Table) -> None:
         usable = rows.filter(pc.is_valid(rows["features"]))
@@ -232,7 +231,7 @@ def _decode(unit: pa.Table, decoder: Decoder) -> pa.Table:
 
 def _width(folder: FeatureFolder, starts: Mapping[str, Sequence[int]]) -> int:
     split = next(iter(starts))
-    return int(footer(folder.of(split, 0) / part_name(starts[split][0]))[WIDTH_KEY])
+    return read_width(folder.of(split, 0), starts[split][0])
 
 
 class FeatureWriter:
@@ -266,9 +265,7 @@ class FeatureWriter:
         for variant in folder.variants(split):
             change = self._change(variant) if folder.is_augmented(split) else None
             (features,) = forward(images, change)
-            write_table(
-                feature_table(decoded, features), folder.of(split, variant) / part_name(first_position(decoded))
-            )
+            write_features(feature_table(decoded, features), folder.of(split, variant), first_position(decoded))
         variants = len(folder.variants(split))
         return done(decoded.num_rows * variants, (decoded.num_rows - images.num_rows) * variants)
 

@@ -12,6 +12,7 @@ from lib.dataset.shard_source import ShardSource
 from lib.dataset.source import DatasetInfo, ImageSource
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import SettingsError
+from lib.folders.features import FEATURES
 from lib.folders.model import ModelRecord, read_seen_images, write_seen_images
 from lib.folders.output import OutputFolder
 from lib.models.networks import KERAS_NETWORKS
@@ -149,7 +150,7 @@ def frozen_features(config: TrainConfig, spec: ModelSpec, source: LabelledSource
     """The features of the images that a model is fitted to, if it has a frozen base; computed unless they are there."""
     if not spec.has_frozen_base:
         return None
-    kept = Location(config.features) if config.features else Location(config.output) / "features"
+    kept = Location(config.features) if config.features else Location(config.output) / FEATURES
     return compute_features(source, spec, config, kept, FITTED_SPLITS)
 
 

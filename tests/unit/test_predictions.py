@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from lib.config.conversion import ConvertConfig
 from lib.config.prediction import PredictConfig
-from lib.dataset.graph import part_name, without_parts
+from lib.dataset.graph import without_parts
 from lib.dataset.shard_source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
 from lib.evaluation.predictor import most_confident_errors, prediction_table
 from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
+from lib.folders.parts import part_name
 from lib.folders.predictions import (
     ABSTAINING_LOGIT_SCHEMA,
     ABSTAINING_SCHEMA,

@@ -1,6 +1,7 @@
 """The house: each module has a name of its own, imports never come back, and tests leave what is private alone."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -90,3 +91,12 @@ def test_an_actor_that_predicts_waits_for_no_drawing_library() -> None:
     loaded = "import sys, lib.evaluation.predictor; print(*{'matplotlib', 'seaborn', 'sklearn'} & set(sys.modules))"
     command = [sys.executable, "-c", loaded]
     assert subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_only_the_files_of_folders_read_and_write_what_output_folders_hold() -> None:
+    by_hand = re.compile(
+        r"\.(?:read|write)_json\(|\b(?:read|write)_table\(|\bpq\.|\"[\w/]+\.(?:parquet|json|keras|html)\""
+    )
+    elsewhere = [file for file in LIBRARY.rglob("*.py") if file.parent.name not in {"folders", "storage", "projector"}]
+    elsewhere += [*LIBRARY.parent.glob("jobs/*.py"), LIBRARY.parent / "cluster" / "submit.py"]
+    assert [(file.name, found) for file in elsewhere for found in by_hand.findall(file.read_text())] == []

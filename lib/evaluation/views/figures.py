@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lib.evaluation.measures.abstention import risk_coverage_curve
 from lib.evaluation.measures.metrics import uncalibrated
-from lib.folders.evaluation import KINDS, Metrics
+from lib.folders.evaluation import KINDS, PLOTS, Metrics
 from lib.folders.predictions import ScoredPredictions, read_grad_cam
 from lib.ingest.image import decode_jpeg
 from lib.plots import (
@@ -45,7 +45,7 @@ def draw_plots(scored: ScoredPredictions, metrics: Metrics, maps: pa.Table, fold
         pictures["grad_cam"] = sheet
     files = {f"{name}.png": picture.png for name, picture in pictures.items()}
     files |= {f"{name}.svg": picture.svg for name, picture in pictures.items()}
-    (folder / "plots").write_many(files)
+    (folder / PLOTS).write_many(files)
 
 
 def _plots(scored: ScoredPredictions, metrics: Metrics) -> dict[str, Picture]:

@@ -20,7 +20,7 @@ import ray.train
 import tensorflow as tf
 
 from lib.dataset.sampler import PADDING
-from lib.folders.model import NETWORK_FILE, write_reference
+from lib.folders.model import NETWORK_FILE, TENSORBOARD, write_reference
 from lib.models.calibration import fit_calibration, scale_last_layer
 from lib.models.probabilities import softmax
 from lib.models.reference import NEIGHBOURS, neighbour_distances, reference_record
@@ -35,7 +35,7 @@ from lib.training.workers.watchdog import Heartbeat
 FloatArray = npt.NDArray[np.float32]
 
 BATCH_SIZE = 64
-PROJECTOR_FOLDER = "tensorboard/projector"
+PROJECTOR_FOLDER = f"{TENSORBOARD}/projector"
 
 
 class Outcome(NamedTuple):

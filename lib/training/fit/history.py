@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lib.folders.model import CURVES_FILE, CURVES_SVG_FILE, HISTORY_FILE, HISTORY_SCHEMA
+from lib.folders.model import HISTORY_SCHEMA, write_epochs
 from lib.plots import curves
 from lib.storage.location import Location
-from lib.storage.tables import write_table
 
 
 def write_history(rows: list[dict[str, Any]], folder: Location) -> None:
@@ -19,10 +18,8 @@ def write_history(rows: list[dict[str, Any]], folder: Location) -> None:
         folder: The model folder.
     """
     history = pa.Table.from_pylist(rows, schema=HISTORY_SCHEMA)
-    write_table(history, folder / HISTORY_FILE)
     picture = curves(history.to_pandas())
-    (folder / CURVES_FILE).write_bytes(picture.png)
-    (folder / CURVES_SVG_FILE).write_bytes(picture.svg)
+    write_epochs(history, picture.png, picture.svg, folder)
 
 
 def history_record(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import ray.train
 
 from lib.dataset.sampler import balancing_weights
 from lib.errors import DivergedError
+from lib.folders.model import CHECKPOINTS, TENSORBOARD
 from lib.runtime.logs import join_stage
 from lib.runtime.ray_data import prepare_context
 from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
@@ -98,7 +99,7 @@ class Worker:
         self._task, self._peers = task, peers
         self._heartbeat, self._loader = heartbeat, loader
         self._examples = ExampleLoader(task, peers, heartbeat)
-        self._checkpoints = CheckpointFolder(task.output / "checkpoints")
+        self._checkpoints = CheckpointFolder(task.output / CHECKPOINTS)
         self._rows: list[dict[str, Any]] = []
 
     def train(self) -> dict[str, Any]:
@@ -219,7 +220,7 @@ class Worker:
             progress.restore(newest)
         callbacks = [AverageStatistics(model), history, best]
         if self._peers.is_writer:
-            callbacks.append(Scalars(self._task.output / "tensorboard" / phase.name))
+            callbacks.append(Scalars(self._task.output / TENSORBOARD / phase.name))
         callbacks.append(SaveCheckpoints(progress, config.checkpoint_every, self._heartbeat, self._is_leaving))
         self._run_epochs(model, phase, progress, batches, examples, callbacks)
         if not best.weights:

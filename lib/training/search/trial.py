@@ -16,7 +16,7 @@ from lib.config.fitting import TrainConfig
 from lib.dataset.memory import memory_for_images
 from lib.dataset.source import DatasetInfo
 from lib.errors import DivergedError, TissueError
-from lib.folders.model import ModelRecord
+from lib.folders.model import CHECKPOINTS, ModelRecord
 from lib.folders.output import OutputFolder
 from lib.models.spec import parse_spec
 from lib.runtime.logs import join_stage
@@ -119,7 +119,7 @@ def _complete(
     started = time.monotonic()
     spec = parse_spec(config.model)
     messages = TrialMessages(sum(phase.epochs for phase in plan_phases(spec, config)), tune.report)
-    newest = CheckpointFolder(folder.location / "checkpoints").newest()
+    newest = CheckpointFolder(folder.location / CHECKPOINTS).newest()
     for row in newest.state.rows if newest else []:  # what Ray Tune has not heard since the sweep was interrupted
         messages.report(EpochEnded(row))
     trainer = DataParallelTrainer(

@@ -13,6 +13,7 @@ from pydantic import JsonValue, ValidationError
 
 from lib.config.fitting import FitConfig, ParameterSpace, SweepConfig, TrainConfig
 from lib.errors import SettingsError
+from lib.folders.features import FEATURES
 from lib.folders.sweep import SWEEP, TRIALS
 from lib.storage.location import Location
 from lib.storage.yaml_file import read_settings_file
@@ -99,7 +100,7 @@ def _trial(config: TrainConfig, number: int, parameters: Mapping[str, Any]) -> T
     changed = _with(config, parameters).part(
         TrainConfig,
         output=(output / SWEEP / TRIALS / f"{number:04d}").uri,
-        features=config.features or (output / "features").uri,
+        features=config.features or (output / FEATURES).uri,
         num_workers=1,
         sweep=None,
     )

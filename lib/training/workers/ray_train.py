@@ -16,6 +16,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lib.config.fitting import FitConfig, TrainConfig
 from lib.config.resources import AcceleratorConfig
+from lib.folders.model import CHECKPOINTS
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.ray_data import accelerator_label
 from lib.storage.location import Location
@@ -78,7 +79,7 @@ def run_config(config: TrainConfig) -> RunConfig:
     return RunConfig(
         name="ray",
         failure_config=FailureConfig(max_failures=config.max_failures),
-        **ray_storage(Location(config.output) / "checkpoints"),
+        **ray_storage(Location(config.output) / CHECKPOINTS),
     )
 
 
