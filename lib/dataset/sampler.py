@@ -45,7 +45,7 @@ class LaneOrder:
 
     def __post_init__(self) -> None:
         if self.batch_size < self.world_size:
-            raise ValueError(f"a batch of {self.batch_size} cannot be shared by {self.world_size} workers")
+            raise ValueError(f"a batch of {self.batch_size} is too small for {self.world_size} workers")
 
     @property
     def steps(self) -> int:

@@ -71,9 +71,9 @@ def check_fit(config: FitConfig, specs: Sequence[ModelSpec]) -> None:
         SettingsError: Naming the settings.
     """
     if config.batch_size < config.num_workers.most:
-        raise SettingsError(f"--batch-size {config.batch_size} cannot be shared by --num-workers {config.num_workers}")
+        raise SettingsError(f"--batch-size {config.batch_size} is too small for --num-workers {config.num_workers}")
     if config.sampling == "balanced" and config.cache == "none":
-        raise SettingsError("--sampling balanced needs the images in memory; it does not go with --cache none")
+        raise SettingsError("--sampling balanced needs the images in memory; do not combine it with --cache none")
     if config.fine_tune_epochs and any(spec.name == HUB for spec in specs):
         raise SettingsError("--fine-tune-epochs: the layers of a TF Hub SavedModel cannot be fine-tuned; leave it at 0")
 

@@ -91,7 +91,7 @@ def test_validation_keeps_its_order() -> None:
 
 
 def test_a_batch_smaller_than_the_number_of_workers_is_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 3 cannot be shared by 4 workers"):
+    with pytest.raises(ValueError, match="a batch of 3 is too small for 4 workers"):
         LaneOrder(100, 3, world_size=4)
     LaneOrder(100, 4, world_size=4)
 
