@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from lib.config.prediction import ExportConfig
 from lib.errors import SettingsError, TissueError
+from lib.folders.export_folder import ExportRecord
 from lib.models.export import formats as export_formats
 from lib.models.export.agreement import PROBABILITY_TOLERANCE, check_images, measure_agreement, run_in_parts
 from lib.models.export.export import export_model
@@ -69,7 +70,7 @@ def _saved_model(folder: Path) -> Path:
     return folder
 
 
-def export(model: Path, output: Path, file_format: str, quantize: str = "none") -> dict[str, Any]:
+def export(model: Path, output: Path, file_format: str, quantize: str = "none") -> ExportRecord:
     return export_model(ExportConfig(model_dir=str(model), output=str(output), format=file_format, quantize=quantize))
 
 

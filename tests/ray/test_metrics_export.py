@@ -81,10 +81,10 @@ def test_images_of_a_conversion_are_counted_by_verdict(scrape: Scrape, tmp_path:
     source = write_source(tmp_path / "source", {"liver": 8, "lung": 8}, test_per_class=2)
     damage(source / "train" / "lung" / "lung_train_003.tif")
     settings = {"image_size": 32, "images_per_shard": 4, "max_bad_fraction": 1}
-    counts = convert_images(ConvertConfig(source=str(source), output=str(tmp_path / "out"), **settings))["counts"]
-    assert (counts["accepted"], counts["quarantined"]) == (19, 1)
+    counts = convert_images(ConvertConfig(source=str(source), output=str(tmp_path / "out"), **settings)).counts
+    assert (counts.accepted, counts.quarantined) == (19, 1)
     tags = {"job_name": JOB, "stage": "convert"}
-    verdicts = {of(**tags, verdict=verdict): counts[verdict] for verdict in ("accepted", "quarantined")}
+    verdicts = {of(**tags, verdict=verdict): getattr(counts, verdict) for verdict in ("accepted", "quarantined")}
     wait_for(scrape, metrics.IMAGES, verdicts)
 
 
