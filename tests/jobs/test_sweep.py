@@ -1,6 +1,7 @@
 """A sweep: all trials are accounted for, the best by validation loss is the model, and a rerun only does the rest."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tests.fakes.jobs import JobResult, kill_job, run_job, start_job, wait_until
+from tests.fakes.jobs import job_here, kill_job, start_job, wait_until
 from tests.fakes.networks import write_random_weights
 from tests.fakes.sources import write_source
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 SIZE = ("--image-size", 32)
 TRIALS, EPOCHS = 4, 3
@@ -33,7 +36,7 @@ class Sweep:
     """A finished sweep."""
 
     output: Path
-    result: JobResult
+    summary: dict[str, Any]
 
     @property
     def model(self) -> dict[str, Any]:
@@ -52,11 +55,11 @@ def read(file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def lab(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("sweep")
     source = write_source(folder / "source", {"liver": 12, "lung": 12, "skin": 12}, size=32)
     flags = ("--source", source, "--output", folder / "dataset", *SIZE, "--validation-fraction", 0.25)
-    assert run_job("convert", *flags).summary["accepted"] == 42
+    assert job_here("convert", *flags)["accepted"] == 42
     weights = write_random_weights(folder / "m.weights.h5", "MobileNet", alpha=0.25, input_shape=(32, 32, 3))
     plan = {
         "trials": TRIALS,
@@ -74,7 +77,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 @pytest.fixture(scope="module")
 def sweep(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     output = tmp_path_factory.mktemp("swept") / "model"
-    return Sweep(output, run_job("train", *lab.flags(output)))
+    return Sweep(output, job_here("train", *lab.flags(output)))
 
 
 def test_every_trial_is_on_the_leaderboard_and_the_best_of_them_is_the_model(sweep: Sweep) -> None:
@@ -101,8 +104,8 @@ def test_the_model_folder_holds_what_any_other_does(sweep: Sweep) -> None:
     assert list(sweep.output.glob("tensorboard/head/train/events*"))
     assert len(pd.read_parquet(sweep.output / "history.parquet")) == sweep.model["metrics"]["epochs"]
     assert sweep.model["calibration"]["images"] == sweep.model["reference"]["validation_images"] == 9
-    assert sweep.result.summary["trials"] == TRIALS
-    assert sweep.result.summary["accuracy"] == sweep.model["metrics"]["val_accuracy"]
+    assert sweep.summary["trials"] == TRIALS
+    assert sweep.summary["accuracy"] == sweep.model["metrics"]["val_accuracy"]
 
 
 def test_features_of_a_base_are_computed_once_for_all_trials(sweep: Sweep) -> None:
@@ -112,8 +115,7 @@ def test_features_of_a_base_are_computed_once_for_all_trials(sweep: Sweep) -> No
 
 def test_the_same_sweep_again_trains_nothing(sweep: Sweep, lab: Lab) -> None:
     before = times(sweep.output)
-    again = run_job("train", *lab.flags(sweep.output))
-    assert again.summary == sweep.result.summary
+    assert job_here("train", *lab.flags(sweep.output)) == sweep.summary
     assert times(sweep.output) == before
 
 
@@ -121,7 +123,9 @@ def times(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_killed_sweep_goes_on_with_the_trials_that_were_not_over(sweep: Sweep, lab: Lab, tmp_path: Path) -> None:
+def test_a_killed_sweep_goes_on_with_the_trials_that_were_not_over(
+    sweep: Sweep, lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     output = tmp_path / "model"
     flags = (*lab.flags(output), "--features", sweep.output / "features")
     process = start_job("train", *flags)
@@ -133,12 +137,13 @@ def test_a_killed_sweep_goes_on_with_the_trials_that_were_not_over(sweep: Sweep,
     assert len(first) < TRIALS
     assert not (output / "model.json").exists()
 
-    result = run_job("train", *flags)
+    caplog.set_level(logging.INFO, "lib")
+    summary = job_here("train", *flags)
 
-    assert result.summary["trials"] == TRIALS
-    assert f"{TRIALS} trials, {len(first)} of them are over" in result.stderr
+    assert summary["trials"] == TRIALS
+    assert f"{TRIALS} trials, {len(first)} of them are over" in caplog.text
     assert {file: times(file.parent) for file in first} == first
-    assert sorted(row["trial"] for row in Sweep(output, result).leaderboard) == list(range(1, TRIALS + 1))
+    assert sorted(row["trial"] for row in Sweep(output, summary).leaderboard) == list(range(1, TRIALS + 1))
 
 
 def over(output: Path) -> list[Path]:

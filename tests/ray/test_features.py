@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import lib.training.feature_extraction
-from lib.config.base import JobConfig
 from lib.config.fitting import TrainConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.sampler import PADDING
@@ -23,7 +22,6 @@ from lib.folders.features import FEATURE_SCHEMA
 from lib.models.augmentation import Augmentation, draw
 from lib.models.registry import build_base
 from lib.models.spec import ModelSpec, parse_spec
-from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource, compute_features
 from tests.fakes.networks import write_random_weights
@@ -31,14 +29,7 @@ from tests.fakes.sources import damage, write_source
 
 SIZE, SPLITS = 40, ("train", "validation")
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray Data warns of what it uses itself
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    start_ray(JobConfig())
-    yield
-    stop_ray()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from tests.fakes.chain import SETTINGS, Chain
-from tests.fakes.jobs import run_job
+from tests.fakes.jobs import job_here
 from tests.fakes.sources import write_source
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 AGREEING = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
@@ -28,8 +30,8 @@ def test_several_workers_end_with_the_weights_and_the_history_of_one(
     import keras
 
     flags = ("--dataset", chain.output / "dataset", "--output", tmp_path, "--num-workers", world_size, *more)
-    result = run_job("train", *flags, *SETTINGS)
-    assert (result.summary["world_size"], result.summary["images"]) == (world_size, 26)
+    summary = job_here("train", *flags, *SETTINGS)
+    assert (summary["world_size"], summary["images"]) == (world_size, 26)
     assert json.loads((tmp_path / "model.json").read_text())["world_size"] == world_size
     folders = [chain.output / "models" / "cnn", tmp_path]
     weights = [keras.saving.load_model(folder / "model.keras").get_weights() for folder in folders]
@@ -53,6 +55,6 @@ def test_workers_without_any_image_take_part_until_the_end(tmp_path: Path) -> No
     source = write_source(tmp_path / "source", {"liver": 2, "lung": 3}, size=32)
     flags = ("--source", source, "--output", tmp_path / "model", "--image-size", 32, "--validation-fraction", 0.1)
     fit = ("--epochs", 2, "--batch-size", 5, "--num-workers", 4)
-    result = run_job("train", *flags, *fit)  # 3 images to train and 2 to validate
-    assert (result.summary["world_size"], result.summary["images"]) == (4, 3)
+    summary = job_here("train", *flags, *fit)  # 3 images to train and 2 to validate
+    assert (summary["world_size"], summary["images"]) == (4, 3)
     assert len(pd.read_parquet(tmp_path / "model" / "history.parquet")) == 2
