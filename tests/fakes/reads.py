@@ -8,7 +8,7 @@ HOOK = """
 import os, sys
 
 def note(event, arguments):
-    if event == "open" and arguments[1] == "rb" and str(arguments[0]).startswith(os.environ["NOTE_READS_BELOW"]):
+    if event == "open" and arguments[1] == "r" and str(arguments[0]).startswith(os.environ["NOTE_READS_BELOW"]):
         with open(os.environ["NOTE_READS_IN"], "a") as log:
             log.write(f"{arguments[0]}\\n")
 
