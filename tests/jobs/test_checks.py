@@ -123,7 +123,7 @@ def test_checks_that_were_cut_short_do_not_count_and_are_finished_by_a_rerun(
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lib.evaluation.checks.run, "write_table", fail)
+        patch.setattr(lib.evaluation.checks.run, "write_baseline", fail)
         with pytest.raises(StorageError):
             run_checks(dataset, "test", Location(str(tmp_path)), JobConfig())
     assert not (tmp_path / "checks.json").exists()
