@@ -208,7 +208,7 @@ class Layouts:
     """Maps of the embeddings of one evaluation.
 
     Attributes:
-        image_ids: Of the n images on the maps.
+        image_ids: Ids of the n images on the maps.
         places: By kind (`pca`, `tsne`, `umap`), places in [0, 1], shape (n, 2); both axes of a map have one scale.
     """
 

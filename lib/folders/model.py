@@ -167,7 +167,6 @@ def write_seen_images(seen: Iterable[SeenImage], folder: Location) -> None:
 
     Args:
         seen: Every such image; those of an earlier model that this one is built on too.
-        folder: The model folder.
     """
     rows = [{"image_id": image_id, "checksum": checksum} for image_id, checksum in sorted(seen)]
     write_table(pa.Table.from_pylist(rows, schema=SEEN_SCHEMA), folder / SEEN_FILE)
@@ -189,7 +188,6 @@ def write_reference(
         class_names: The classes in order.
         probabilities: float32 (n, classes).
         embeddings: float32 (n, d), each row of unit length.
-        folder: The model folder.
     """
     ends = np.arange(len(embeddings) + 1, dtype=np.int32) * embeddings.shape[1]
     columns = {name: images[name] for name in ("image_id", "path", "label")} | {

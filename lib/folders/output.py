@@ -69,8 +69,7 @@ class OutputFolder(Generic[RecordT]):
     """A folder that one run of one job owns.
 
     Attributes:
-        location: The folder.
-        kind: Of the record whose file makes it complete.
+        kind: The record whose file makes it complete.
         settings: What the content depends on, JSON values only; another run with other settings is refused.
         inputs: Hashes of what the content is made from. A complete folder made from other inputs is refused too; one
             under way goes on with the new inputs.
@@ -200,7 +199,7 @@ def write_anew(location: Location, run: RunRecord, work: Callable[[], RecordT], 
         location: The folder; what an earlier run left there stays, but for its completion file, which goes first.
         run: What `jobs.status` tells of the run until it is complete.
         work: Fills the folder and returns its completion record.
-        kind: Of that record.
+        kind: The class of that record.
 
     Raises:
         SettingsError: If another run is writing into the folder.

@@ -143,7 +143,7 @@ def with_account(predictions: pa.Table, decoded: pa.Table) -> pa.Table:
     """The predictions of a unit, with what `read_account` reads in their footer.
 
     Args:
-        predictions: Of the images that were not refused.
+        predictions: Predictions of the images that were not refused.
         decoded: The unit (`DECODED_SCHEMA`).
     """
     verdicts = decoded.select(VERDICT_SCHEMA.names).to_pylist()
@@ -185,10 +185,10 @@ def write_predictions(predictions: pa.Table, decoded: pa.Table, output: Location
     """Write the predictions of one unit with its account; after its other parts, since the unit is then done.
 
     Args:
-        predictions: Of the images that were not refused.
+        predictions: Predictions of the images that were not refused.
         decoded: The unit (`DECODED_SCHEMA`).
         output: An evaluation or predictions folder.
-        name: Of the part.
+        name: Name of the part.
     """
     write_table(with_account(predictions, decoded), output / PREDICTIONS / name)
 
@@ -244,7 +244,7 @@ class Predictions:
     """The predictions of one evaluation, without their probabilities; arrays of shape (n,).
 
     Attributes:
-        image_ids: Of the n images.
+        image_ids: Ids of the n images.
         paths: Where they came from.
         actual: Classes as their place in the class names of the model.
         predicted: The same.
@@ -303,7 +303,7 @@ class ScoredPredictions:
         """The predictions of one evaluation.
 
         Args:
-            predictions: Of the split.
+            predictions: Predictions of the split.
             model: Which predicted.
             dataset: The dataset folder, whose manifest knows the groups.
             split: Which was predicted.
