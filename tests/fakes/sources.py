@@ -66,13 +66,3 @@ def write_tiff(file: Path, image: npt.NDArray[np.uint8], compression: str | None
 def damage(file: Path) -> None:
     """Cut a file in half."""
     os.truncate(file, file.stat().st_size // 2)
-
-
-def write_large_source(folder: Path, per_class: int, size: int) -> Path:
-    """Two classes of images that take long to decode but little to write: many names for one file."""
-    for number, label in enumerate(("liver", "lung")):
-        original = folder / "train" / label / "0000.tif"
-        write_tiff(original, striped_image(number, 2, size, seed=0), "zlib")
-        for index in range(1, per_class):
-            original.with_name(f"{index:04d}.tif").hardlink_to(original)
-    return folder

@@ -15,12 +15,12 @@ WEAK_DECODER = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 import lib.ingest.tiff.samples as decoding
-strong = decoding._read_directly
+strong = decoding.read_samples
 def weak(data, page):
     if b"POISON" in data:
         os.abort()
     return strong(data, page)
-decoding._read_directly = weak
+decoding.read_samples = weak
 """
 
 
