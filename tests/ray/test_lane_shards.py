@@ -1,12 +1,9 @@
 """What Ray Train hands each worker: the units of its own lanes, and nothing of the others or of the test images."""
 
-from collections.abc import Iterator
-
 import pyarrow as pa
 import pytest
 import ray
 
-from lib.config.base import JobConfig
 from lib.config.fitting import TrainConfig
 from lib.config.images import ImageConfig
 from lib.dataset.sampler import LaneOrder
@@ -15,7 +12,7 @@ from lib.dataset.tiff_source import TiffSource
 from lib.folders.manifest import LISTING_SCHEMA
 from lib.ingest.listing import Listing, image_id
 from lib.models.spec import parse_spec
-from lib.runtime.ray_data import start_ray, stop_ray, stream_tables
+from lib.runtime.ray_data import stream_tables
 from lib.storage.location import Location
 from lib.training.workers.lane_shards import FITTED_SPLITS, REFERENCE, LaneShards, training_datasets
 from lib.training.workers.messages import MessageLog
@@ -23,14 +20,7 @@ from lib.training.workers.peers import TrainTask
 
 COUNT, BATCH_SIZE = 26, 8
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray Data warns of what it uses itself
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    start_ray(JobConfig())
-    yield
-    stop_ray()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def listed(images: int) -> TiffSource:
