@@ -235,7 +235,7 @@ def test_an_error_of_the_data_ends_training_once_with_its_own_message(tmp_path: 
     result = run_job("train", *flags, timeout=120)
 
     assert result.exit_code == 3
-    assert "1 of 12 images are bad; --max-bad-fraction 0 does not allow that" in result.stderr
+    assert "1 of 12 images are bad, more than --max-bad-fraction 0 allows" in result.stderr
     assert RESTART not in result.stderr
     assert "Traceback" not in result.stderr
 

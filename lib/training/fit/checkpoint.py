@@ -152,7 +152,7 @@ class CheckpointFolder:
             except (ValueError, StorageError) as error:
                 problem = one_line(error)
                 uri = (self._folder / name).uri
-                logger.warning("%s is damaged (%s); going on from the checkpoint before", uri, problem)
+                logger.warning("%s is damaged (%s); using the checkpoint before it", uri, problem)
         return None
 
     def _read(self, name: str) -> Checkpoint:
@@ -180,7 +180,7 @@ def _unpacked(data: bytes) -> tuple[TrainState, dict[str, Arrays]]:
     """
     content, stated = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if crc32c(content).encode() != stated:
-        raise ValueError("its content does not have the checksum that it had when it was written")
+        raise ValueError("its content has changed since it was written")
     found: dict[str, Arrays] = {"network": [], "optimizer": [], BEST: []}
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         for name in sorted(archive.files):

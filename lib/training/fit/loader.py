@@ -167,8 +167,8 @@ class ExampleLoader:
         images = sum(info.count(split) for split in FITTED_SPLITS)
         if refused / images > allowed:
             raise TooManyBadImagesError(
-                f"{refused:.0f} of {images} images are bad; --max-bad-fraction {allowed:g} does not "
-                "allow that (`convert` lists them with their reasons)"
+                f"{refused:.0f} of {images} images are bad, more than --max-bad-fraction {allowed:g} allows "
+                "(`convert` lists them with their reasons)"
             )
 
     def check(self, examples: dict[str, SplitExamples]) -> None:
