@@ -1,9 +1,9 @@
 """How models are fitted, and which settings a sweep searches."""
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri
 from lib.config.images import ImageConfig, ListingConfig
@@ -94,7 +94,7 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
 class ParameterSpace(Settings):
     """What a sweep tries for one setting: some values, or a range of numbers."""
 
-    values: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    values: tuple[JsonValue, ...] | None = Field(default=None, min_length=1)
     """Values to choose from."""
     low: float | None = None
     """Least number of a range."""

@@ -38,20 +38,6 @@ REFERENCE_SCHEMA = pa.schema(
         pa.field("embedding", pa.list_(pa.float32()), nullable=False),  # unit length; as many for every image
     ]
 )
-HISTORY_SCHEMA = pa.schema(
-    [
-        pa.field("epoch", pa.int32(), nullable=False),  # from 1, over all phases
-        pa.field("phase", pa.string(), nullable=False),
-        pa.field("loss", pa.float64(), nullable=False),
-        pa.field("accuracy", pa.float64(), nullable=False),
-        pa.field("val_loss", pa.float64()),
-        pa.field("val_accuracy", pa.float64()),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),  # validation included
-        pa.field("images_per_s", pa.float64(), nullable=False),  # over all workers, validation not included
-        pa.field("wait_share", pa.float64(), nullable=False),  # of the time of training, on rank 0
-    ]
-)
 
 
 class Calibration(Record):
@@ -113,15 +99,9 @@ class SweepRecord(Record):
     """What it tried, by setting."""
 
 
-class ModelRecord(CompletionRecord):
-    """What a model takes and returns, and how it came about."""
+class FitRecord(Record):
+    """How a network was fitted: what its workers found out, the same on all of them."""
 
-    FILE: ClassVar[str] = "model.json"
-    JOB: ClassVar[str] = "train"
-    PARTS: ClassVar[str] = CHECKPOINTS
-
-    duplicates: DuplicateCounts | None = None
-    """Of a source that was streamed."""
     world_size: int
     """Workers that trained it."""
     parameters: int
@@ -137,6 +117,17 @@ class ModelRecord(CompletionRecord):
     """Of all epochs."""
     images_per_s: float
     """Median over the epochs."""
+
+
+class ModelRecord(CompletionRecord, FitRecord):
+    """What a model takes and returns, and how it came about."""
+
+    FILE: ClassVar[str] = "model.json"
+    JOB: ClassVar[str] = "train"
+    PARTS: ClassVar[str] = CHECKPOINTS
+
+    duplicates: DuplicateCounts | None = None
+    """Of a source that was streamed."""
     name: str
     spec: str
     """The SPEC that it was made from."""
@@ -208,7 +199,7 @@ def read_reference(folder: Location, columns: list[str]) -> pa.Table:
 
 
 def write_epochs(history: pa.Table, png: bytes, svg: bytes, folder: Location) -> None:
-    """Write the history of a model (`HISTORY_SCHEMA`: a row an epoch), and pictures of its curves."""
+    """Write the history of a model (`lib.folders.history`), and pictures of its curves."""
     write_table(history, folder / HISTORY_FILE)
     (folder / CURVES_FILE).write_bytes(png)
     (folder / CURVES_SVG_FILE).write_bytes(svg)

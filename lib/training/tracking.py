@@ -1,6 +1,6 @@
-"""Tells an MLflow server how a training goes, if the environment names one in `MLFLOW_TRACKING_URI`.
+"""Logs a training to MLflow, if the environment names a server in `MLFLOW_TRACKING_URI`.
 
-The driver speaks to it, not the workers. A run of ours is one run of MLflow, also after an interruption. That the
+The driver logs, not the workers. A run of ours is one run of MLflow, also after an interruption. That the
 server can be reached is checked before Ray starts; if it is lost later, training goes on and says so.
 """
 
@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lib.config.fitting import TrainConfig
 from lib.errors import SettingsError, TissueError, one_line
+from lib.folders.history import HISTORY_SCHEMA
 from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder
 from lib.folders.sweep import TrialRecord
@@ -35,20 +37,20 @@ DEFAULTS = {
 }
 """What the environment may say otherwise."""
 LOSSES = ("loss", "accuracy", "val_loss", "val_accuracy")
-EPOCH_METRICS = (*LOSSES, "learning_rate", "seconds", "images_per_s", "wait_share")
+EPOCH_METRICS = [name for name in HISTORY_SCHEMA.names if name not in {"epoch", "phase"}]
 TRIAL_METRICS = ("val_loss", "val_accuracy", "best_epoch", "epochs", "seconds")
 
 
 class Tracker:
-    """Tells nobody: what there is without a tracking server."""
+    """Logs nothing: what there is without a tracking server."""
 
     @contextmanager
     def following(self, messages: Messages) -> Iterator[None]:
-        """Tell of each epoch that ends, for as long as the context lasts."""
+        """Log each epoch that ends, for as long as the context lasts."""
         yield
 
     def finish(self, record: ModelRecord, trials: Iterable[TrialRecord] = ()) -> None:
-        """Tell of the model, and of the trials it was chosen from.
+        """Log the model, and the trials it was selected from.
 
         Args:
             record: What `model.json` will say, but for its completion.
@@ -57,7 +59,7 @@ class Tracker:
 
 
 def open_tracker(config: TrainConfig, folder: OutputFolder[ModelRecord]) -> Tracker:
-    """Begin to tell of a run, or go on.
+    """Create the run of MLflow, or resume it.
 
     Args:
         config: The settings of the run.
@@ -65,7 +67,7 @@ def open_tracker(config: TrainConfig, folder: OutputFolder[ModelRecord]) -> Trac
 
     Raises:
         SettingsError: If MLflow is not installed.
-        TissueError: If its server does not take the run.
+        TissueError: If its server refuses the run.
     """
     uri = os.environ.get(URI_VARIABLE)
     if not uri:
@@ -86,7 +88,7 @@ def open_tracker(config: TrainConfig, folder: OutputFolder[ModelRecord]) -> Trac
         run_id = folder.measured_once(place, lambda: _create_run(client, config, folder))
         client.update_run(run_id, status="RUNNING")
     except (MlflowException, OSError) as error:
-        raise TissueError(f"{URI_VARIABLE}: the tracking server does not take the run: {one_line(error)}") from error
+        raise TissueError(f"{URI_VARIABLE}: MLflow refused the run: {one_line(error)}") from error
     return MlflowTracker(client, run_id)
 
 
@@ -110,16 +112,16 @@ def _experiment(client: "MlflowClient") -> str:
 
 
 class MlflowTracker(Tracker):
-    """Tells an MLflow server."""
+    """Logs to an MLflow server."""
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
-        """Tell of one run."""
+        """Log to one run."""
         self._client, self._run_id = client, run_id
         self._seen, self._in_reach = 0, True
 
     @contextmanager
     def following(self, messages: Messages) -> Iterator[None]:
-        """Tell of each epoch that ends, from a thread, and of a failure."""
+        """Log each epoch that ends, from a thread, and a failure."""
         stop = threading.Event()
         thread = threading.Thread(target=self._follow, args=(messages, stop), name="tracking", daemon=True)
         thread.start()
@@ -131,37 +133,37 @@ class MlflowTracker(Tracker):
         finally:
             stop.set()
             thread.join()
-        self._tell_epochs(messages)
+        self._log_epochs(messages)
 
     def _follow(self, messages: Messages, stop: threading.Event) -> None:
         while not stop.wait(POLL_INTERVAL_S):
-            self._tell_epochs(messages)
+            self._log_epochs(messages)
 
-    def _tell_epochs(self, messages: Messages) -> None:
-        """Rows that the server does not take are told again the next time."""
+    def _log_epochs(self, messages: Messages) -> None:
+        """Log new rows; those that the server refuses are logged again the next time."""
         events = messages.news(self._seen).events
         rows = [event.row for event in events if isinstance(event, EpochEnded)]
-        metrics = [metric for row in rows for metric in _metrics(row, EPOCH_METRICS, row["epoch"])]
+        metrics = [metric for row in rows for metric in _metrics(asdict(row), EPOCH_METRICS, row.epoch)]
         if not metrics or self._attempt(lambda: self._client.log_batch(self._run_id, metrics=metrics)):
             self._seen += len(events)
 
     def finish(self, record: ModelRecord, trials: Iterable[TrialRecord] = ()) -> None:
-        """Tell of the model, and of each trial as a run below this one."""
+        """Log the model, and each trial as a run below this one."""
         metrics = record.metrics
         final = {f"best_{name}": getattr(metrics, name) for name in LOSSES}
         final |= {name: getattr(metrics, name) for name in ("best_epoch", "epochs")}
         final |= {name: getattr(record, name) for name in ("fit_seconds", "world_size", "parameters")}
 
-        def tell() -> None:
+        def log() -> None:
             for trial in trials:
-                self._tell_trial(trial)
+                self._log_trial(trial)
             self._client.set_tag(self._run_id, "spec", record.spec)
             self._client.log_batch(self._run_id, metrics=_metrics(final, list(final), metrics.epochs))
             self._client.set_terminated(self._run_id, "FINISHED")
 
-        self._attempt(tell)
+        self._attempt(log)
 
-    def _tell_trial(self, trial: TrialRecord) -> None:
+    def _log_trial(self, trial: TrialRecord) -> None:
         from mlflow.entities import Param
 
         experiment = self._client.get_run(self._run_id).info.experiment_id
@@ -175,14 +177,14 @@ class MlflowTracker(Tracker):
         self._client.set_terminated(run.info.run_id, "FINISHED")
 
     def _attempt(self, call: Callable[[], object]) -> bool:
-        """Whether the server took it. The first time that it does not is said: a model is worth more than its log."""
+        """Whether the server took it. Only the first refusal is said: a model is worth more than its log."""
         from mlflow.exceptions import MlflowException
 
         try:
             call()
         except (MlflowException, OSError) as error:
             if self._in_reach:
-                logger.warning("MLflow does not get all of this run: %s", one_line(error))
+                logger.warning("MLflow lacks a part of this run: %s", one_line(error))
             self._in_reach = False
         else:
             self._in_reach = True

@@ -22,8 +22,8 @@ from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource, compute_features
-from lib.training.fit.loop import train_on_worker
 from lib.training.fit.plan import plan_phases
+from lib.training.fit.worker import train_on_worker
 from lib.training.tracking import open_tracker
 from lib.training.workers.failures import user_error
 from lib.training.workers.lane_shards import FITTED_SPLITS, LaneShards, training_datasets

@@ -1,7 +1,7 @@
 """A training worker in this process, on images in memory and without Ray, that can be stopped at any step."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from lib.dataset.source import DatasetInfo
 from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
 from lib.training.feature_extraction import Features
-from lib.training.fit.loop import Worker
+from lib.training.fit.worker import load_and_train
 from lib.training.workers.lane_shards import FITTED_SPLITS
 from lib.training.workers.messages import MessageLog
 from lib.training.workers.peers import Peers, TrainTask
@@ -52,7 +52,7 @@ class Trained:
 
     Attributes:
         steps: Steps of this process alone.
-        results: What `Worker.train` returned; empty if it was stopped.
+        results: What `model.json` would say of it; empty if it was stopped.
         folder: The model folder.
         messages: What was told.
         network: As it was in this process.
@@ -87,7 +87,7 @@ class TrainingHere:
         self._monkeypatch = monkeypatch
         self._built: list[Network] = []
         decode_without_ray(monkeypatch)
-        monkeypatch.setattr("lib.models.registry.build_network", self._build)
+        monkeypatch.setattr("lib.training.fit.loop.build_network", self._build)
         self.build: Callable[[int], Network] = lambda size: build_network(parse_spec("cnn"), 3, size, seed=0)
 
     def _build(self, *arguments: Any) -> Network:
@@ -101,7 +101,7 @@ class TrainingHere:
 
     def use_optimizer(self, create: Callable[[], keras.optimizers.Optimizer]) -> None:
         """Train with another optimizer than Adam."""
-        self._monkeypatch.setattr("lib.training.fit.phases.phase_optimizer", lambda *_: create())
+        self._monkeypatch.setattr("lib.training.fit.loop.phase_optimizer", lambda *_: create())
 
     def run(
         self, folder: Path, source: FakeSource, *, spec: str = "cnn", stop_before: int | None = None, **fit: Any
@@ -117,13 +117,9 @@ class TrainingHere:
         features: Any = None if base is None else FeaturesHere(source, base)
         hand_out_without_ray(self._monkeypatch, source)
         task = TrainTask(config, parsed, DatasetInfo.of(source, FITTED_SPLITS), features, messages)
-        with ThreadPoolExecutor(max_workers=1) as loader:
-            worker = Worker(task, Peers(0, 1), steps, loader)  # type: ignore[arg-type]  # counts only
-            results = {}
-            try:
-                results = worker.train()
-            except StoppedError:
-                worker._checkpoints.wait()
+        results = {}
+        with suppress(StoppedError):
+            results = load_and_train(task, Peers(0, 1), steps).as_json()  # type: ignore[arg-type]  # counts only
         return Trained(steps.steps, results, folder, messages, self._built[0])
 
 

@@ -273,7 +273,7 @@ CASES = (
         "train",
         lambda i: ("--source", i.good, "--learning-rate", 1e30, "--batch-size", 2, "--image-size", 32),
         1,
-        ("never a number", "--learning-rate"),
+        ("diverged: the loss was NaN", "--learning-rate"),
         before_ray=False,
         here=True,
     ),

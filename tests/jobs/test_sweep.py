@@ -141,7 +141,7 @@ def test_a_killed_sweep_goes_on_with_the_trials_that_were_not_over(
     summary = job_here("train", *flags)
 
     assert summary["trials"] == TRIALS
-    assert f"{TRIALS} trials, {len(first)} of them are over" in caplog.text
+    assert f"{TRIALS} trials, {len(first)} finished" in caplog.text
     assert {file: times(file.parent) for file in first} == first
     assert sorted(row["trial"] for row in Sweep(output, summary).leaderboard) == list(range(1, TRIALS + 1))
 

@@ -12,10 +12,13 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import LaneOrder
+from lib.folders.history import HistoryRow
 from lib.models.registry import build_network
 from lib.models.spec import parse_spec
 from lib.training.fit.batches import Batches
-from lib.training.fit.callbacks import History, KeepBest
+from lib.training.fit.callbacks import KeepBest, RecordHistory
+from lib.training.fit.phase_fit import PhaseFit
+from lib.training.fit.plan import Phase
 from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.messages import EpochEnded, MessageLog
 from tests.fakes.sources import striped_image
@@ -228,14 +231,15 @@ def test_a_few_images_are_learned_by_heart() -> None:
     cache = striped_cache(per_class=4)
     batches = cached_batches(cache, LaneOrder(12, batch_size=6))
     messages = MessageLog()
-    history = History("fit", images=12, batches=batches, reporter=messages)
     model = synchronous(small_network(), [3, 3], keras.optimizers.Adam(0.003))
-    model.fit(batches.dataset(*EXAMPLE), epochs=40, callbacks=[history], shuffle=False, verbose=0)
-    assert history.rows[-1]["accuracy"] == 1
-    assert history.rows[-1]["loss"] < 0.1 < history.rows[0]["loss"]
-    assert [row["epoch"] for row in history.rows] == list(range(1, 41))
+    fit = PhaseFit(Phase(0, "fit", 40), model, batches, [], None)
+    hooks = [RecordHistory(fit, messages)]
+    model.fit(batches.dataset(*EXAMPLE), epochs=40, callbacks=hooks, shuffle=False, verbose=0)
+    assert fit.rows[-1].accuracy == 1
+    assert fit.rows[-1].loss < 0.1 < fit.rows[0].loss
+    assert [row.epoch for row in fit.rows] == list(range(1, 41))
     news = messages.news()
-    assert [event.row for event in news.events if isinstance(event, EpochEnded)] == history.rows
+    assert [event.row for event in news.events if isinstance(event, EpochEnded)] == fit.rows
     assert news.images_trained == 40 * 12
     assert np.array_equal(probabilities(model.network, cache.examples).argmax(axis=1), cache.labels)
 
@@ -243,40 +247,40 @@ def test_a_few_images_are_learned_by_heart() -> None:
 class Script(keras.callbacks.Callback):
     """Plays losses that a test has written, and weights that tell the epoch they are from."""
 
-    def __init__(self, network: keras.Model, keeper: KeepBest, losses: list[float]) -> None:
+    def __init__(self, fit: PhaseFit, losses: list[float]) -> None:
         super().__init__()
-        self.network, self.keeper, self.losses, self.epochs = network, keeper, losses, 0
+        self.fit, self.losses = fit, losses
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.epochs = epoch + 1
-        self.network.set_weights([np.full_like(weight, epoch + 1) for weight in self.network.get_weights()])
-        self.keeper.on_epoch_end(epoch, {"loss": 0.5, "val_loss": self.losses[epoch]})
+        network = self.fit.model.network
+        network.set_weights([np.full_like(weight, epoch + 1) for weight in network.get_weights()])
+        row = HistoryRow(epoch + 1, "fit", 0.5, 0.5, self.losses[epoch], 0.5, 0.001, 1.0, 1.0, 0.0)
+        self.fit.rows.append(row)
 
 
-def play(losses: list[float], patience: int) -> tuple[Script, KeepBest]:
-    network = small_network()
-    keeper = KeepBest(network, patience)
-    script = Script(network, keeper, losses)
-    model = synchronous(network, [2])
-    keeper.set_model(model)
+def play(losses: list[float], patience: int) -> PhaseFit:
+    """A phase with these losses of validation."""
+    model = synchronous(small_network(), [2])
+    batches = cached_batches(striped_cache(per_class=1), LaneOrder(3, batch_size=3))
+    fit = PhaseFit(Phase(0, "fit", len(losses)), model, batches, [], None)
     images, labels, weights = batch(2)
-    model.fit(images, labels, sample_weight=weights, batch_size=2, epochs=len(losses), callbacks=[script], verbose=0)
-    keeper.restore()
-    return script, keeper
+    hooks = [Script(fit, losses), KeepBest(fit, patience)]
+    model.fit(images, labels, sample_weight=weights, batch_size=2, epochs=len(losses), callbacks=hooks, verbose=0)
+    return fit
 
 
-def test_training_ends_when_patience_does_and_the_best_epoch_is_restored() -> None:
-    script, keeper = play([0.9, 0.4, 0.6, 0.5, 0.1], patience=2)
-    assert (script.epochs, keeper.best_epoch, keeper.best_loss, keeper.is_over) == (4, 2, 0.4, True)
-    assert all((weight == 2).all() for weight in script.network.get_weights())
+def test_a_phase_ends_when_patience_does_and_keeps_the_weights_of_the_best_epoch() -> None:
+    fit = play([0.9, 0.4, 0.6, 0.5, 0.1], patience=2)
+    assert (len(fit.rows), fit.best_epoch, fit.best_loss, fit.is_over) == (4, 2, 0.4, True)
+    assert all((weight == 2).all() for weight in fit.best_weights)
 
 
 def test_a_loss_that_is_no_number_is_never_the_best() -> None:
-    script, keeper = play([0.7, float("nan"), 0.3, float("nan")], patience=5)
-    assert (script.epochs, keeper.best_epoch, keeper.is_over) == (4, 3, False)
-    assert all((weight == 3).all() for weight in script.network.get_weights())
+    fit = play([0.7, float("nan"), 0.3, float("nan")], patience=5)
+    assert (len(fit.rows), fit.best_epoch, fit.is_over) == (4, 3, False)
+    assert all((weight == 3).all() for weight in fit.best_weights)
 
 
-def test_training_that_only_diverges_has_no_best_epoch_and_stops() -> None:
-    script, keeper = play([float("nan")] * 5, patience=3)
-    assert (script.epochs, keeper.best_epoch, keeper.weights) == (3, 0, [])
+def test_a_phase_that_only_diverges_has_no_best_epoch_and_stops() -> None:
+    fit = play([float("nan")] * 5, patience=3)
+    assert (len(fit.rows), fit.best_epoch, fit.best_weights) == (3, 0, [])

@@ -1,8 +1,9 @@
 """Checkpoints in a folder: read back as written, noticed when damaged, usable whenever the writer is killed."""
 
+import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import StorageError
+from lib.folders.history import HistoryRow
 from lib.storage.location import Location
 from lib.training.fit import checkpoint
-from lib.training.fit.checkpoint import KEPT, Arrays, CheckpointFolder, TrainState
+from lib.training.fit.checkpoint import KEPT, Arrays, Checkpoint, CheckpointFolder, TrainState
 
-ROW = {"epoch": 1, "phase": "fit", "loss": 0.1 + 0.2, "val_loss": None, "accuracy": float("nan")}
+ROW = HistoryRow(1, "fit", 0.1 + 0.2, float("nan"), None, None, 1e-3, 2.5, 100.0, 0.01)
 
 
 def weights(number: int) -> Arrays:
@@ -36,7 +38,7 @@ def write(path: Path, *states: TrainState) -> None:
     folder = folder_of(path)
     for number, one in enumerate(states):
         best = weights(100 + one.best_epoch) if one.has_best else []
-        folder.save(one, weights(number), weights(10 + number), best, wait=True)
+        folder.save(Checkpoint(one, weights(number), weights(10 + number), best), wait=True)
 
 
 def names(path: Path, kind: str) -> list[str]:
@@ -62,9 +64,22 @@ def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path: Path, one: TrainS
     assert_same(found.best, weights(100 + one.best_epoch) if one.has_best else [])
 
 
+def test_a_state_is_read_from_the_json_that_earlier_versions_wrote_too() -> None:
+    row = (
+        '{"epoch": 1, "phase": "fit", "loss": 0.30000000000000004, "accuracy": NaN, "val_loss": null, '
+        '"val_accuracy": null, "learning_rate": 0.001, "seconds": 2.5, "images_per_s": 100.0, "wait_share": 0.01}'
+    )
+    text = (
+        '{"phase": 0, "epoch": 1, "step": 7, "finished": false, "best_epoch": 1, "best_loss": 1.0, '
+        f'"rows": [{row}], "sums": [1.5, 3.0]}}'
+    )
+    assert repr(TrainState.from_json(text)) == repr(state(1, step=7))
+    assert json.dumps(asdict(state(1, step=7))) == text
+
+
 def test_many_arrays_keep_their_order(tmp_path: Path) -> None:
     many = [np.array(number) for number in range(120)]
-    folder_of(tmp_path).save(state(1), many, many[::-1], many[:50], wait=True)
+    folder_of(tmp_path).save(Checkpoint(state(1), many, many[::-1], many[:50]), wait=True)
     found = folder_of(tmp_path).newest()
     assert found is not None
     for arrays, expected in ((found.network, many), (found.optimizer, many[::-1]), (found.best, many[:50])):
@@ -184,6 +199,6 @@ def test_a_writer_killed_at_any_file_leaves_a_folder_that_can_be_used(
 def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_next_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     folder = folder_of(tmp_path / "file")
-    folder.save(state(1), [], [], [])
+    folder.save(Checkpoint(state(1), [], [], []))
     with pytest.raises(StorageError):
-        folder.save(state(2), [], [], [])
+        folder.save(Checkpoint(state(2), [], [], []))

@@ -10,7 +10,9 @@ import pytest
 from lib.config.fitting import TrainConfig
 from lib.config.resources import WorkerCount
 from lib.errors import SettingsError
+from lib.folders.history import HistoryRow
 from lib.folders.sweep import TrialRecord, rank
+from lib.training.search.trial import NAN_LOSS, TrialReport
 from lib.training.search.trials import Trial, draw_trials, in_words, read_sweep
 
 RATES = {"low": 1e-4, "high": 1e-1, "log": True}
@@ -135,3 +137,28 @@ def test_trials_that_were_ended_early_or_have_no_loss_come_last() -> None:
 def test_parameters_are_said_in_words() -> None:
     assert in_words({"augment": ["flip", "stain"], "lr": 0.1}) == "augment flip+stain, lr 0.1"
     assert in_words({"augment": []}) == "augment none"
+
+
+def rows_of(*losses: float) -> list[HistoryRow]:
+    """A history whose validation accuracy tells the epoch."""
+    return [
+        HistoryRow(epoch, "fit", 0.5, 0.5, loss, epoch / 10, 1e-3, 1.5, 100.0, 0.0)
+        for epoch, loss in enumerate(losses, start=1)
+    ]
+
+
+def test_a_report_has_the_numbers_of_the_best_epoch_so_far() -> None:
+    assert TrialReport.of(rows_of(0.7, 0.3, 0.5)) == TrialReport(3, 0.3, 0.2, best_epoch=2, seconds=4.5)
+    assert TrialReport.of(rows_of(math.nan, 0.9, 0.9)).best_epoch == 2
+    assert TrialReport.of(rows_of(0.9)).has_model
+
+
+def test_a_loss_that_is_no_number_is_reported_as_one_that_percentiles_can_be_taken_of() -> None:
+    report = TrialReport.of(rows_of(math.nan, math.nan))
+    assert (report.val_loss, report.has_model) == (NAN_LOSS, False)
+
+
+@pytest.mark.parametrize("report", [TrialReport.of(rows_of(0.7, 0.3)), TrialReport.without_model(SettingsError("no"))])
+def test_a_report_comes_back_from_ray_tune_as_it_was(report: TrialReport) -> None:
+    added = {"done": False, "training_iteration": 2, "trial_id": "a", "config": {"number": 1}}
+    assert TrialReport.from_tune(report.to_tune() | added) == report

@@ -63,6 +63,11 @@ class Batches:
         """Batches in a whole epoch; the same on every worker."""
         return self._order.steps
 
+    @property
+    def images(self) -> int:
+        """Images in a whole epoch, of all workers together."""
+        return self._order.count
+
     def dataset(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> tf.data.Dataset:
         """What to give to `fit`: as many batches as are left of the epoch, read anew for each epoch.
 

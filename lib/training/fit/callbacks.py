@@ -1,127 +1,149 @@
-"""What happens around the steps of `fit`: history, progress, the best epoch, early stopping."""
+"""The hooks around the steps of a phase. Keras calls them in the order in which `loop.py` lists them."""
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from lib.folders.history import HistoryRow
 from lib.runtime.counters import count_epoch
 from lib.storage.location import Location
-from lib.training.fit.batches import Batches
+from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.synchronous import SynchronousModel
+from lib.training.workers.failures import PreemptedError
 from lib.training.workers.messages import EpochEnded, ImagesTrained, Note, Reporter
+from lib.training.workers.watchdog import Heartbeat
 
-HISTORY_COLUMNS = (
-    "epoch",
-    "phase",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "seconds",
-    "images_per_s",
-    "wait_share",
-)
+Logs = dict[str, Any]
+"""Numbers of a step or an epoch by name, as Keras passes them from one callback to the next."""
 
 
-class AverageStatistics(keras.callbacks.Callback):
-    """Brings batch normalisation statistics together before they are used for validation, and after the last epoch."""
-
-    def __init__(self, model: SynchronousModel) -> None:
-        super().__init__()
-        self._synchronous = model
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Before validation."""
-        self._synchronous.average_statistics()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Before the epoch is judged, should there be no validation."""
-        self._synchronous.average_statistics()
-
-
-class History(keras.callbacks.Callback):
-    """Keeps one row an epoch, and tells the driver of it. Adds to the logs what other callbacks may want to show.
+class Hook(keras.callbacks.Callback):
+    """Something that happens around the steps of a phase.
 
     Attributes:
-        rows: One dictionary an epoch with `HISTORY_COLUMNS`, of all phases; `val_*` are None without validation.
+        fit: The phase. What one hook changes of it, the hooks after it see.
     """
 
-    def __init__(self, phase: str, images: int, batches: Batches, reporter: Reporter | None) -> None:
-        """Begin without rows.
+    def __init__(self, fit: PhaseFit, *arguments: Any, **settings: Any) -> None:
+        """Belong to a phase; what else is given is for a callback of Keras that a hook extends."""
+        super().__init__(*arguments, **settings)
+        self.fit = fit
+
+
+class AverageStatistics(Hook):
+    """Brings batch normalisation statistics together before they are used for validation, and after the last epoch."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Before validation."""
+        self.fit.model.average_statistics()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Before the epoch is judged, should there be no validation."""
+        self.fit.model.average_statistics()
+
+
+class RecordHistory(Hook):
+    """Adds a row to the history after each epoch, and tells the driver of it and of each step."""
+
+    def __init__(self, fit: PhaseFit, reporter: Reporter | None) -> None:
+        """Record.
 
         Args:
-            phase: The name of the phase.
-            images: Images an epoch, over all workers.
-            batches: What knows how long steps waited for it.
+            fit: The phase.
             reporter: Tells the driver, on the worker that speaks for all.
         """
-        super().__init__()
-        self.rows: list[dict[str, Any]] = []
-        self._phase, self._images, self._batches, self._reporter = phase, images, batches, reporter
+        super().__init__(fit)
+        self._reporter = reporter
         self._started = time.monotonic()
-        self._share, self._trained_s, self._waited_s = 1.0, 0.0, 0.0
+        self._images, self._trained_s, self._waited_s = 0.0, 0.0, 0.0
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Have the batches of this epoch read, and start the clocks."""
-        self._batches.epoch = epoch
-        self._started, self._batches.waited_s = time.monotonic(), 0.0
-        self._share = self.params["steps"] / self._batches.steps  # less than 1 after an interruption
+        batches = self.fit.batches
+        batches.epoch = epoch
+        self._started, batches.waited_s = time.monotonic(), 0.0
+        self._images = batches.images * self.params["steps"] / batches.steps  # fewer after an interruption
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Say how far the training is."""
         if self._reporter is not None:
-            images, steps = round(self._images * self._share), self.params["steps"]
+            images, steps = round(self._images), self.params["steps"]
             self._reporter.report(ImagesTrained(images * (batch + 1) // steps - images * batch // steps))
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         """Stop the clocks: validation is not training."""
         self._trained_s = time.monotonic() - self._started
-        self._waited_s = self._batches.waited_s
+        self._waited_s = self.fit.batches.waited_s
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keep the row and say it."""
-        if "val_loss" not in (logs or {}):
-            self.on_test_begin()
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Add the row, and its numbers to what TensorBoard shows."""
         logs = {} if logs is None else logs
+        if "val_loss" not in logs:
+            self.on_test_begin()
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
-        logs["images_per_s"] = self._images * self._share / self._trained_s
+        logs["images_per_s"] = self._images / self._trained_s
         logs["wait_share"] = min(self._waited_s / self._trained_s, 1.0)
-        numbers = {name: float(value) for name, value in logs.items()}
-        row = dict.fromkeys(HISTORY_COLUMNS) | {
-            "epoch": len(self.rows) + 1,
-            "phase": self._phase,
-            **{name: numbers[name] for name in HISTORY_COLUMNS if name in numbers},
-            "seconds": time.monotonic() - self._started,
-        }
-        self.rows.append(row)
+        row = self._row({name: float(value) for name, value in logs.items()})
+        self.fit.rows.append(row)
         if self._reporter is not None:
             self._reporter.report(EpochEnded(row))
-            count_epoch(round(self._images * self._share), numbers["images_per_s"], numbers["wait_share"])
-            self._reporter.report(Note(_line(row, epoch + 1, self.params["epochs"])))
+            count_epoch(round(self._images), row.images_per_s, row.wait_share)
+            self._reporter.report(Note(f"{row.phase} epoch {epoch + 1}/{self.params['epochs']}: {_numbers(row)}"))
+
+    def _row(self, numbers: dict[str, float]) -> HistoryRow:
+        return HistoryRow(
+            epoch=len(self.fit.rows) + 1,
+            phase=self.fit.phase.name,
+            loss=numbers["loss"],
+            accuracy=numbers["accuracy"],
+            val_loss=numbers.get("val_loss"),
+            val_accuracy=numbers.get("val_accuracy"),
+            learning_rate=numbers["learning_rate"],
+            seconds=time.monotonic() - self._started,
+            images_per_s=numbers["images_per_s"],
+            wait_share=numbers["wait_share"],
+        )
 
 
-def _line(row: dict[str, Any], epoch: int, epochs: int) -> str:
-    line = f"{row['phase']} epoch {epoch}/{epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.3f}"
-    if row["val_loss"] is not None:
-        line += f", validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.3f}"
-    return f"{line}, {row['images_per_s']:.0f} images/s"
+def _numbers(row: HistoryRow) -> str:
+    text = f"loss {row.loss:.4f}, accuracy {row.accuracy:.3f}"
+    if row.val_loss is not None:
+        text += f", validation loss {row.val_loss:.4f}, accuracy {row.val_accuracy:.3f}"
+    return f"{text}, {row.images_per_s:.0f} images/s"
 
 
-class Scalars(keras.callbacks.TensorBoard):
+class KeepBest(Hook):
+    """Keeps the weights of the best epoch, and ends the phase when the watched loss has stopped falling.
+
+    Every worker sees the same reduced numbers, so that all of them stop together.
+    """
+
+    def __init__(self, fit: PhaseFit, patience: int) -> None:
+        """End after so many epochs without a better one."""
+        super().__init__(fit)
+        self._patience = patience
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Judge the epoch by its row."""
+        self.fit.keep_if_best(self.fit.rows[-1], epoch + 1)
+        if epoch + 1 - self.fit.best_epoch >= self._patience:
+            self.fit.is_over = self.model.stop_training = True
+
+
+class Scalars(Hook, keras.callbacks.TensorBoard):
     """TensorBoard's files, written where TensorBoard can follow the training."""
 
-    def __init__(self, folder: Location) -> None:
+    def __init__(self, fit: PhaseFit, folder: Location) -> None:
         """Write into a folder; what an interrupted run has written stays beside it."""
         self._folder = folder
         self._local = Path(folder.path if folder.is_local else tempfile.mkdtemp())
         self._has_graph = False
-        super().__init__(str(self._local), write_graph=False)
+        super().__init__(fit, str(self._local), write_graph=False)
 
     def set_model(self, model: SynchronousModel) -> None:
         """Write the graph of the network. Keras writes none of a model that is a class of its own."""
@@ -139,50 +161,74 @@ class Scalars(keras.callbacks.TensorBoard):
             tf.summary.graph(graph)
         writer.close()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the numbers of the epoch."""
         super().on_epoch_end(epoch, logs)
         if not self._folder.is_local:
             self._folder.upload_folder(self._local)
 
 
-class KeepBest(keras.callbacks.Callback):
-    """Ends training when the watched loss stops falling, and leaves the network as it was after its best epoch.
+class SaveCheckpoints(Hook):
+    """Saves a checkpoint after each epoch, every so many steps, and when the workers are about to be ended.
 
-    The watched loss is that of validation, or of training where there is no validation. Every worker sees the same
-    reduced numbers, so that all of them stop together.
-
-    Attributes:
-        best_epoch: The best epoch so far, from 1; 0 before the first.
-        best_loss: Its loss.
-        weights: The weights after it.
-        is_over: Whether patience is at its end.
+    All workers come to the same decision at the same step, since statistics are averaged first; one of them writes.
     """
 
-    def __init__(self, network: keras.Model, patience: int) -> None:
-        """Watch.
+    def __init__(self, fit: PhaseFit, every: int | None, heartbeat: Heartbeat, is_leaving: Callable[[], bool]) -> None:
+        """Save.
 
         Args:
-            network: What to keep.
-            patience: Epochs without a better one before training stops.
+            fit: The phase.
+            every: Steps between checkpoints within an epoch; None for none.
+            heartbeat: Of this worker.
+            is_leaving: Tells, asked at each step, whether this worker is about to be ended.
         """
-        super().__init__()
-        self.best_epoch, self.best_loss = 0, float("inf")
-        self.weights: list[np.ndarray] = []
-        self.is_over = False
-        self._network, self._patience = network, patience
+        super().__init__(fit)
+        self._every, self._heartbeat, self._is_leaving = every, heartbeat, is_leaving
+        self._epoch, self._began_at, self._steps = 0, 0, 0
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Judge an epoch."""
-        numbers = logs or {}
-        loss = float(numbers.get("val_loss", numbers["loss"]))
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, epoch + 1
-            self.weights = self._network.get_weights()
-        elif epoch + 1 - self.best_epoch >= self._patience:
-            self.is_over = self.model.stop_training = True
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Go on with the sums of an epoch that was interrupted."""
+        self._epoch, self._began_at = epoch, self.fit.begin_epoch()
+        self._steps = self._began_at
 
-    def restore(self) -> None:
-        """Go back to the best epoch, if there was one."""
-        if self.weights:
-            self._network.set_weights(self.weights)
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Count the step, and ask for a checkpoint if this worker was told to."""
+        self._heartbeat.step(patient=batch == 0)
+        self.fit.model.wishes.assign(float(self._is_leaving()))
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Save if it is time."""
+        self._steps = self._began_at + batch + 1
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch is judged first, and then saved
+        if self._all_leave:
+            self._save(wait=True)
+            self._leave()
+        if self._every and self._steps % self._every == 0:
+            self._save()
+
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Validation moves on."""
+        self._heartbeat.move(patient=batch == 0)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Save the state between two epochs."""
+        self._heartbeat.move(patient=True)
+        self.fit.save(epoch + 1, 0, wait=self._all_leave)
+        if self._all_leave:
+            self._leave()
+
+    @property
+    def _all_leave(self) -> bool:
+        """Whether any worker was told in the last step that it is about to be ended; the same on all of them."""
+        return float(self.fit.model.wished) > 0
+
+    def _leave(self) -> None:
+        self.fit.model.meet()  # the first worker that leaves ends the others, and one of them has been writing
+        raise PreemptedError(f"saved in epoch {self._epoch + 1}")
+
+    def _save(self, *, wait: bool = False) -> None:
+        self._heartbeat.move(patient=True)
+        self.fit.model.average_statistics()
+        self.fit.save(self._epoch, self._steps, wait=wait)

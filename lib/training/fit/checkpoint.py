@@ -11,12 +11,13 @@ import json
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lib.errors import StorageError, one_line
+from lib.folders.history import HistoryRow
 from lib.storage.checksum import crc32c
 from lib.storage.location import Location
 
@@ -50,8 +51,14 @@ class TrainState:
     finished: bool = False
     best_epoch: int = 0
     best_loss: float = float("inf")
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[HistoryRow] = field(default_factory=list)
     sums: list[float] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """A state that was written as the JSON of its fields."""
+        fields = json.loads(text)
+        return cls(**fields | {"rows": [HistoryRow(**row) for row in fields["rows"]]})
 
     @property
     def file_name(self) -> str:
@@ -72,12 +79,12 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is read back.
+    """All that it takes to go on.
 
     Attributes:
-        state: How far the training was.
-        network: Its variables.
-        optimizer: The optimizer's variables.
+        state: How far the training is.
+        network: Copies of its variables, which nobody changes.
+        optimizer: Copies of the optimizer's variables.
         best: The weights of the best epoch; none before there is one.
     """
 
@@ -88,7 +95,10 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """Reads and writes checkpoints. Only one worker writes; a thread does, one checkpoint at a time."""
+    """Reads and writes checkpoints. Only one worker writes; a thread does, one checkpoint at a time.
+
+    As a context it waits, whatever has happened, until that thread is through.
+    """
 
     def __init__(self, folder: Location) -> None:
         """Use a folder."""
@@ -97,35 +107,38 @@ class CheckpointFolder:
         self._writing: Future[None] | None = None
         self._best_written = ""
 
-    def save(self, state: TrainState, network: Arrays, optimizer: Arrays, best: Arrays, *, wait: bool = False) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown()
+
+    def save(self, checkpoint: Checkpoint, *, wait: bool = False) -> None:
         """Write a checkpoint, after the one before.
 
         Args:
-            state: How far the training is.
-            network: Copies of its variables, that nobody changes.
-            optimizer: Copies of the optimizer's.
-            best: The weights of the best epoch, written if they are new.
+            checkpoint: What to write; the weights of the best epoch only if they are new.
             wait: Return only when it is written.
 
         Raises:
             StorageError: If this one or the one before cannot be written.
         """
-        self.wait()
-        self._writing = self._writer.submit(self._write, state, network, optimizer, best)
+        self._wait()
+        self._writing = self._writer.submit(self._write, checkpoint)
         if wait:
-            self.wait()
+            self._wait()
 
-    def wait(self) -> None:
-        """Until what was saved is written."""
+    def _wait(self) -> None:
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
-    def _write(self, state: TrainState, network: Arrays, optimizer: Arrays, best: Arrays) -> None:
+    def _write(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
         if state.has_best and state.best_name != self._best_written:
-            (self._folder / state.best_name).write_bytes(_packed(replace(state, rows=[]), {BEST: best}))
+            (self._folder / state.best_name).write_bytes(_packed(replace(state, rows=[]), {BEST: checkpoint.best}))
             self._best_written = state.best_name
-        arrays = {"network": network, "optimizer": optimizer}
+        arrays = {"network": checkpoint.network, "optimizer": checkpoint.optimizer}
         (self._folder / state.file_name).write_bytes(_packed(state, arrays))
         self._delete_old(state)
 
@@ -186,4 +199,4 @@ def _unpacked(data: bytes) -> tuple[TrainState, dict[str, Arrays]]:
         for name in sorted(archive.files):
             if name != "state":
                 found[name.rpartition("-")[0]].append(archive[name])
-        return TrainState(**json.loads(archive["state"].tobytes())), found
+        return TrainState.from_json(archive["state"].tobytes().decode()), found

@@ -7,7 +7,7 @@ from the checkpoint of the finished training.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,22 @@ import ray.train
 import tensorflow as tf
 
 from lib.dataset.sampler import PADDING
-from lib.folders.model import NETWORK_FILE, TENSORBOARD, write_reference
+from lib.folders.history import HistoryRow, best_row, history_table
+from lib.folders.model import (
+    NETWORK_FILE,
+    TENSORBOARD,
+    BestEpoch,
+    Calibration,
+    FitRecord,
+    ReferenceRecord,
+    write_epochs,
+    write_reference,
+)
 from lib.models.calibration import fit_calibration, scale_last_layer
 from lib.models.probabilities import softmax
 from lib.models.reference import NEIGHBOURS, neighbour_distances, reference_record
 from lib.models.registry import Network
+from lib.plots import curves
 from lib.projector import ProjectorPoints, choose_points, projector_files, unit_length
 from lib.runtime.ray_data import stream_tables
 from lib.training.fit.loader import SplitExamples
@@ -38,7 +49,7 @@ BATCH_SIZE = 64
 PROJECTOR_FOLDER = f"{TENSORBOARD}/projector"
 
 
-class Outcome(NamedTuple):
+class NetworkOutput(NamedTuple):
     """What a network makes of some images.
 
     Attributes:
@@ -78,7 +89,7 @@ class _Forward:
     def _both(self, embeddings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return embeddings, self.last(embeddings)
 
-    def __call__(self, examples: SplitExamples, wanted: npt.NDArray[np.int64]) -> Iterator[Outcome]:
+    def __call__(self, examples: SplitExamples, wanted: npt.NDArray[np.int64]) -> Iterator[NetworkOutput]:
         """What the network makes of this worker's images at some positions, in batches; none of refused images."""
         order = examples.order.epoch(0)
         order = np.where(np.isin(order, wanted), order, PADDING)
@@ -95,14 +106,14 @@ class _Forward:
         if any(len(rows[0]) for rows in waiting):
             yield self._outcome(waiting)
 
-    def _outcome(self, rows: list[tuple[npt.NDArray[Any], ...]]) -> Outcome:
+    def _outcome(self, rows: list[tuple[npt.NDArray[Any], ...]]) -> NetworkOutput:
         positions, labels, batch = (np.concatenate(column) for column in zip(*rows, strict=True))
         embeddings, logits = (tensor.numpy() for tensor in self._run(batch))
-        return Outcome(positions, labels, embeddings.astype(np.float32), logits.astype(np.float32))
+        return NetworkOutput(positions, labels, embeddings.astype(np.float32), logits.astype(np.float32))
 
 
-class Closing:
-    """Measures a trained network, scales its last layer, and writes it with its reference."""
+class Finish:
+    """Measures a trained network, scales its last layer, and writes it with its history and its reference."""
 
     def __init__(
         self,
@@ -125,13 +136,36 @@ class Closing:
         self._network, self._examples = network, examples
         self._forward = _Forward(network, examples["train"], heartbeat)
 
-    def close(self) -> dict[str, Any]:
+    def write(self, rows: Sequence[HistoryRow]) -> FitRecord:
         """Calibrate the network, and write it if this is the worker that does.
 
+        Args:
+            rows: The history.
+
         Returns:
-            `calibration` and `reference` for `model.json`, the same on every worker; None where there is no validation
-            image.
+            The same on every worker.
         """
+        if self._peers.is_writer:
+            self._write_history(rows)
+        calibration, reference = self._calibrate()
+        return FitRecord(
+            world_size=self._peers.world_size,
+            parameters=int(self._network.model.count_params()),
+            images=self._task.info.count("train"),
+            calibration=calibration,
+            reference=reference,
+            metrics=_best_epoch(rows),
+            fit_seconds=round(sum(row.seconds for row in rows), 3),
+            images_per_s=round(float(np.median([row.images_per_s for row in rows])), 1),
+        )
+
+    def _write_history(self, rows: Sequence[HistoryRow]) -> None:
+        history = history_table(rows)
+        picture = curves(history.to_pandas())
+        write_epochs(history, picture.png, picture.svg, self._task.output)
+
+    def _calibrate(self) -> tuple[Calibration | None, ReferenceRecord | None]:
+        """Scale the last layer, and write the network and its reference; None where there is no validation image."""
         images, logits, embeddings = self._reference()
         actual, val_logits, distances = self._validation(embeddings)
         calibration = fit_calibration(val_logits, actual)
@@ -142,7 +176,7 @@ class Closing:
             self._heartbeat.move(patient=True)
             self._write_network()
             self._write_reference(images, softmax(logits / temperature), embeddings)
-        return {"calibration": calibration, "reference": reference}
+        return calibration, reference
 
     def _reference(self) -> tuple[pa.Table, FloatArray, FloatArray]:
         """The names, logits and embeddings (of unit length) of the reference images of all workers."""
@@ -198,3 +232,15 @@ class Closing:
             paths=some["path"].to_pylist(),
         )
         (output / PROJECTOR_FOLDER).write_many(projector_files(points))
+
+
+def _best_epoch(rows: Sequence[HistoryRow]) -> BestEpoch:
+    best = best_row(rows)
+    return BestEpoch(
+        best_epoch=best.epoch,
+        epochs=len(rows),
+        loss=best.loss,
+        accuracy=best.accuracy,
+        val_loss=best.val_loss,
+        val_accuracy=best.val_accuracy,
+    )

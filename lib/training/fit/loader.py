@@ -1,7 +1,9 @@
 """One worker's examples of a phase: decoded images in memory or streamed, or features of a frozen base."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -124,12 +126,30 @@ def _image(info: DatasetInfo) -> tuple[tuple[int, ...], npt.DTypeLike]:
 
 
 class ExampleLoader:
-    """Loads examples of one worker, and keeps account of the images that were refused."""
+    """Loads examples of one worker in a thread, and keeps account of the images that were refused."""
 
     def __init__(self, task: TrainTask, peers: Peers, heartbeat: Heartbeat) -> None:
         """Load nothing yet."""
         self._task, self._peers, self._heartbeat = task, peers, heartbeat
         self._refused: set[tuple[str, int]] = set()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+        self._loading: Future[dict[str, SplitExamples]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def begin(self, on_features: bool) -> None:
+        """Begin to `load`, in the background."""
+        self._loading = self._thread.submit(self.load, on_features)
+
+    def result(self) -> dict[str, SplitExamples]:
+        """What was begun last, when it is there; raises what `load` does."""
+        if self._loading is None:
+            raise RuntimeError("no examples are being loaded")
+        return self._loading.result()
 
     def load(self, on_features: bool) -> dict[str, SplitExamples]:
         """This worker's examples of each split that has any.

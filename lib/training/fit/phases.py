@@ -1,6 +1,7 @@
-"""What a phase trains of a network, and with which optimizer."""
+"""What a phase trains of a network, with which optimizer, and in which arithmetic."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import keras
 
@@ -36,6 +37,17 @@ def phase_optimizer(phase: Phase, network: Network, config: FitConfig, rate: flo
         return keras.optimizers.Adam(rate)
     rising = WarmUp(config.fine_tune_rate, round(WARM_UP * steps * phase.epochs))
     return LayerwiseAdam(rising, network.base.trainable_variables)
+
+
+@contextmanager
+def layers_in(precision: str) -> Iterator[None]:
+    """Have Keras build layers of a precision. It is set for the whole process, which may be the driver's."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):

@@ -1,16 +1,18 @@
 """What is trained in which order: a network from scratch; or a head on a frozen base, and then the top of the base."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lib.config.fitting import FitConfig
 from lib.models.spec import ModelSpec
+from lib.training.fit.checkpoint import Checkpoint
 
 FIT, HEAD, FINE_TUNE = "fit", "head", "fine_tune"
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One call of `fit`.
+    """A stretch of epochs that train the same part of a network in the same way.
 
     Attributes:
         number: From 0.
@@ -31,3 +33,8 @@ def plan_phases(spec: ModelSpec, config: FitConfig) -> list[Phase]:
         return [Phase(0, FIT, config.epochs)]
     head = Phase(0, HEAD, config.epochs, on_features=True)
     return [head, Phase(1, FINE_TUNE, config.fine_tune_epochs)] if config.fine_tune_epochs else [head]
+
+
+def unfinished_phases(phases: Sequence[Phase], newest: Checkpoint | None) -> Sequence[Phase]:
+    """The phases that are left to train after the newest checkpoint, of which the first may be under way."""
+    return phases[newest.state.phase + newest.state.finished :] if newest else phases

@@ -14,7 +14,6 @@ two end 0.002 % apart.
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -62,6 +61,11 @@ class SynchronousModel(keras.Model):
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy_mean = keras.metrics.Mean(name="accuracy")
 
+    @property
+    def takes_draws(self) -> bool:
+        """Whether training batches come with the draws that decide how examples are changed."""
+        return self._change is not None
+
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """The logits of the network."""
         return self.network(images, training=training)
@@ -71,7 +75,7 @@ class SynchronousModel(keras.Model):
         """Reset by Keras at the start of each epoch."""
         return [self.loss_mean, self.accuracy_mean]
 
-    def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, Any]:
+    def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """One optimizer step on one global batch."""
         parts = zip(*(tf.split(tensor, self.part_sizes) for tensor in data), strict=True)
         sums = _add_pairwise([self._part_function(*part) for part in parts])
@@ -96,13 +100,13 @@ class SynchronousModel(keras.Model):
             objective = self.optimizer.scale_loss(sums[0] + penalties * sums[2])
         return [*tape.gradient(objective, self.network.trainable_variables), *sums]
 
-    def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, Any]:
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Loss and accuracy of one global batch."""
         examples, labels, weights = data
         sums = _batch_sums(self.network(examples, training=False), labels, weights)
         return self._update(*self._all_reduce(sums, Collective.TEST_STEP))
 
-    def _update(self, loss: tf.Tensor, correct: tf.Tensor, count: tf.Tensor) -> dict[str, Any]:
+    def _update(self, loss: tf.Tensor, correct: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         self.loss_mean.update_state(tf.math.divide_no_nan(loss, count), sample_weight=count)
         self.accuracy_mean.update_state(tf.math.divide_no_nan(correct, count), sample_weight=count)
         return {metric.name: metric.result() for metric in self.metrics}

@@ -6,7 +6,6 @@ The same seed and the same sweep give the same trials, so that a sweep that was 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import JsonValue, ValidationError
@@ -88,14 +87,14 @@ def _check_space(config: TrainConfig, name: str, space: ParameterSpace) -> None:
         _with(config, {name: value})
 
 
-def _with(config: TrainConfig, parameters: Mapping[str, Any]) -> TrainConfig:
+def _with(config: TrainConfig, parameters: Mapping[str, JsonValue]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(config.model_dump() | dict(parameters))
     except ValidationError as error:
         raise SettingsError(f"{FLAG} {config.sweep}: parameters.{_describe(error)}") from error
 
 
-def _trial(config: TrainConfig, number: int, parameters: Mapping[str, Any]) -> Trial:
+def _trial(config: TrainConfig, number: int, parameters: Mapping[str, JsonValue]) -> Trial:
     output = Location(config.output)
     changed = _with(config, parameters).part(
         TrainConfig,
@@ -113,7 +112,7 @@ def _trial(config: TrainConfig, number: int, parameters: Mapping[str, Any]) -> T
     return trial
 
 
-def in_words(parameters: Mapping[str, Any]) -> str:
+def in_words(parameters: Mapping[str, JsonValue]) -> str:
     """`head_units 32, learning_rate 0.01`."""
     return ", ".join(f"{name} {_word(value)}" for name, value in parameters.items())
 
@@ -138,7 +137,7 @@ def _size(name: str, space: ParameterSpace) -> float:
     return float(space.high) - float(space.low) + 1 if _is_integer(name) else math.inf  # type: ignore[arg-type]
 
 
-def _draw(name: str, space: ParameterSpace, random: np.random.Generator) -> Any:
+def _draw(name: str, space: ParameterSpace, random: np.random.Generator) -> JsonValue:
     if space.values is not None:
         return space.values[random.integers(len(space.values))]
     low, high = float(space.low), float(space.high)  # type: ignore[arg-type]

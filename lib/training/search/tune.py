@@ -10,11 +10,8 @@ were under way go on from their checkpoints.
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import ray
 
 from lib.config.fitting import SweepConfig, TrainConfig
 from lib.errors import SettingsError, TissueError, one_line
@@ -22,7 +19,6 @@ from lib.folders.model import CHECKPOINTS, ModelRecord, SweepRecord
 from lib.folders.output import OutputFolder
 from lib.folders.sweep import SWEEP, TrialRecord, rank, write_leaderboard
 from lib.models.spec import parse_spec
-from lib.runtime.environment import ray_is_ours
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -39,7 +35,7 @@ from lib.training.trainer import (
     require_imagenet_weights,
 )
 from lib.training.workers.lane_shards import training_datasets
-from lib.training.workers.ray_train import machines, ray_storage
+from lib.training.workers.ray_train import ray_storage
 
 for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the history of each trial is in its folder
@@ -53,14 +49,13 @@ for _name, _value in {
 from ray import tune  # noqa: E402 - reads these while it is imported
 from ray.tune.schedulers import AsyncHyperBandScheduler  # noqa: E402
 
-from lib.training.search.trial import EPOCH, ERROR, FINISHED, NO_NUMBER, NUMBER, TrialTask, run_trial  # noqa: E402
+from lib.training.search.placement import TrialResources  # noqa: E402
+from lib.training.search.trial import EPOCH, NUMBER, TrialReport, TrialTask, run_trial  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
 RAY_FOLDER = "ray"
 MODES = {"val_loss": "min", "val_accuracy": "max"}
-MOST_OF_MEMORY = 0.51
-"""What a trial reserves of a machine's memory to have the machine for itself."""
 
 
 def search_model(config: TrainConfig) -> ModelRecord:
@@ -93,15 +88,25 @@ def _search(
     results = {
         trial.number: result for trial in trials if (result := TrialRecord.read_if_there(trial.folder)) is not None
     }
-    logger.info("sweep %s: %d trials, %d of them are over", folder.location.name, len(trials), len(results))
+    logger.info("sweep %s: %d trials, %d finished", folder.location.name, len(trials), len(results))
     if missing := [trial for trial in trials if trial.number not in results]:
         start_ray(config)
-        features = _features(missing, source)
-        results |= _run(config, sweep, missing, results, TrialsOf(source, training_datasets(source), features))
+        resources = TrialResources.of(config, len(missing))
+        task = TrialTask(
+            {trial.number: trial for trial in missing},
+            source,
+            training_datasets(source),
+            _features(missing, source),
+            resources.threads,
+            resources.neighbours,
+        )
+        results |= _run(config, sweep, task, resources, results)
     ranked = rank(results.values(), sweep.metric)
     best = ranked[0]
     if best.val_loss is None:
-        raise TissueError(f"{FLAG} {config.sweep}: no trial had a loss that is a number; try lower step sizes")
+        raise TissueError(
+            f"{FLAG} {config.sweep}: all trials diverged (loss NaN from the first epoch); try a lower learning_rate"
+        )
     write_leaderboard(ranked, sweep.metric, folder.location)
     (folder.location / SWEEP / RAY_FOLDER).delete()
     found = SweepRecord(
@@ -112,31 +117,17 @@ def _search(
         parameters=best.parameters,
     )
     record |= {"name": folder.location.name, "sweep": found, "seconds": round(time.monotonic() - started, 3)}
-    model = _take_over(trials[best.trial - 1].folder, folder.location).model_copy(update=record)
+    model = _copy_model(trials[best.trial - 1].folder, folder.location).model_copy(update=record)
     tracker.finish(model, ranked)
     return folder.complete(model)
 
 
-def _take_over(trial: Location, output: Location) -> ModelRecord:
+def _copy_model(trial: Location, output: Location) -> ModelRecord:
     """Copy the model of a trial, with all but its checkpoints, and read what its `model.json` says."""
     for file in trial.list_files():
         if not file.path.startswith(f"{CHECKPOINTS}/") and file.path not in {ModelRecord.FILE, TrialRecord.FILE}:
             (output / file.path).write_bytes((trial / file.path).read_bytes())
     return ModelRecord.read(trial)
-
-
-class TrialsOf(NamedTuple):
-    """What trials are trained on.
-
-    Attributes:
-        source: The images.
-        datasets: What Ray Train hands out of them.
-        features: Of frozen bases, by the number of the trial.
-    """
-
-    source: LabelledSource
-    datasets: "Mapping[str, ray.data.Dataset]"
-    features: Mapping[int, FeatureSource | None]
 
 
 def _features(trials: Sequence[Trial], source: LabelledSource) -> dict[int, FeatureSource | None]:
@@ -155,22 +146,20 @@ def _features(trials: Sequence[Trial], source: LabelledSource) -> dict[int, Feat
 def _run(
     config: TrainConfig,
     sweep: SweepConfig,
-    trials: Sequence[Trial],
+    task: TrialTask,
+    resources: TrialResources,
     earlier: Mapping[int, TrialRecord],
-    data: TrialsOf,
 ) -> dict[int, TrialRecord]:
     """Have Ray Tune train trials, as many at once as there is room for."""
-    room = Room.of(config, len(trials))
-    task = TrialTask({trial.number: trial for trial in trials}, *data, room.threads, room.neighbours)
-    with Progress("sweep", len(trials) + len(earlier), "trials") as progress:
+    with Progress("sweep", len(task.trials) + len(earlier), "trials") as progress:
         progress.advance(len(earlier))
         watch = TrialWatch(task.trials, sweep.metric, progress)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, task=task), room.resources),
-            param_space={NUMBER: tune.grid_search([trial.number for trial in trials])},
+            tune.with_resources(tune.with_parameters(run_trial, task=task), resources.reserved),
+            param_space={NUMBER: tune.grid_search(list(task.trials))},
             tune_config=tune.TuneConfig(
-                scheduler=_scheduler(sweep, trials, earlier.values()),
-                max_concurrent_trials=room.at_once,
+                scheduler=_scheduler(sweep, task.trials.values(), earlier.values()),
+                max_concurrent_trials=resources.at_once,
                 reuse_actors=True,  # importing TensorFlow takes longer than some trials
             ),
             run_config=tune.RunConfig(
@@ -182,52 +171,15 @@ def _run(
             ),
         )
         try:
-            outcomes = tuner.fit()
+            tuned = tuner.fit()
         except tune.TuneError as error:  # has no more of what a callback raised than its text
             raise watch.error or error from error
-    if outcomes.errors:
+    if tuned.errors:
         raise TissueError(
-            f"the process of a trial was lost, and --max-failures {config.max_failures} allows no further restart; "
-            f"the same command goes on ({one_line(outcomes.errors[0])})"
+            f"the process of a trial was lost; restart limit reached (--max-failures {config.max_failures}); "
+            f"run the same command again to resume ({one_line(tuned.errors[0])})"
         )
     return watch.results
-
-
-@dataclass(frozen=True)
-class Room:
-    """How trials share machines.
-
-    Attributes:
-        resources: What Ray reserves for each.
-        at_once: How many at the same time; None for as many as there are resources.
-        threads: Of TensorFlow in each; None for as many as it likes.
-        neighbours: Trials on one machine; None for as many as it has GPUs.
-    """
-
-    resources: tune.PlacementGroupFactory
-    at_once: int | None
-    threads: int | None
-    neighbours: int | None
-
-    @classmethod
-    def of(cls, config: TrainConfig, trials: int) -> "Room":
-        """A GPU each; else a core each on this machine, or a machine each on a cluster.
-
-        Cores are not reserved: the tasks that decode images for the trials would never get one.
-        """
-        if config.use_gpu:
-            labels = machines(config)
-            where = {"bundle_label_selector": [labels]} if labels else {}
-            return cls(tune.PlacementGroupFactory([{"GPU": config.gpus_per_worker}], **where), None, None, None)
-        if ray_is_ours():
-            cores = os.cpu_count() or 1
-            at_once = min(cores, trials)
-            return cls(tune.PlacementGroupFactory([{"memory": 1}]), at_once, cores // at_once, at_once)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        memory = MOST_OF_MEMORY * min(node["memory"] for node in nodes)
-        labels = machines(config)
-        where = {"bundle_label_selector": [labels]} if labels else {}
-        return cls(tune.PlacementGroupFactory([{"memory": memory}], **where), None, None, 1)
 
 
 class _Earlier(NamedTuple):
@@ -236,9 +188,7 @@ class _Earlier(NamedTuple):
     trial_id: str
 
 
-def _scheduler(
-    sweep: SweepConfig, trials: Sequence[Trial], earlier: Sequence[TrialRecord] | Any
-) -> AsyncHyperBandScheduler:
+def _scheduler(sweep: SweepConfig, trials: Iterable[Trial], earlier: Iterable[TrialRecord]) -> AsyncHyperBandScheduler:
     """Asynchronous successive halving that knows the trials that were over before.
 
     Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
@@ -283,29 +233,30 @@ class TrialWatch(tune.Callback):
         Raises:
             Exception: What the trial raised.
         """
-        if ERROR in result:
-            self.error = result[ERROR]
-            raise result[ERROR]
+        report = TrialReport.from_tune(result)
+        if report.error is not None:
+            self.error = report.error
+            raise report.error
         number = trial.config[NUMBER]
-        self._curves[number][result[EPOCH]] = result[self._metric]
-        if result.get(FINISHED) or result["done"]:
-            self._end(number, result)
+        self._curves[number][report.epoch] = result[self._metric]
+        if report.finished or result["done"]:
+            self._end(number, report)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """After the loss of a process."""
-        self._progress.note(f"trial {trial.config[NUMBER]}: its process was lost; it goes on from its last checkpoint")
+        self._progress.note(f"trial {trial.config[NUMBER]}: its process was lost; it resumes from its last checkpoint")
 
-    def _end(self, number: int, last: Mapping[str, Any]) -> None:
-        trial, is_number = self._trials[number], last["val_loss"] < NO_NUMBER
+    def _end(self, number: int, last: TrialReport) -> None:
+        trial = self._trials[number]
         result = TrialRecord(
             trial=number,
             parameters=trial.parameters,
-            val_loss=last["val_loss"] if is_number else None,
-            val_accuracy=last["val_accuracy"] if is_number else None,
-            best_epoch=last["best_epoch"] if is_number else None,
-            epochs=last[EPOCH],
-            pruned=not last.get(FINISHED, False),
-            seconds=last["seconds"],
+            val_loss=last.val_loss if last.has_model else None,
+            val_accuracy=last.val_accuracy if last.has_model else None,
+            best_epoch=last.best_epoch if last.has_model else None,
+            epochs=last.epoch,
+            pruned=not last.finished,
+            seconds=last.seconds,
             curve=list(self._curves[number].items()),
         )
         result.write(trial.folder)
@@ -317,6 +268,6 @@ class TrialWatch(tune.Callback):
 def _line(result: TrialRecord) -> str:
     tried = f"trial {result.trial} ({in_words(result.parameters)})"
     if result.val_loss is None:
-        return f"{tried}: the loss was never a number"
+        return f"{tried}: diverged, the loss was NaN from the first epoch"
     ending = f"ended early after {result.epochs} epochs" if result.pruned else f"{result.epochs} epochs"
     return f"{tried}: validation loss {result.val_loss:.4f}, accuracy {result.val_accuracy:.3f}, {ending}"

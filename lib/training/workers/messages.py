@@ -5,12 +5,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lib.dataset.source import RefusedImage
+from lib.folders.history import HistoryRow
 from lib.runtime.progress import Progress
 
 POLL_INTERVAL_S = 0.5
@@ -32,9 +33,9 @@ class Note:
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """A row of the history (`HISTORY_SCHEMA`)."""
+    """A row of the history."""
 
-    row: dict[str, Any]
+    row: HistoryRow
 
 
 @dataclass(frozen=True)

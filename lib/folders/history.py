@@ -1,0 +1,61 @@
+"""The history of a model folder: one row an epoch, typed once for the fit, its checkpoints and `history.parquet`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One epoch, with numbers of all workers together.
+
+    Attributes:
+        epoch: From 1, over all phases.
+        phase: `fit`, `head` or `fine_tune`.
+        loss: Mean cross-entropy of the training images in nats, each times its weight.
+        accuracy: Fraction of the training images that were predicted right, in [0, 1].
+        val_loss: The loss of the validation images; None without any.
+        val_accuracy: Their accuracy; None without any.
+        learning_rate: Step size at the end of the epoch.
+        seconds: Duration, validation included.
+        images_per_s: Training images a second, validation not included.
+        wait_share: Share of the time of training in which steps waited for images, in [0, 1], on rank 0.
+    """
+
+    epoch: int
+    phase: str
+    loss: float
+    accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    images_per_s: float
+    wait_share: float
+
+    @property
+    def watched_loss(self) -> float:
+        """The loss by which epochs are judged, of validation where there is any; NaN is the worst."""
+        loss = self.loss if self.val_loss is None else self.val_loss
+        return math.inf if math.isnan(loss) else loss
+
+
+_COLUMN_TYPES: dict[object, tuple[pa.DataType, bool]] = {
+    int: (pa.int32(), False),
+    str: (pa.string(), False),
+    float: (pa.float64(), False),
+    float | None: (pa.float64(), True),
+}
+HISTORY_SCHEMA = pa.schema([pa.field(field.name, *_COLUMN_TYPES[field.type]) for field in fields(HistoryRow)])
+
+
+def best_row(rows: Sequence[HistoryRow]) -> HistoryRow:
+    """The epoch whose weights are kept: the first of those with the lowest watched loss."""
+    return min(rows, key=lambda row: row.watched_loss)
+
+
+def history_table(rows: Sequence[HistoryRow]) -> pa.Table:
+    """Rows as `HISTORY_SCHEMA` has them."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=HISTORY_SCHEMA)
