@@ -18,10 +18,8 @@ from typing import Any
 
 import psutil
 
-from tests.fakes.jobs import FOREIGN_VARIABLES, ROOT, JobResult, kill_family, wait_for
+from tests.fakes.jobs import FOREIGN_VARIABLES, JOB_TIMEOUT_S, ROOT, JobResult, kill_family, wait_for
 
-START_TIMEOUT_S = 90.0
-SUBMIT_TIMEOUT_S = 150.0
 PORTS = range(20_000, 30_000)
 """Above those of Ray's workers, below those that the kernel gives away."""
 STORE = 80 * 2**20
@@ -58,7 +56,7 @@ class RayHead:
         """Start a node."""
         size = (f"--num-cpus={cpus}", f"--object-store-memory={STORE}")
         self._start(name, "--address", self.address, *size, *flags)
-        wait_for(lambda: self.node_id(name) is not None, f"node {name} is up", START_TIMEOUT_S)
+        wait_for(lambda: self.node_id(name) is not None, f"node {name} is up")
 
     def node_id(self, name: str) -> str | None:
         """How Ray names a node of ours, once its raylet runs."""
@@ -72,7 +70,7 @@ class RayHead:
         return None
 
     def submit(
-        self, *command: object, env: Mapping[str, str] | None = None, timeout: float = SUBMIT_TIMEOUT_S
+        self, *command: object, env: Mapping[str, str] | None = None, timeout: float = JOB_TIMEOUT_S
     ) -> JobResult:
         """`cluster/submit.sh JOB ARGS...` to its end, in a shell that has the token."""
         process = self.start_submit(*command, env=env)
@@ -161,7 +159,7 @@ def ray_head(*flags: str, port: int | None = None, env: Mapping[str, str] | None
             *(f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"),
             *(f"--object-store-memory={STORE}", f"--temp-dir={folder / 'ray'}", *flags),
         )
-        wait_for(lambda: _answers(head), "the Jobs API answers", START_TIMEOUT_S)
+        wait_for(lambda: _answers(head), "the Jobs API answers")
         yield head
 
 
@@ -172,7 +170,7 @@ def jobs_api(head: RayHead, path: str, token: str | None) -> tuple[int, Any]:
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{head.api}{path}", headers=headers), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(f"{head.api}{path}", headers=headers), timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, None
