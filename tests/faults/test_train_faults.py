@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -19,9 +20,10 @@ import psutil
 import pytest
 
 from lib.config.conversion import ConvertConfig
+from lib.errors import TooManyBadImagesError, expected_cause
 from tests.fakes.cluster import ray_cluster
 from tests.fakes.conversion import convert_here
-from tests.fakes.jobs import JobResult, finish_job, job_here, kill_job, run_job, start_job, wait_until
+from tests.fakes.jobs import JobResult, finish_job, job_here, kill_job, start_job, wait_until
 from tests.fakes.sources import damage, write_source
 
 EPOCHS = 15
@@ -242,14 +244,19 @@ def test_a_machine_that_is_to_be_taken_away_is_left_with_a_checkpoint_and_withou
     assert_same_model(training.output, undisturbed)
 
 
-def test_an_error_of_the_data_ends_training_once_with_its_own_message(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("local_ray")
+def test_an_error_of_the_data_ends_training_once_with_its_own_message(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = write_source(tmp_path / "source", {"liver": 6, "lung": 6}, size=32)
     damage(source / "train" / "lung" / "lung_train_003.tif")
     flags = ("--source", source, "--output", tmp_path / "model", *SETTINGS, "--num-workers", 2)
 
-    result = run_job("train", *flags)
+    caplog.set_level(logging.INFO, "lib")
+    with pytest.raises(Exception, match="1 of 12 images are bad") as failure:
+        job_here("train", *flags)
 
-    assert result.exit_code == 3
-    assert "1 of 12 images are bad, more than --max-bad-fraction 0 allows" in result.stderr
-    assert RESTART not in result.stderr
-    assert "Traceback" not in result.stderr
+    cause = expected_cause(failure.value)
+    assert isinstance(cause, TooManyBadImagesError)
+    assert "1 of 12 images are bad, more than --max-bad-fraction 0 allows" in str(cause)
+    assert RESTART not in caplog.text
