@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -22,6 +22,8 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+TIMEOUT_MS = 300_000.0
+"""After which a test fails that waits for something on a page, however busy the machine is."""
 LOCAL_SCHEMES = ("file", "data", "blob", "about")
 
 
@@ -35,7 +37,8 @@ def browser() -> Iterator[Browser]:
             pytest.fail(f"{reason}, and REQUIRE_BROWSER is set")
         pytest.skip(reason)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        expect.set_options(timeout=TIMEOUT_MS)
+        chromium = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS), timeout=TIMEOUT_MS)
         yield chromium
         chromium.close()
 
@@ -45,6 +48,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of 1400 by 900 pixels; the test fails at its end if the page reported an error or left this machine."""
     complaints: list[str] = []
     tab = browser.new_page(viewport={"width": 1400, "height": 900})
+    tab.set_default_timeout(TIMEOUT_MS)
     tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.on("request", lambda request: None if is_local(request.url) else complaints.append(f"asked for {request.url}"))

@@ -12,13 +12,13 @@ from playwright.sync_api import Frame, Page, expect
 
 from lib.projector import ProjectorPoints, projector_files
 from lib.projector.verification import tensorboard
+from tests.fakes.jobs import wait_for
 
 COUNT = 300
 COLOURS = {"liver": (255, 0, 255), "lung": (0, 255, 255), "skin": (255, 255, 0)}
 HUES = {"liver": 150, "lung": 90, "skin": 30}
 """Of these colours, as OpenCV counts them: half degrees."""
 FEW_PIXELS = 300
-TIMEOUT_MS = 120_000.0
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,6 @@ def check_classes_are_apart(pixels: dict[str, np.ndarray]) -> None:
 
 
 def test_the_projector_shows_the_points_and_computes_maps(page: Page, address: str) -> None:
-    page.set_default_timeout(TIMEOUT_MS)
-    expect.set_options(timeout=TIMEOUT_MS)
     page.goto(f"{address}#projector")
     inner = page.wait_for_selector("iframe").content_frame().wait_for_selector("iframe").content_frame()
     assert inner is not None
@@ -107,8 +105,9 @@ def test_the_projector_shows_the_points_and_computes_maps(page: Page, address: s
     frame.locator("#umap-tab").click()
     expect(frame.locator("#run-umap")).to_be_enabled()  # again, once all epochs are over
     assert len(places_of(frame, "umap")) == COUNT
-    page.wait_for_timeout(500)
-    assert sum(map(len, coloured_pixels(page, frame, "umap").values())) > FEW_PIXELS
+    wait_for(
+        lambda: sum(map(len, coloured_pixels(page, frame, "umap").values())) > FEW_PIXELS, "the points are drawn again"
+    )
 
     frame.locator("vz-projector-bookmark-panel [data-index='0'][icon='radio-button-unchecked']").click()
     legend = frame.locator("vz-projector-legend")

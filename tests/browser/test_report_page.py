@@ -1,7 +1,6 @@
 """The report as a person uses it, with mouse and keyboard, in a real browser and without a network."""
 
 import os
-import time
 from pathlib import Path
 
 import cv2
@@ -11,6 +10,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from lib.report.page import write_report
 from tests.fakes.evaluations import HOSTILE, Lab
+from tests.fakes.jobs import wait_for
 
 CLASSES = ("liver", HOSTILE, "skin_and_subcutaneous_tissue")
 COLOURS = ((40, 40, 220), (40, 200, 40), (220, 60, 40))
@@ -66,10 +66,7 @@ def cell(model: Locator, actual: int, predicted: int) -> Locator:
 
 def until(page: Page, expression: str, argument: object = None) -> None:
     """Wait till something is true; `wait_for_function` would evaluate text in the page, which its policy forbids."""
-    deadline = time.monotonic() + 30
-    while not page.evaluate(expression, argument):
-        assert time.monotonic() < deadline, f"never came true: {expression}"
-        page.wait_for_timeout(50)
+    wait_for(lambda: bool(page.evaluate(expression, argument)), expression)
 
 
 def place(model: Locator, point: int) -> dict[str, float]:
