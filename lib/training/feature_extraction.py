@@ -183,7 +183,7 @@ def compute_features(
     if any(missing.values()):
         _compute(units, missing, source.decoder, FeatureTask(spec, source.image_size, config, kept))
     else:
-        logger.info("features: all of them are in %s", kept.location.uri)
+        logger.info("features: all are in %s already", kept.location.uri)
     starts = {split: [first_position(unit) for unit in of_split] for split, of_split in units.items()}
     return FeatureSource(kept, source.class_names, _width(kept, starts), starts)
 

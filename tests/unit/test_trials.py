@@ -89,7 +89,7 @@ def test_ranges_are_kept_and_doublings_are_equally_likely_with_log(tmp_path: Pat
         (plan_of(batch_size={"low": 1.5, "high": 4}), "parameters.batch_size 1.5"),
         (plan_of(augment={"low": 0, "high": 1}), "parameters.augment"),
         (plan_of(augment={"values": [["flip"], ["shear"]]}), "parameters.augment.0 'shear'"),
-        (plan_of(3, batch_size=CHOICE), "there are 2 combinations"),
+        (plan_of(3, batch_size=CHOICE), "there are only 2 combinations"),
         (plan_of(1, model={"values": ["vgg17"]}), "trial 1 (model vgg17): unknown model 'vgg17'"),
         (plan_of(1, head_units={"values": [8]}), "trial 1 (head_units 8): --head-units"),
     ],

@@ -132,6 +132,6 @@ def _copies(variables: list[keras.Variable]) -> Arrays:
 def _assign(variables: list[keras.Variable], values: Arrays) -> None:
     shapes = [tuple(variable.shape) for variable in variables]
     if shapes != [value.shape for value in values]:
-        raise TissueError("the checkpoint is of another network; choose another --output")
+        raise TissueError("the checkpoint belongs to another network; choose another --output")
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

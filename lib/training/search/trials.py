@@ -69,7 +69,9 @@ def draw_trials(config: TrainConfig, sweep: SweepConfig) -> list[Trial]:
         _check_space(config, name, space)
     combinations = math.prod(_size(name, space) for name, space in sweep.parameters.items())
     if combinations < sweep.trials:
-        raise SettingsError(f"{FLAG} {config.sweep}: trials {sweep.trials}: there are {combinations:.0f} combinations")
+        raise SettingsError(
+            f"{FLAG} {config.sweep}: trials {sweep.trials}: there are only {combinations:.0f} combinations"
+        )
     random = np.random.default_rng(config.seed)
     drawn: list[dict[str, JsonValue]] = []
     while len(drawn) < sweep.trials:

@@ -269,5 +269,5 @@ def _line(result: TrialRecord) -> str:
     tried = f"trial {result.trial} ({in_words(result.parameters)})"
     if result.val_loss is None:
         return f"{tried}: diverged, the loss was NaN from the first epoch"
-    ending = f"ended early after {result.epochs} epochs" if result.pruned else f"{result.epochs} epochs"
+    ending = f"ended early after epoch {result.epochs}" if result.pruned else f"{result.epochs} epochs"
     return f"{tried}: validation loss {result.val_loss:.4f}, accuracy {result.val_accuracy:.3f}, {ending}"
