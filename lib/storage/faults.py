@@ -141,7 +141,7 @@ class TransientStorageError(StorageError):
     Says what happened, not to which file; that is added by whoever gives up.
 
     Attributes:
-        kind: Of the fault, for counting; see `kind_of`.
+        kind: Kind of the fault, for counting; see `kind_of`.
         is_silent: Whether there was no answer at all.
         asked_s: Seconds that the server asked to wait.
     """

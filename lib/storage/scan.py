@@ -51,7 +51,6 @@ def scan(scheme: str, filesystem: AbstractFileSystem, path: str, uri: str) -> It
 
     Args:
         scheme: What kind of storage it is, as in `Location.scheme`.
-        filesystem: Serves it.
         path: The folder, as the filesystem wants it.
         uri: The folder, for messages.
 

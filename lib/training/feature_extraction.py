@@ -166,7 +166,6 @@ def compute_features(
     image is decoded once for all of them.
 
     Args:
-        source: The images.
         spec: A model with a frozen base.
         config: Has precision, augmentation, seed and resources.
         folder: Where features are kept, of any number of bases and data sets.
@@ -282,7 +281,7 @@ def feature_table(decoded: pa.Table, features: npt.NDArray[np.float32]) -> pa.Ta
 
     Args:
         decoded: Rows of `DECODED_SCHEMA`.
-        features: Of the images that were not refused, in their order, shape (n, d).
+        features: Features of the images that were not refused, in their order, shape (n, d).
     """
     valid = np.asarray(pc.is_valid(decoded["image"]))
     ends = np.cumsum(valid) * features.shape[1]

@@ -113,7 +113,6 @@ def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> Ou
 
     Args:
         config: Has the settings that it depends on.
-        source: The images.
         **more: Further settings that it depends on.
     """
     settings = config.identity() | more
@@ -182,9 +181,7 @@ def describe_model(spec: ModelSpec, source: LabelledSource, messages: Messages, 
 
     Args:
         spec: What was trained.
-        source: The images.
         messages: What the workers told.
-        folder: The model folder.
     """
     record = _record(folder.name, spec, source)
     seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()

@@ -49,7 +49,6 @@ class DriveRefused(StorageError):  # noqa: N818 - a verdict, as ImageRefused is
 
     Attributes:
         message: What was refused, why, and the remedy, on one line.
-        status: The HTTP status.
         reason: Drive's own word for it, as `storageQuotaExceeded`.
     """
 
@@ -96,7 +95,6 @@ class Rejection:
     Source: https://developers.google.com/workspace/drive/api/guides/handle-errors
 
     Attributes:
-        status: The HTTP status.
         reason: Drive's own word for it; empty if the answer has none.
         message: Drive's explanation, on one line.
         pause_s: The `Retry-After` header in seconds, 0 without one.

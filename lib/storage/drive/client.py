@@ -30,7 +30,6 @@ class Call:
     """One request.
 
     Attributes:
-        method: HTTP method.
         path: Below the endpoint, or a whole URL.
         subject: What it is for, to follow "cannot" in messages.
         units: What it costs of the quota.

@@ -174,7 +174,6 @@ class DriveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
         """The content of a file, or a part of it as a slice would give it; a whole file is checked against its md5.
 
         Args:
-            path: The file.
             start: First byte, as in a slice.
             end: Byte after the last one, as in a slice.
             version: What a listing states of the file: it is then read by its id, without looking for it, and refused

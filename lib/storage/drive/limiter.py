@@ -209,7 +209,7 @@ class LeasingLimiter:
 
     Args:
         bucket: Where units come from.
-        units_per_minute: Of the whole bucket.
+        units_per_minute: Units per minute of the whole bucket.
         now_s: A clock.
     """
 

@@ -47,10 +47,10 @@ class Batches:
 
         Args:
             read: Gives a batch for each row of some positions of an epoch.
-            order: Of this worker's images.
+            order: Order of this worker's images.
             class_weights: The weight of an image of each class.
             positions: Gives the positions of an epoch, of shape (steps, lanes); those of `order` unless told.
-            draw_seed: Of the draws; None if there are none.
+            draw_seed: Seed of the draws; None if there are none.
         """
         self.epoch, self.first_step = 0, 0
         self.waited_s = 0.0
@@ -72,8 +72,8 @@ class Batches:
         """What to give to `fit`: as many batches as are left of the epoch, read anew for each epoch.
 
         Args:
-            shape: Of one example.
-            dtype: Of one example.
+            shape: Shape of one example.
+            dtype: Type of one example.
         """
         size = len(self._order.lanes)
         signature = [

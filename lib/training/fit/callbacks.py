@@ -180,7 +180,6 @@ class SaveCheckpoints(Hook):
         Args:
             fit: The phase.
             every: Steps between checkpoints within an epoch; None for none.
-            heartbeat: Of this worker.
             is_leaving: Tells, asked at each step, whether this worker is about to be ended.
         """
         super().__init__(fit)

@@ -101,7 +101,6 @@ class CheckpointFolder:
     """
 
     def __init__(self, folder: Location) -> None:
-        """Use a folder."""
         self._folder = folder
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None

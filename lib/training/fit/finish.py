@@ -53,7 +53,7 @@ class NetworkOutput(NamedTuple):
     """What a network makes of some images.
 
     Attributes:
-        positions: Of the images in their split, int64 (n,).
+        positions: Positions of the images in their split, int64 (n,).
         labels: Their classes, int32 (n,).
         embeddings: The input of the last layer, float32 (n, d).
         logits: Its output, float32 (n, classes).
@@ -128,9 +128,8 @@ class Finish:
         Args:
             task: Has the images and the model folder.
             peers: The workers, all of which do this at the same time.
-            heartbeat: Of this worker.
             network: As it is after its best epoch, in float32; its last layer is scaled in place.
-            examples: Of the last phase, by split.
+            examples: Examples of the last phase, by split.
         """
         self._task, self._peers, self._heartbeat = task, peers, heartbeat
         self._network, self._examples = network, examples

@@ -37,9 +37,9 @@ class SplitExamples:
     """The examples of one split on one worker.
 
     Attributes:
-        order: Of this worker's images.
+        order: Order of this worker's images.
         read: Gives a batch for each row of some positions of an epoch.
-        shape: Of one example, with its type.
+        shape: Shape of one example, with its type.
         cache: What is in memory; None where images are streamed.
     """
 
@@ -78,8 +78,8 @@ def load_images(
     """This worker's images, in memory if they fit.
 
     Args:
-        info: Of the data set.
-        orders: Of this worker's images, by split.
+        info: What is known of the data set without its images.
+        orders: Order of this worker's images, by split.
         fit: Has what to keep.
         tell: Told of refused images.
 

@@ -45,9 +45,7 @@ class TrainingLoop:
         """Take a place among the workers.
 
         Args:
-            task: What to do.
             peers: The workers.
-            heartbeat: Of this worker.
             loader: Has begun to load the examples of the first phase to train.
             checkpoints: Where rank 0 saves.
             is_leaving: Tells whether this worker is about to be ended.

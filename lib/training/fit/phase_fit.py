@@ -19,9 +19,8 @@ class PhaseFit:
     """What the hooks of a phase share.
 
     Attributes:
-        phase: The phase.
         model: What is trained; its optimizer is built.
-        batches: Of its training images.
+        batches: Batches of its training images.
         rows: One an epoch, of all phases so far.
         epoch: Epochs of the phase that are done.
         step: Steps of the next epoch that are done; 0 except after an interruption.
@@ -42,10 +41,9 @@ class PhaseFit:
         """Stand at the beginning of a phase.
 
         Args:
-            phase: The phase.
             model: What is trained; its optimizer is built.
-            batches: Of its training images.
-            rows: Of the phases before; rows of this one are added.
+            batches: Batches of its training images.
+            rows: Rows of the phases before; rows of this one are added.
             checkpoints: Where to save, on the worker that does.
         """
         self.phase, self.model, self.batches, self.rows = phase, model, batches, rows

@@ -27,7 +27,6 @@ def phase_optimizer(phase: Phase, network: Network, config: FitConfig, rate: flo
     """Adam as it suits a phase.
 
     Args:
-        phase: The phase.
         network: Whose base learns more slowly while it is fine-tuned.
         config: Has the step size of fine-tuning.
         rate: Step size of the other phases.

@@ -65,7 +65,6 @@ def load_and_train(
     Args:
         task: What to train.
         peers: The workers.
-        heartbeat: Of this worker.
         is_leaving: Tells whether this worker is about to be ended; without Ray Train nobody ends it with notice.
     """
     with CheckpointFolder(task.output / CHECKPOINTS) as checkpoints, ExampleLoader(task, peers, heartbeat) as loader:

@@ -22,7 +22,7 @@ class TrialResources:
     Attributes:
         reserved: What Ray reserves for it.
         at_once: Trials at the same time; None for as many as can be reserved for.
-        threads: Of TensorFlow in each; None for as many as it likes.
+        threads: Threads of TensorFlow in each; None for as many as it likes.
         neighbours: Trials on one machine; None for as many as it has GPUs.
     """
 

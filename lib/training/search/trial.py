@@ -46,10 +46,10 @@ class TrialReport:
 
     Attributes:
         epoch: Epochs it was trained for.
-        val_loss: Of its best epoch on the validation images; `NAN_LOSS` if the loss was NaN in all of them.
-        val_accuracy: Of that epoch.
+        val_loss: Loss of its best epoch on the validation images; `NAN_LOSS` if the loss was NaN in all of them.
+        val_accuracy: Accuracy of that epoch on them.
         best_epoch: That epoch, from 1; 0 if there is none.
-        seconds: Of its epochs.
+        seconds: How long its epochs took.
         finished: Whether it is trained to its end.
         error: What has ended it.
     """
@@ -111,10 +111,9 @@ class TrialTask:
 
     Attributes:
         trials: By number.
-        source: The images.
         datasets: What Ray Train hands out of them; see `training_datasets`.
-        features: Of frozen bases, by the number of the trial.
-        threads: Of TensorFlow in each process; None for as many as it likes.
+        features: Features of frozen bases, by the number of the trial.
+        threads: Threads of TensorFlow in each process; None for as many as it likes.
         neighbours: Trials that share the memory of a machine; None for as many as it has GPUs.
     """
 

@@ -214,7 +214,7 @@ class TrialWatch(tune.Callback):
     """Writes down how trials end, as soon as they do, and ends the search if one fails.
 
     Attributes:
-        results: Of the trials that are over, by number.
+        results: Results of the trials that are over, by number.
         error: What a trial raised.
     """
 

@@ -59,9 +59,9 @@ class SignOfLife:
 
     Attributes:
         group: What the workers that train together have in common, and no others.
-        rank: Of the worker in its group.
-        node_id: Of its machine, as Ray calls it.
-        pid: Of its process on that machine.
+        rank: Rank of the worker in its group.
+        node_id: Id of its machine, as Ray calls it.
+        pid: Process id on that machine.
         created: When that process began, in Unix seconds; with its id it is never mistaken for another.
         steps: Steps it has begun since the group started; who has begun fewest holds up the others.
         patient: Whether it does something that may take long without a sign, as compiling a step.
@@ -112,7 +112,7 @@ class ImageVerdicts:
 
     Attributes:
         refused: Those that could not be decoded, by split.
-        checksums: Of those that came straight from their files, by `image_id`.
+        checksums: Checksums of those that came straight from their files, by `image_id`.
     """
 
     refused: dict[str, list[RefusedImage]]

@@ -82,8 +82,8 @@ class TrainTask:
     Attributes:
         config: The settings of the run.
         spec: What to train.
-        info: Of the images, which Ray Train hands out (see `LaneShards`).
-        features: Of the frozen base, if there is one.
+        info: What is known of the images, which Ray Train hands out (see `LaneShards`).
+        features: Features of the frozen base, if there is one.
         reporter: Where to report.
     """
 
@@ -104,7 +104,7 @@ class Peers:
     """The workers that train together, as one of them sees them.
 
     Attributes:
-        rank: Of this worker, from 0.
+        rank: Rank of this worker, from 0.
         world_size: Number of workers.
     """
 

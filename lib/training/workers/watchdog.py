@@ -42,7 +42,6 @@ class Heartbeat:
 
         Args:
             reporter: Tells the driver.
-            rank: Of this worker.
         """
         self._reporter, self._rank = reporter, rank
         self._group = _group()
