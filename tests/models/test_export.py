@@ -215,7 +215,7 @@ def test_an_operation_that_a_format_does_not_have_is_one_line(file_format: str, 
         export(model, tmp_path / "out", file_format)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "export.json").exists()
-    assert export(model, tmp_path / "saved", "savedmodel")["agreement"]["equal_top_1"] == 1
+    assert export(model, tmp_path / "saved", "savedmodel").agreement.equal_top_1 == 1
 
 
 def test_a_complete_export_is_not_repeated_and_no_other_is_put_into_its_folder(

@@ -190,7 +190,7 @@ def test_a_model_exported_by_keras_can_be_used(tmp_path: Path) -> None:
 
 def test_what_is_no_saved_model_of_tf2_is_refused_before_tensorflow_is_needed(tmp_path: Path) -> None:
     spec = parse_spec(f"hub:path={tmp_path}/m")
-    with pytest.raises(SettingsError, match=r"no SavedModel: there is no saved_model\.pb; give the folder"):
+    with pytest.raises(SettingsError, match=r"is not a SavedModel: it has no saved_model\.pb; give the folder"):
         check_spec(spec, SIZE)
     (tmp_path / "m").write_bytes(b"an archive")
     with pytest.raises(SettingsError, match="unpack the archive into a folder"):
