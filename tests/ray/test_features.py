@@ -18,7 +18,7 @@ from lib.dataset.sampler import PADDING
 from lib.dataset.source import RefusedImage, image_array
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import TissueError
-from lib.folders.features import FEATURE_SCHEMA
+from lib.folders.features import FEATURE_SCHEMA, read_features
 from lib.models.augmentation import Augmentation, draw
 from lib.models.registry import build_base
 from lib.models.spec import ModelSpec, parse_spec
@@ -115,15 +115,15 @@ def test_a_range_is_read_from_the_parts_that_have_it_and_no_others(
     features: FeatureSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = features.read("train", range(20))
-    opened = []
-    read_table = lib.training.feature_extraction.read_table
-    monkeypatch.setattr(
-        lib.training.feature_extraction,
-        "read_table",
-        lambda location: opened.append(location.name) or read_table(location),
-    )
+    opened: list[int] = []
+
+    def noted(folder: Location, first: int) -> pa.Table:
+        opened.append(first)
+        return read_features(folder, first)
+
+    monkeypatch.setattr(lib.training.feature_extraction, "read_features", noted)
     some = features.read("train", range(5, 9))
-    assert opened == ["part-000000004.parquet", "part-000000008.parquet"]
+    assert opened == [4, 8]
     np.testing.assert_array_equal(some.features, everything.features[5:9])
     np.testing.assert_array_equal(some.labels, everything.labels[5:9])
     assert features.read("train", range(7, 7)).features.shape == (0, features.width)
