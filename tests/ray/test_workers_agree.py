@@ -1,6 +1,7 @@
 """Any number of Ray Train workers ends with the weights of one, wherever the images are kept."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,10 @@ def test_several_workers_end_with_the_weights_and_the_history_of_one(
 ) -> None:
     import keras
 
+    interrupt = signal.getsignal(signal.SIGINT)
     flags = ("--dataset", chain.output / "dataset", "--output", tmp_path, "--num-workers", world_size, *more)
     summary = job_here("train", *flags, *SETTINGS)
+    assert signal.getsignal(signal.SIGINT) is interrupt  # Ctrl+C is the job's again
     assert (summary["world_size"], summary["images"]) == (world_size, 26)
     assert json.loads((tmp_path / "model.json").read_text())["world_size"] == world_size
     folders = [chain.output / "models" / "cnn", tmp_path]

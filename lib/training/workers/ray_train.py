@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -106,7 +110,19 @@ class ResilientTrainer(DataParallelTrainer):
         if self.scaling_config.elasticity_enabled:
             settings["scaling_policy"] = StayingWorkers(self.scaling_config)
             settings["callbacks"].append(SaveBeforeResize(self._reporter))
-        return super()._initialize_and_run_controller(**settings)
+        with _interrupts_given_back():
+            return super()._initialize_and_run_controller(**settings)
+
+
+@contextmanager
+def _interrupts_given_back() -> Iterator[None]:
+    """Ray Train takes Ctrl+C for itself and keeps it, although its controller is gone after training."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # no other thread may set it, Ray's included
+            signal.signal(signal.SIGINT, before)
 
 
 class StayingWorkers(ElasticScalingPolicy):
