@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import keras
+import numpy.typing as npt
 
 from lib.errors import SettingsError
 from lib.models.applications import build_application_base, build_saved_base
@@ -45,7 +47,7 @@ def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int,
     """
     keras.utils.set_random_seed(seed)
     if spec.name == CNN:
-        model = build_cnn(class_count, image_size)
+        model = build_cnn(class_count, image_size, spec.normalises)
         return Network(model, None, model)
     base = build_base(spec, image_size)
     base.trainable = not spec.has_frozen_base
@@ -85,6 +87,37 @@ def _head_layers(class_count: int, units: int) -> list[keras.layers.Layer]:
 
 def _through(layers: Sequence[keras.layers.Layer], inputs: keras.KerasTensor) -> keras.KerasTensor:
     return reduce(lambda tensor, layer: layer(tensor), layers, inputs)
+
+
+def set_weights(network: keras.Model, values: Sequence[npt.NDArray[Any]]) -> None:
+    """Assign all weights of a network, and have its normalisation use them.
+
+    Args:
+        network: Changed in place.
+        values: What `get_weights` of the same network gave.
+    """
+    network.set_weights(values)
+    finalise_normalisation(network)
+
+
+def finalise_normalisation(network: keras.Model) -> None:
+    """Have `Normalization` layers use the weights that they hold.
+
+    Needed after any assignment to them, and before the network is traced: Keras computes with copies, which it makes
+    when a layer is built, adapted or loaded, and not when its weights are set.
+    """
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
+def input_normalisation(network: Network) -> keras.layers.Normalization | None:
+    """The layer that standardises the channels of a network trained from scratch, if it has one.
+
+    One inside a base or a head belongs to whoever made it, and is not meant.
+    """
+    layers = network.model.layers if network.base is None else []
+    return next((layer for layer in layers if isinstance(layer, keras.layers.Normalization)), None)
 
 
 def unfreeze(network: Network, layers: int) -> list[keras.Variable]:

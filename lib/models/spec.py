@@ -13,6 +13,7 @@ from lib.models.networks import KERAS_NETWORKS
 from lib.storage.location import Location
 
 CNN, SAVED, HUB = "cnn", "saved", "hub"
+NORMALISATIONS = ("channels", "none")
 SMALLEST_CNN_INPUT = 8  # three halvings must leave a pixel
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SAVED_MODEL_FILE, TF1_HUB_FILE = "saved_model.pb", "tfhub_module.pb"
@@ -69,6 +70,11 @@ class ModelSpec:
         return 1e-2 if self.has_frozen_base else 1e-3
 
     @property
+    def normalises(self) -> bool:
+        """Whether the CNN standardises the channels of its images by the training set."""
+        return self.options.get("normalise") != "none"
+
+    @property
     def alpha(self) -> float:
         """Width multiplier, positive."""
         return float(self.options.get("alpha", "1"))
@@ -99,7 +105,7 @@ def parse_spec(text: str) -> ModelSpec:
 
 
 def _known_options(name: str) -> dict[str, list[str]]:
-    known: dict[str, list[str]] = {CNN: [], SAVED: ["path"], HUB: ["path", "output"]}
+    known: dict[str, list[str]] = {CNN: ["normalise"], SAVED: ["path"], HUB: ["path", "output"]}
     if network := KERAS_NETWORKS.get(name):
         known[name] = ["weights", "sha256", "alpha"] if network.has_alpha else ["weights", "sha256"]
     return known
@@ -128,6 +134,8 @@ def _problem(options: dict[str, str]) -> str | None:
     """What is wrong with options that the model knows."""
     if "alpha" in options and not _is_positive(options["alpha"]):
         return f"alpha is {options['alpha']!r}; expected a positive number"
+    if options.get("normalise", "channels") not in NORMALISATIONS:
+        return f"normalise is {options['normalise']!r}; expected {' or '.join(NORMALISATIONS)}"
     if "sha256" not in options:
         return None
     if not SHA256.fullmatch(options["sha256"]):

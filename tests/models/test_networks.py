@@ -112,7 +112,7 @@ def test_applications_that_are_not_built_here_share_their_code_with_one_that_is(
 
 
 def test_the_cnn_is_the_one_of_the_notebook() -> None:
-    network = built("cnn", 180).model
+    network = built("cnn:normalise=none", 180).model
     assert [(type(layer).__name__, layer.output.shape[1:]) for layer in network.layers] == [
         ("InputLayer", (180, 180, 3)),
         ("Rescaling", (180, 180, 3)),
@@ -130,6 +130,9 @@ def test_the_cnn_is_the_one_of_the_notebook() -> None:
     rescaling = network.layers[1]
     assert (rescaling.scale, rescaling.offset) == (1 / 255, 0.0)
     assert network.layers[-1].activation is keras.activations.linear
+    normalised = [type(layer).__name__ for layer in built("cnn", 180).model.layers]
+    assert normalised.pop(2) == "Normalization"
+    assert normalised == [type(layer).__name__ for layer in network.layers]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:

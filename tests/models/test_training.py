@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from lib.config.fitting import FitConfig
-from lib.models.registry import Network
+from lib.models.registry import Network, build_network
+from lib.models.spec import parse_spec
 from lib.training.fit.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
 from lib.training.fit.plan import FINE_TUNE, Phase
 from tests.fakes.images import FakeSource
@@ -35,6 +36,11 @@ def plain(size: int) -> Network:
     tensor = keras.layers.Dense(8, activation="relu")(keras.layers.Flatten()(tensor))
     model = keras.Model(images, keras.layers.Dense(CLASS_COUNT, dtype="float32")(tensor))
     return Network(model, None, model)
+
+
+def cnn(size: int) -> Network:
+    """With channels that are standardised by the training images."""
+    return build_network(parse_spec("cnn"), CLASS_COUNT, size, seed=0)
 
 
 def normalised(size: int) -> Network:
@@ -84,6 +90,7 @@ RESUMED = [
     pytest.param(plain, sgd, {}, id="sgd"),
     pytest.param(plain, None, {}, id="adam"),
     pytest.param(plain, None, {"cache": "none"}, id="streamed"),
+    pytest.param(cnn, None, {}, id="cnn"),
     pytest.param(normalised, None, {}, id="normalised"),
     pytest.param(
         normalised, None,
@@ -200,6 +207,32 @@ def test_a_change_of_the_images_changes_the_training(here: TrainingHere, tmp_pat
     for setting in ({"augment": ("brightness",)}, {"class_weight": "balanced"}, {"sampling": "balanced"}):
         folder = tmp_path / next(iter(setting))
         assert here.run(folder, source(), **fit, **setting).history["loss"][0] != pytest.approx(as_they_are, abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache": "none"}, {"precision": "mixed_bfloat16"}], ids=str)
+def test_the_cnn_standardises_channels_by_the_training_images(
+    here: TrainingHere, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    here.build = cnn
+    layer = here.run(tmp_path, source(), epochs=1, batch_size=4, **settings).model.get_layer("normalisation")
+    channels = images_of("train").reshape(-1, 3) / 255  # without the refused one
+    np.testing.assert_allclose(np.ravel(layer.mean), channels.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(layer.variance), channels.var(axis=0), rtol=1e-6)
+
+
+def test_a_new_head_on_a_cnn_leaves_its_statistics_as_they_are(here: TrainingHere, tmp_path: Path) -> None:
+    def on_cnn(size: int) -> Network:
+        below = cnn(size).model
+        below.get_layer("normalisation").adapt(np.full((1, size, size, 3), 0.3))
+        base = keras.Model(below.input, below.layers[-1].input, name="base")
+        base.trainable = False
+        logits = keras.layers.Dense(CLASS_COUNT, name="logits", dtype="float32")
+        images, features = keras.Input((size, size, 3), dtype="uint8"), keras.Input((128,))
+        return Network(keras.Model(images, logits(base(images))), base, keras.Model(features, logits(features)))
+
+    here.build = on_cnn
+    model = here.run(tmp_path, source(), spec=SAVED, epochs=1, batch_size=4, fine_tune_epochs=1).model
+    assert np.ravel(model.get_layer("base").get_layer("normalisation").mean) == pytest.approx([0.3] * 3)
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])

@@ -38,6 +38,9 @@ def test_several_workers_end_with_the_weights_and_the_history_of_one(
     assert json.loads((tmp_path / "model.json").read_text())["world_size"] == world_size
     folders = [chain.output / "models" / "cnn", tmp_path]
     weights = [keras.saving.load_model(folder / "model.keras").get_weights() for folder in folders]
+    for statistic in (0, 1):  # mean and variance of the channels, which are counted
+        np.testing.assert_array_equal(weights[0][statistic], weights[1][statistic])
+    assert weights[0][0].min() > 0.1
     differences = [relative_difference(b, a) for a, b in zip(*weights, strict=True)]
     assert max(differences) < 1e-5, differences  # 2e-7 where this was written
     one, several = (pd.read_parquet(folder / "history.parquet") for folder in folders)

@@ -24,6 +24,7 @@ SHA256 = "0123456789abcdef" * 4
     [
         ("cnn", "cnn", {}),
         ("cnn:", "cnn", {}),
+        ("cnn:normalise=none", "cnn", {"normalise": "none"}),
         ("vgg16", "vgg16", {}),
         ("inception_v3:weights=none", "inception_v3", {"weights": "none"}),
         ("efficientnet_b0:weights=imagenet", "efficientnet_b0", {"weights": "imagenet"}),
@@ -47,7 +48,8 @@ def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -
         ("vgg", "unknown model 'vgg'; expected one of"),
         ("VGG16", "unknown model 'VGG16'"),
         ("vgg16 ", "unknown model 'vgg16 '"),
-        ("cnn:depth=3", "model 'cnn:depth=3': unknown option 'depth'; cnn takes none"),
+        ("cnn:depth=3", "model 'cnn:depth=3': unknown option 'depth'; cnn takes normalise"),
+        ("cnn:normalise=no", "normalise is 'no'; expected channels or none"),
         ("vgg16:alpha=1", "unknown option 'alpha'; vgg16 takes weights, sha256"),
         ("mobilenet:beta=1", "unknown option 'beta'; mobilenet takes weights, sha256, alpha"),
         ("vgg16:weights", "'weights' is not key=value"),

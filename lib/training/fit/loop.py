@@ -15,11 +15,12 @@ from lib.errors import DivergedError
 from lib.folders.history import HistoryRow
 from lib.folders.model import TENSORBOARD, FitRecord
 from lib.models.augmentation import Augmentation
-from lib.models.registry import Network, build_network
+from lib.models.registry import Network, build_network, set_weights
 from lib.training.fit.batches import Batches, original_error
 from lib.training.fit.callbacks import AverageStatistics, Hook, KeepBest, RecordHistory, SaveCheckpoints, Scalars
 from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
 from lib.training.fit.finish import Finish
+from lib.training.fit.image_statistics import measure_channels
 from lib.training.fit.loader import ExampleLoader, SplitExamples
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.phases import layers_in, phase_optimizer, trained_network
@@ -71,11 +72,13 @@ class TrainingLoop:
         with layers_in(config.precision):
             network = self._build_network()
             if newest and newest.state.finished:
-                trained_network(phases[newest.state.phase], network, config).set_weights(newest.best)
+                set_weights(trained_network(phases[newest.state.phase], network, config), newest.best)
             rows = list(newest.state.rows) if newest else []
             for phase in unfinished_phases(phases, newest):
                 examples = self._loader.result()
                 self._loader.check(examples)
+                if newest is None and phase is phases[0]:
+                    measure_channels(network, examples["train"], self._peers, self._heartbeat)
                 if phase is not phases[-1]:
                     self._loader.begin(on_features=False)  # of the next phase, while this one is trained
                 self._fit(phase, network, examples, rows, newest)
@@ -83,7 +86,7 @@ class TrainingLoop:
             examples = self._loader.result()
         if config.precision != "float32":  # mixed precision is for training alone
             trained, network = network, self._build_network()
-            network.model.set_weights(trained.model.get_weights())
+            set_weights(network.model, trained.model.get_weights())
         return Finish(self._task, self._peers, self._heartbeat, network, examples).write(rows)
 
     def _build_network(self) -> Network:
@@ -140,7 +143,7 @@ class TrainingLoop:
                 "try a lower --learning-rate"
             )
         fit.save(phase.epochs, 0, finished=True, wait=True)
-        model.network.set_weights(fit.best_weights)
+        set_weights(model.network, fit.best_weights)
 
     def _compiled_model(self, phase: Phase, network: Network, order: LaneOrder) -> SynchronousModel:
         config, trained = self._task.config, trained_network(phase, network, self._task.config)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lib.errors import TissueError
 from lib.folders.history import HistoryRow, best_row
+from lib.models.registry import finalise_normalisation
 from lib.training.fit.batches import Batches
 from lib.training.fit.checkpoint import Arrays, Checkpoint, CheckpointFolder, TrainState
 from lib.training.fit.plan import Phase
@@ -63,6 +64,7 @@ class PhaseFit:
         """
         state = checkpoint.state
         _assign(self.model.network.variables, checkpoint.network)
+        finalise_normalisation(self.model.network)
         _assign(self.model.optimizer.variables, checkpoint.optimizer)
         self.best_epoch, self.best_loss, self.best_weights = state.best_epoch, state.best_loss, checkpoint.best
         self.epoch, self.step, self._sums = state.epoch, state.step, state.sums

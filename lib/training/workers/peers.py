@@ -30,6 +30,7 @@ class Collective(IntEnum):
     LANE_COUNTS = 3
     REFERENCE = 4
     VALIDATION = 5
+    CHANNELS = 6
     TRAIN_STEP = 10
     TEST_STEP = 11
     STATISTICS = 12
@@ -51,7 +52,7 @@ def all_reduce_sum(tensors: "Sequence[tf.Tensor]", world_size: int, key: int) ->
     """The sum over all workers of each tensor, in one collective call.
 
     Args:
-        tensors: The same shapes on every worker, float32.
+        tensors: The same shapes on every worker, and all of the same floating type.
         world_size: Number of workers; with one, nothing is sent.
         key: A number of its own for each place in the program that sums.
     """
@@ -115,6 +116,20 @@ class Peers:
     def is_writer(self) -> bool:
         """Whether this worker writes what is the same on all of them."""
         return self.rank == 0
+
+    def sum_counts(self, counts: npt.NDArray[np.int64], place: Collective) -> npt.NDArray[np.int64]:
+        """The sum over all workers of arrays of the same shape, exact for totals up to 2^53.
+
+        Args:
+            counts: This worker's.
+            place: Where in the program.
+        """
+        if self.world_size == 1:
+            return counts
+        import tensorflow as tf
+
+        total = all_reduce_sum([tf.constant(counts, tf.float64)], self.world_size, place)[0].numpy()
+        return np.asarray(total, np.int64)
 
     def sum(self, numbers: npt.ArrayLike, place: Collective) -> npt.NDArray[np.float32]:
         """The sum over all workers of arrays of the same shape, float32.
