@@ -1,4 +1,4 @@
-"""A SavedModel, as TF Hub offers them, as a frozen base: `hub:path=URI[,output=KEY]`.
+"""A SavedModel, as TF Hub offers them, as a frozen base: `hub:path=URI[,output=KEY][,sha256=HEX]`.
 
 `hub.KerasLayer` does not work with Keras 3, and `keras.layers.TFSMLayer` keeps only the path of a SavedModel, so that a
 model that holds one cannot be opened where that path is not. The layer here has the SavedModel's files among its
@@ -20,8 +20,10 @@ import keras
 import tensorflow as tf
 
 from lib.errors import SettingsError, one_line
+from lib.models.archive import unpack_saved_model
 from lib.models.inputs import image_input
 from lib.models.spec import HUB, ModelSpec
+from lib.models.weights import folder_digest, given_weights, require_digest
 from lib.storage.location import Location
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -36,10 +38,11 @@ def build_hub_base(spec: ModelSpec, image_size: int) -> keras.Model:
 
     Raises:
         SettingsError: If the SavedModel does not take such images, or has several outputs and none was chosen.
+        TissueError: If it is not the one that the SPEC's `sha256` names.
         StorageError: If it cannot be read.
     """
     try:
-        saved_model = SavedModel.fetch(Location(spec.weights))
+        saved_model = SavedModel.fetch(spec)
         output, width = saved_model.output_for(image_size, spec.output)
     except ValueError as error:
         raise SettingsError(f"model {spec.text!r}: {error}") from error
@@ -69,13 +72,14 @@ class SavedModel:
         self._function = _serving_signature(self._loaded.signatures)
 
     @classmethod
-    def fetch(cls, source: Location) -> "SavedModel":
-        """A copy of a SavedModel in storage.
+    def fetch(cls, spec: ModelSpec) -> "SavedModel":
+        """A copy of the SavedModel that a SPEC names: a folder or an archive.
 
         Raises:
+            TissueError: If it is not the one that the SPEC's `sha256` names.
             StorageError: If it cannot be read.
         """
-        return cls(partial(_download, source))
+        return cls(partial(_download_archive if spec.is_archive else _download, spec))
 
     @classmethod
     def copy(cls, source: Path) -> "SavedModel":
@@ -132,11 +136,19 @@ class SavedModel:
             )
 
 
-def _download(source: Location, folder: Path) -> None:
+def _download(spec: ModelSpec, folder: Path) -> None:
+    source = Location(spec.weights)
     for file in source.list_files():
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((source / file.path).read_bytes())
+    if spec.sha256 is not None:
+        require_digest(spec, folder_digest(Location(str(folder))))
+
+
+def _download_archive(spec: ModelSpec, folder: Path) -> None:
+    with given_weights(spec) as archive:
+        unpack_saved_model(archive, folder)
 
 
 def _serving_signature(signatures: Any) -> Any:

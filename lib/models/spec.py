@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from lib.config.base import absolute_uri
 from lib.errors import SettingsError
@@ -17,6 +18,11 @@ NORMALISATIONS = ("channels", "none")
 SMALLEST_CNN_INPUT = 8  # three halvings must leave a pixel
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SAVED_MODEL_FILE, TF1_HUB_FILE = "saved_model.pb", "tfhub_module.pb"
+TF1_FORMAT = (
+    f"in the old TF1 Hub format ({TF1_HUB_FILE}), which Keras 3 cannot use; take the TF2 SavedModel of the same network"
+)
+ARCHIVE_ENDINGS = (".tar.gz", ".tgz")
+HANDLE = "https://"
 PATHS = {SAVED: "the folder of an earlier model", HUB: "the folder of a SavedModel"}
 
 
@@ -48,8 +54,18 @@ class ModelSpec:
 
     @property
     def sha256(self) -> str | None:
-        """What the weights file is, in hexadecimal, if that is demanded."""
+        """What the weights are, in hexadecimal, if that is demanded; as `model.json` tells it."""
         return self.options.get("sha256")
+
+    @property
+    def is_handle(self) -> bool:
+        """Whether the weights are downloaded from an address of TF Hub."""
+        return self.weights.startswith(HANDLE)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether the weights are a SavedModel in a `.tar.gz`."""
+        return self.name == HUB and (self.is_handle or self.weights.endswith(ARCHIVE_ENDINGS))
 
     @property
     def output(self) -> str | None:
@@ -101,11 +117,11 @@ def parse_spec(text: str) -> ModelSpec:
             raise SettingsError(f"model {text!r}: unknown option {key!r}; {name} takes {', '.join(known) or 'none'}")
     if name in PATHS and "path" not in options:
         raise SettingsError(f"model {text!r} needs {PATHS[name]}: {name}:path=URI")
-    return ModelSpec(text, name, _checked(options, text))
+    return ModelSpec(text, name, _checked(name, options, text))
 
 
 def _known_options(name: str) -> dict[str, list[str]]:
-    known: dict[str, list[str]] = {CNN: ["normalise"], SAVED: ["path"], HUB: ["path", "output"]}
+    known: dict[str, list[str]] = {CNN: ["normalise"], SAVED: ["path"], HUB: ["path", "output", "sha256"]}
     if network := KERAS_NETWORKS.get(name):
         known[name] = ["weights", "sha256", "alpha"] if network.has_alpha else ["weights", "sha256"]
     return known
@@ -118,16 +134,25 @@ def _option(part: str, text: str) -> tuple[str, str]:
     return key, value
 
 
-def _checked(options: dict[str, str], text: str) -> dict[str, str]:
+def _checked(name: str, options: dict[str, str], text: str) -> dict[str, str]:
     if "sha256" in options:
         options = options | {"sha256": options["sha256"].lower()}
     problem = _problem(options)
     if problem is not None:
         raise SettingsError(f"model {text!r}: {problem}")
     try:
-        return {key: absolute_uri(value) if _is_uri(key, value) else value for key, value in options.items()}
+        return {key: _located(name, value) if _is_uri(key, value) else value for key, value in options.items()}
     except ValueError as error:
         raise SettingsError(f"model {text!r}: {error}") from error
+
+
+def _located(name: str, uri: str) -> str:
+    """A URI of ours; for a SavedModel an address of TF Hub too, the one thing that is read from the web."""
+    if name != HUB or not uri.startswith(HANDLE):
+        return absolute_uri(uri)
+    if not urlsplit(uri).hostname:
+        raise ValueError(f"{uri} names no server; expected {HANDLE}server/path")
+    return uri
 
 
 def _problem(options: dict[str, str]) -> str | None:
@@ -140,7 +165,7 @@ def _problem(options: dict[str, str]) -> str | None:
         return None
     if not SHA256.fullmatch(options["sha256"]):
         return f"sha256 is {options['sha256']!r}; expected 64 hexadecimal digits"
-    if not _is_uri("weights", options.get("weights", "imagenet")):
+    if "path" not in options and not _is_uri("weights", options.get("weights", "imagenet")):
         return "sha256 needs weights=URI, whose checksum it is"
     return None
 
@@ -194,15 +219,18 @@ def _check_earlier(spec: ModelSpec, image_size: int) -> None:
 
 
 def _check_saved_model(spec: ModelSpec) -> None:
+    if spec.is_handle:
+        return
     folder = Location(spec.weights)
+    if spec.is_archive and folder.is_file():
+        return
     if (folder / TF1_HUB_FILE).exists():
-        raise SettingsError(
-            f"model {spec.text!r} is in the old TF1 Hub format ({TF1_HUB_FILE}), which Keras 3 cannot use; "
-            "take the TF2 SavedModel of the same network"
-        )
+        raise SettingsError(f"model {spec.text!r} is {TF1_FORMAT}")
     if not (folder / SAVED_MODEL_FILE).exists():
-        advice = "unpack the archive into a folder" if folder.is_file() else "give the folder that holds it"
-        raise SettingsError(f"model {spec.text!r} is not a SavedModel: it has no {SAVED_MODEL_FILE}; {advice}")
+        raise SettingsError(
+            f"model {spec.text!r} is not a SavedModel: it has no {SAVED_MODEL_FILE}; give the folder that holds it, "
+            f"or its archive ({ARCHIVE_ENDINGS[0]})"
+        )
 
 
 def folder_names(specs: Sequence[ModelSpec]) -> list[str]:

@@ -22,7 +22,7 @@ from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.report.page import write_report
 from lib.runtime.clock import now
 from lib.storage.location import Location
-from lib.training.trainer import check_fit, require_imagenet_weights, train_model
+from lib.training.trainer import check_fit, require_weights_of, train_model
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def run_pipeline(config: PipelineConfig) -> PipelineRecord:
     """
     started = time.monotonic()
     output, plan = Location(config.output), plan_models(config)
-    require_imagenet_weights(plan.values(), config.image_size)
+    require_weights_of(plan.values(), config.image_size)
     run = RunRecord(marker=PipelineRecord.FILE, stages=_stages(plan))
     return write_anew(output, run, lambda: _run_stages(config, plan, started), PipelineRecord)
 

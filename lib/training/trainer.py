@@ -15,6 +15,7 @@ from lib.errors import SettingsError
 from lib.folders.features import FEATURES
 from lib.folders.model import ModelRecord, read_seen_images, write_seen_images
 from lib.folders.output import OutputFolder
+from lib.models.archive import check_archive
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
 from lib.models.spec import CNN, HUB, SAVED, ModelSpec, check_spec, parse_spec
@@ -45,7 +46,7 @@ def train_model(config: TrainConfig) -> ModelRecord:
     """
     spec = check_training(config)
     source = open_source(config)
-    require_imagenet_weights([spec], config.image_size)
+    require_weights_of([spec], config.image_size)
     folder = model_folder(config, source)
     return folder.once(lambda: _train(config, spec, source, folder))
 
@@ -95,13 +96,15 @@ def open_source(config: TrainConfig) -> LabelledSource:
     return dataset
 
 
-def require_imagenet_weights(specs: Iterable[ModelSpec], image_size: int) -> None:
-    """Fetch ImageNet weights before anything long is started; imports Keras only if there are any to fetch.
+def require_weights_of(specs: Iterable[ModelSpec], image_size: int) -> None:
+    """Fetch what is downloaded before anything long is started; imports Keras only for ImageNet weights.
 
     Raises:
-        TissueError: If they cannot be had; the message names the file and where to put it.
+        TissueError: If it cannot be had; the message names the file and where to put it.
     """
     for spec in specs:
+        if spec.is_archive:
+            check_archive(spec)
         if spec.name in KERAS_NETWORKS and spec.weights == "imagenet":
             from lib.models.applications import require_weights
 

@@ -35,6 +35,8 @@ SHA256 = "0123456789abcdef" * 4
         ("saved:path=gs://b/models/cnn/", "saved", {"path": "gs://b/models/cnn"}),
         ("hub:path=gs://b/hub/vit/", "hub", {"path": "gs://b/hub/vit"}),
         ("hub:path=/m,output=pooled", "hub", {"path": "/m", "output": "pooled"}),
+        ("hub:path=https://tfhub.dev/g/m/5", "hub", {"path": "https://tfhub.dev/g/m/5"}),
+        ("hub:path=/m.tar.gz,sha256=" + SHA256, "hub", {"path": "/m.tar.gz", "sha256": SHA256}),
     ],
 )
 def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -> None:
@@ -61,7 +63,12 @@ def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -
         ("saved", "needs the folder of an earlier model: saved:path=URI"),
         ("hub", "needs the folder of a SavedModel: hub:path=URI"),
         ("hub:output=pooled", "needs the folder of a SavedModel: hub:path=URI"),
-        ("hub:path=/m,sha256=0", "unknown option 'sha256'; hub takes path, output"),
+        ("hub:path=/m,weights=none", "unknown option 'weights'; hub takes path, output, sha256"),
+        ("hub:path=/m,sha256=0", "sha256 is '0'; expected 64 hexadecimal digits"),
+        ("hub:path=http://tfhub.dev/m", "cannot open http://; expected a local path"),
+        ("hub:path=https:///m", "https:///m names no server"),
+        ("saved:path=https://tfhub.dev/m", "cannot open https://; expected a local path"),
+        ("vgg16:weights=https://tfhub.dev/m", "cannot open https://; expected a local path"),
         ("vgg16:weights=/w.h5,sha256=abc", "sha256 is 'abc'; expected 64 hexadecimal digits"),
         (f"vgg16:sha256={SHA256}", "sha256 needs weights=URI, whose checksum it is"),
         (f"vgg16:weights=none,sha256={SHA256}", "sha256 needs weights=URI, whose checksum it is"),

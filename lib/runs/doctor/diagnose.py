@@ -11,7 +11,7 @@ from lib.runs.doctor.cluster import check_nodes, cluster_cpus, judge_memory
 from lib.runs.doctor.estimate import Estimate, estimate
 from lib.runs.doctor.findings import Finding, look
 from lib.runs.pipeline import plan_models
-from lib.training.trainer import require_imagenet_weights
+from lib.training.trainer import require_weights_of
 
 
 class Diagnosis:
@@ -60,5 +60,5 @@ class Diagnosis:
 
 
 def _weights(plan: dict[str, ModelSpec], image_size: int) -> str:
-    require_imagenet_weights(plan.values(), image_size)
+    require_weights_of(plan.values(), image_size)
     return "available; " + "; ".join(f"{name}: {spec.beginning}" for name, spec in plan.items())

@@ -32,7 +32,7 @@ from lib.training.trainer import (
     model_folder,
     open_source,
     prepare_source,
-    require_imagenet_weights,
+    require_weights_of,
 )
 from lib.training.workers.lane_shards import training_datasets
 from lib.training.workers.ray_train import ray_storage
@@ -70,7 +70,7 @@ def search_model(config: TrainConfig) -> ModelRecord:
     source = open_source(config)
     if not source.count("validation"):
         raise SettingsError(f"{FLAG} chooses by validation images, and there are none; see --validation-fraction")
-    require_imagenet_weights([parse_spec(trial.config.model) for trial in trials], config.image_size)
+    require_weights_of([parse_spec(trial.config.model) for trial in trials], config.image_size)
     folder = model_folder(config, source, sweep=sweep.model_dump(mode="json"))
     return folder.once(lambda: _search(config, sweep, trials, source, folder))
 
