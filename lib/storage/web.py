@@ -39,7 +39,7 @@ def _download(url: str, target: Path, largest_bytes: int) -> None:
             _check(url, answer)
             _write(url, answer, target, largest_bytes)
     except requests.RequestException as error:
-        if reason := _no_connection(error):
+        if reason := _no_connection(url, error):
             raise StorageError(f"cannot download {url}: {reason}") from error
         raise TransientStorageError(f"{type(error).__name__} {one_line(error)[:200]}", "connection") from error
 
@@ -64,10 +64,11 @@ def _write(url: str, answer: requests.Response, target: Path, largest_bytes: int
             file.write(chunk)
 
 
-def _no_connection(error: requests.RequestException) -> str | None:
+def _no_connection(url: str, error: requests.RequestException) -> str | None:
     """Why the server could not be reached, or None if it was."""
     if isinstance(error, requests.exceptions.SSLError):
         return f"its certificate is not accepted ({one_line(error)[-160:]})"
     if error.args and isinstance(error.args[0], MaxRetryError):
-        return f"there is no connection to {urlsplit(error.request.url).hostname if error.request else 'it'}"
+        at_fault = error.request.url if error.request is not None else url  # after a redirection, another server
+        return f"there is no connection to {urlsplit(str(at_fault)).hostname}"
     return None
