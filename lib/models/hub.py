@@ -23,8 +23,7 @@ from lib.errors import SettingsError, one_line
 from lib.models.archive import unpack_saved_model
 from lib.models.inputs import image_input
 from lib.models.spec import HUB, ModelSpec
-from lib.models.weights import folder_digest, given_weights, require_digest
-from lib.storage.location import Location
+from lib.models.weights import copy_folder, given_weights
 
 DEFAULT_SIGNATURE = "serving_default"
 IMAGE_RANK = 4
@@ -79,7 +78,7 @@ class SavedModel:
             TissueError: If it is not the one that the SPEC's `sha256` names.
             StorageError: If it cannot be read.
         """
-        return cls(partial(_download_archive if spec.is_archive else _download, spec))
+        return cls(partial(_unpack if spec.is_archive else copy_folder, spec))
 
     @classmethod
     def copy(cls, source: Path) -> "SavedModel":
@@ -136,17 +135,7 @@ class SavedModel:
             )
 
 
-def _download(spec: ModelSpec, folder: Path) -> None:
-    source = Location(spec.weights)
-    for file in source.list_files():
-        target = folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((source / file.path).read_bytes())
-    if spec.sha256 is not None:
-        require_digest(spec, folder_digest(Location(str(folder))))
-
-
-def _download_archive(spec: ModelSpec, folder: Path) -> None:
+def _unpack(spec: ModelSpec, folder: Path) -> None:
     with given_weights(spec) as archive:
         unpack_saved_model(archive, folder)
 

@@ -1,7 +1,7 @@
 """Which weights a base starts from, as a SHA-256: told in `model.json`, and part of what features depend on."""
 
 from lib.folders.model import NETWORK_FILE
-from lib.models.spec import HUB, SAVED, ModelSpec
+from lib.models.spec import SAVED, ModelSpec
 from lib.models.weights import file_digest, folder_digest, given_weights, require_digest
 from lib.storage.location import Location
 
@@ -9,8 +9,8 @@ from lib.storage.location import Location
 def weights_digest(spec: ModelSpec, image_size: int) -> str | None:
     """The SHA-256 of the file that a base takes its weights from, in hexadecimal.
 
-    That is the weights file of a Keras network, `model.keras` of an earlier model, the archive of a SavedModel, or all
-    files of its folder together with their names; None where a network is trained from scratch.
+    That is the weights file of a Keras network, `model.keras` of an earlier model, an ONNX file, the archive of a
+    SavedModel, or all files of a folder together with their names; None where a network is trained from scratch.
 
     Raises:
         TissueError: If there is no such file, it is not the one that the SPEC's `sha256` names, or ImageNet weights
@@ -19,7 +19,7 @@ def weights_digest(spec: ModelSpec, image_size: int) -> str | None:
     """
     if not spec.has_frozen_base:
         return None
-    if spec.name == HUB and not spec.is_archive:
+    if spec.is_folder:
         digest = folder_digest(Location(spec.weights))
         require_digest(spec, digest)
         return digest

@@ -13,7 +13,8 @@ from lib.models.applications import build_application_base, build_saved_base
 from lib.models.cnn import build_cnn
 from lib.models.hub import build_hub_base
 from lib.models.inputs import image_input, logits_layer
-from lib.models.spec import CNN, HUB, SAVED, ModelSpec
+from lib.models.onnx_encoder import build_onnx_base
+from lib.models.spec import CNN, HUB, ONNX, SAVED, ModelSpec
 from lib.storage.location import Location
 
 
@@ -77,6 +78,8 @@ def build_base(spec: ModelSpec, image_size: int) -> keras.Model:
         return build_saved_base(Location(spec.weights))
     if spec.name == HUB:
         return build_hub_base(spec, image_size)
+    if spec.name == ONNX:
+        return build_onnx_base(spec, image_size)
     return build_application_base(spec, image_size)
 
 

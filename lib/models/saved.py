@@ -13,7 +13,8 @@ def load_network(folder: Location) -> "keras.Model":
     """The trained network: uint8 RGB (n, image_size, image_size, 3) to logits (n, classes)."""
     import keras
 
-    import lib.models.hub  # noqa: F401 - makes the layer that holds a SavedModel known to Keras
+    import lib.models.hub  # makes the layer that holds a SavedModel known to Keras
+    import lib.models.onnx_encoder  # noqa: F401 - and the one that holds an ONNX network
 
     with (folder / NETWORK_FILE).as_local_file() as file:
         return keras.saving.load_model(file, compile=False)

@@ -2,18 +2,20 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from lib.config.base import absolute_uri
 from lib.errors import SettingsError
 from lib.folders.model import ModelRecord
 from lib.folders.output import read_complete
+from lib.models.channels import MEAN, STD, channel_values
 from lib.models.networks import KERAS_NETWORKS
 from lib.storage.location import Location
 
-CNN, SAVED, HUB = "cnn", "saved", "hub"
+CNN, SAVED, HUB, ONNX = "cnn", "saved", "hub", "onnx"
 NORMALISATIONS = ("channels", "none")
 SMALLEST_CNN_INPUT = 8  # three halvings must leave a pixel
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -21,9 +23,17 @@ SAVED_MODEL_FILE, TF1_HUB_FILE = "saved_model.pb", "tfhub_module.pb"
 TF1_FORMAT = (
     f"in the old TF1 Hub format ({TF1_HUB_FILE}), which Keras 3 cannot use; take the TF2 SavedModel of the same network"
 )
-ARCHIVE_ENDINGS = (".tar.gz", ".tgz")
+ARCHIVE_ENDINGS, ONNX_ENDING = (".tar.gz", ".tgz"), ".onnx"
 HANDLE = "https://"
-PATHS = {SAVED: "the folder of an earlier model", HUB: "the folder of a SavedModel"}
+PATHS = {
+    SAVED: "the folder of an earlier model",
+    HUB: "the folder of a SavedModel",
+    ONNX: f"an {ONNX_ENDING} file, or the folder of one",
+}
+CLOSED = {HUB: "a TF Hub SavedModel", ONNX: "an ONNX network"}
+"""Bases without layers that Keras could train."""
+IMPORTS = {HUB: "lib.models.hub", ONNX: "lib.models.onnx_encoder"}
+"""What a program must import before it opens a `model.keras` on such a base."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class ModelSpec:
 
     Attributes:
         text: The SPEC as given.
-        name: `cnn`, `saved`, `hub`, or a key of `KERAS_NETWORKS`.
+        name: `cnn`, `saved`, `hub`, `onnx`, or a key of `KERAS_NETWORKS`.
         options: The options given, as text.
     """
 
@@ -68,8 +78,20 @@ class ModelSpec:
         return self.name == HUB and (self.is_handle or self.weights.endswith(ARCHIVE_ENDINGS))
 
     @property
+    def is_folder(self) -> bool:
+        """Whether the weights are all files of a folder."""
+        if self.name == ONNX:
+            return not self.weights.endswith(ONNX_ENDING)
+        return self.name == HUB and not self.is_archive
+
+    @property
+    def changes_of_features(self) -> dict[str, str]:
+        """The options that features depend on besides the weights."""
+        return {key: value for key, value in self.options.items() if key not in {"path", "weights", "sha256"}}
+
+    @property
     def output(self) -> str | None:
-        """Which output of a SavedModel has the features; None where it has just one."""
+        """Which output of a SavedModel or ONNX network has the features; None where it has just one."""
         return self.options.get("output")
 
     @property
@@ -77,7 +99,7 @@ class ModelSpec:
         """What the training starts from, for the log."""
         if not self.has_frozen_base:
             return "the whole network is trained from scratch"
-        what = {SAVED: "an earlier model", HUB: "a SavedModel"}.get(self.name, "a network")
+        what = {SAVED: "an earlier model", HUB: "a SavedModel", ONNX: "an ONNX network"}.get(self.name, "a network")
         return f"a new head is trained on {what}, which stays frozen (weights: {self.weights})"
 
     @property
@@ -105,7 +127,7 @@ def parse_spec(text: str) -> ModelSpec:
     name, _, listed = text.partition(":")
     if name not in _known_options(name):
         raise SettingsError(
-            f"unknown model {name!r}; expected one of {', '.join(sorted([CNN, SAVED, HUB, *KERAS_NETWORKS]))}"
+            f"unknown model {name!r}; expected one of {', '.join(sorted([CNN, *PATHS, *KERAS_NETWORKS]))}"
         )
     pairs = [_option(part, text) for part in listed.split(",") if part]
     options = dict(pairs)
@@ -122,6 +144,7 @@ def parse_spec(text: str) -> ModelSpec:
 
 def _known_options(name: str) -> dict[str, list[str]]:
     known: dict[str, list[str]] = {CNN: ["normalise"], SAVED: ["path"], HUB: ["path", "output", "sha256"]}
+    known[ONNX] = ["path", "output", "size", MEAN, STD, "sha256"]
     if network := KERAS_NETWORKS.get(name):
         known[name] = ["weights", "sha256", "alpha"] if network.has_alpha else ["weights", "sha256"]
     return known
@@ -137,7 +160,7 @@ def _option(part: str, text: str) -> tuple[str, str]:
 def _checked(name: str, options: dict[str, str], text: str) -> dict[str, str]:
     if "sha256" in options:
         options = options | {"sha256": options["sha256"].lower()}
-    problem = _problem(options)
+    problem = next(_problems(options), None)
     if problem is not None:
         raise SettingsError(f"model {text!r}: {problem}")
     try:
@@ -155,19 +178,23 @@ def _located(name: str, uri: str) -> str:
     return uri
 
 
-def _problem(options: dict[str, str]) -> str | None:
+def _problems(options: dict[str, str]) -> Iterator[str]:
     """What is wrong with options that the model knows."""
     if "alpha" in options and not _is_positive(options["alpha"]):
-        return f"alpha is {options['alpha']!r}; expected a positive number"
+        yield f"alpha is {options['alpha']!r}; expected a positive number"
     if options.get("normalise", "channels") not in NORMALISATIONS:
-        return f"normalise is {options['normalise']!r}; expected {' or '.join(NORMALISATIONS)}"
-    if "sha256" not in options:
-        return None
-    if not SHA256.fullmatch(options["sha256"]):
-        return f"sha256 is {options['sha256']!r}; expected 64 hexadecimal digits"
-    if "path" not in options and not _is_uri("weights", options.get("weights", "imagenet")):
-        return "sha256 needs weights=URI, whose checksum it is"
-    return None
+        yield f"normalise is {options['normalise']!r}; expected {' or '.join(NORMALISATIONS)}"
+    if not re.fullmatch("[1-9][0-9]{0,4}", options.get("size", "1")):
+        yield f"size is {options['size']!r}; expected a number of pixels"
+    for key in (MEAN, STD):
+        try:
+            channel_values(options, key)
+        except ValueError as error:
+            yield str(error)
+    if not SHA256.fullmatch(options.get("sha256", "0" * 64)):
+        yield f"sha256 is {options['sha256']!r}; expected 64 hexadecimal digits"
+    elif "sha256" in options and "path" not in options and not _is_uri("weights", options.get("weights", "imagenet")):
+        yield "sha256 needs weights=URI, whose checksum it is"
 
 
 def _is_positive(text: str) -> bool:
@@ -200,6 +227,8 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
         _check_earlier(spec, image_size)
     elif spec.name == HUB:
         _check_saved_model(spec)
+    elif spec.name == ONNX:
+        _check_onnx(spec)
     elif spec.name in KERAS_NETWORKS and _is_uri("weights", spec.weights) and not Location(spec.weights).exists():
         raise SettingsError(f"model {spec.text!r}: no weights file at {spec.weights}")
 
@@ -231,6 +260,15 @@ def _check_saved_model(spec: ModelSpec) -> None:
             f"model {spec.text!r} is not a SavedModel: it has no {SAVED_MODEL_FILE}; give the folder that holds it, "
             f"or its archive ({ARCHIVE_ENDINGS[0]})"
         )
+
+
+def _check_onnx(spec: ModelSpec) -> None:
+    if find_spec("onnxruntime") is None:
+        raise SettingsError(f"model {spec.text!r} needs ONNX Runtime: pip install onnxruntime")
+    if not Location(spec.weights).exists():
+        raise SettingsError(f"model {spec.text!r}: there is nothing at {spec.weights}")
+    if not spec.is_folder and not Location(spec.weights).is_file():
+        raise SettingsError(f"model {spec.text!r}: {spec.weights} is no file")
 
 
 def folder_names(specs: Sequence[ModelSpec]) -> list[str]:

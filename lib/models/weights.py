@@ -35,6 +35,22 @@ def given_weights(spec: ModelSpec) -> Iterator[Path]:
         yield file
 
 
+def copy_folder(spec: ModelSpec, folder: Path) -> None:
+    """Copy every file of the folder that a SPEC names into one on this machine.
+
+    Raises:
+        TissueError: If it is not the folder that the SPEC's `sha256` names.
+        StorageError: If it cannot be read.
+    """
+    source = Location(spec.weights)
+    for file in source.list_files():
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((source / file.path).read_bytes())
+    if spec.sha256 is not None:
+        require_digest(spec, folder_digest(Location(str(folder))))
+
+
 def require_digest(spec: ModelSpec, found: str) -> None:
     """Refuse weights that are not those that the SPEC's `sha256` names.
 

@@ -194,7 +194,7 @@ def _key(
     depends_on = {
         "images": [source.content_hash, source.image_size, source.image_policy.model_dump(mode="json")],
         "parts": {split: [unit.slice(0, 1).to_pylist() for unit in of_split] for split, of_split in units.items()},
-        "base": [spec.name, spec.alpha, spec.output, weights_digest(spec, source.image_size), config.precision],
+        "base": [spec.name, spec.changes_of_features, weights_digest(spec, source.image_size), config.precision],
         "changes": [sorted(config.augment), config.seed] if config.augment else [],
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()[:16]

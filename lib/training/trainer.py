@@ -13,12 +13,12 @@ from lib.dataset.source import DatasetInfo, ImageSource
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import SettingsError
 from lib.folders.features import FEATURES
-from lib.folders.model import ModelRecord, read_seen_images, write_seen_images
+from lib.folders.model import NETWORK_FILE, ModelRecord, read_seen_images, write_seen_images
 from lib.folders.output import OutputFolder
 from lib.models.archive import check_archive
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
-from lib.models.spec import CNN, HUB, SAVED, ModelSpec, check_spec, parse_spec
+from lib.models.spec import CLOSED, CNN, IMPORTS, SAVED, ModelSpec, check_spec, parse_spec
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -75,8 +75,9 @@ def check_fit(config: FitConfig, specs: Sequence[ModelSpec]) -> None:
         raise SettingsError(f"--batch-size {config.batch_size} is too small for --num-workers {config.num_workers}")
     if config.sampling == "balanced" and config.cache == "none":
         raise SettingsError("--sampling balanced needs the images in memory; do not combine it with --cache none")
-    if config.fine_tune_epochs and any(spec.name == HUB for spec in specs):
-        raise SettingsError("--fine-tune-epochs: the layers of a TF Hub SavedModel cannot be fine-tuned; leave it at 0")
+    closed = [CLOSED[spec.name] for spec in specs if spec.name in CLOSED]
+    if config.fine_tune_epochs and closed:
+        raise SettingsError(f"--fine-tune-epochs: the layers of {closed[0]} cannot be fine-tuned; leave it at 0")
 
 
 def open_source(config: TrainConfig) -> LabelledSource:
@@ -137,6 +138,8 @@ def _train(
     record |= describe_model(spec, source, messages, folder.location)
     model = ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)})
     tracker.finish(model)
+    if spec.name in IMPORTS:
+        logger.info("%s opens with Keras only after `import %s` of this project", NETWORK_FILE, IMPORTS[spec.name])
     return folder.complete(model)
 
 

@@ -15,7 +15,7 @@ from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.storage.location import Location
 from tests.fakes.records import model_record
 
-NAMES = ("cnn", "saved", "hub", *KERAS_NETWORKS)
+NAMES = ("cnn", "saved", "hub", "onnx", *KERAS_NETWORKS)
 SHA256 = "0123456789abcdef" * 4
 
 
@@ -36,6 +36,8 @@ SHA256 = "0123456789abcdef" * 4
         ("hub:path=gs://b/hub/vit/", "hub", {"path": "gs://b/hub/vit"}),
         ("hub:path=/m,output=pooled", "hub", {"path": "/m", "output": "pooled"}),
         ("hub:path=https://tfhub.dev/g/m/5", "hub", {"path": "https://tfhub.dev/g/m/5"}),
+        ("onnx:path=gs://b/uni.onnx,size=224", "onnx", {"path": "gs://b/uni.onnx", "size": "224"}),
+        ("onnx:path=/m,mean=0.5,std=0.1/0.2/0.3", "onnx", {"path": "/m", "mean": "0.5", "std": "0.1/0.2/0.3"}),
         ("hub:path=/m.tar.gz,sha256=" + SHA256, "hub", {"path": "/m.tar.gz", "sha256": SHA256}),
     ],
 )
@@ -65,6 +67,13 @@ def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -
         ("hub:output=pooled", "needs the folder of a SavedModel: hub:path=URI"),
         ("hub:path=/m,weights=none", "unknown option 'weights'; hub takes path, output, sha256"),
         ("hub:path=/m,sha256=0", "sha256 is '0'; expected 64 hexadecimal digits"),
+        ("onnx", "needs an .onnx file, or the folder of one: onnx:path=URI"),
+        ("onnx:path=https://somewhere/m.onnx", "cannot open https://"),
+        ("onnx:path=/m,size=0", "size is '0'; expected a number of pixels"),
+        ("onnx:path=/m,mean=0.5/0.5", "mean is '0.5/0.5'; expected one number or three"),
+        ("onnx:path=/m,mean=grey", "mean is 'grey'; expected one number or three"),
+        ("onnx:path=/m,std=0", "std is '0'; expected one positive number or three"),
+        ("onnx:path=/m,std=nan", "std is 'nan'; expected one positive number"),
         ("hub:path=http://tfhub.dev/m", "cannot open http://; expected a local path"),
         ("hub:path=https:///m", "https:///m names no server"),
         ("saved:path=https://tfhub.dev/m", "cannot open https://; expected a local path"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from lib.config.prediction import ExportConfig
-from lib.errors import TissueError, one_line
+from lib.errors import SettingsError, TissueError, one_line
 from lib.folders.export_folder import ExportedFile, ExportRecord, PrecisionChange, TensorRecord
 from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder, read_complete
@@ -49,7 +49,8 @@ def export_model(config: ExportConfig) -> ExportRecord:
     folder. How far a quantised model is from it is measured and stated instead.
 
     Raises:
-        SettingsError: If a package is not installed, the model folder is not complete, or the output is another run's.
+        SettingsError: If a package is not installed, the model folder is not complete, the model rests on an ONNX
+            network, or the output is another run's.
         TissueError: If the format cannot express the model, or the exported model says something else.
     """
     require_packages(config.format)
@@ -62,6 +63,7 @@ def export_model(config: ExportConfig) -> ExportRecord:
 def _export(config: ExportConfig, model: ModelRecord, folder: OutputFolder[ExportRecord]) -> ExportRecord:
     started = time.monotonic()
     network = load_network(Location(config.model_dir))
+    _refuse_onnx(config, network)
     images = check_images(model.image_size)
     precision = _compute_in_float32(network, images)
     with tempfile.TemporaryDirectory() as scratch:
@@ -93,6 +95,16 @@ def _export(config: ExportConfig, model: ModelRecord, folder: OutputFolder[Expor
             seconds=round(time.monotonic() - started, 3),
         )
     )
+
+
+def _refuse_onnx(config: ExportConfig, network: "keras.Model") -> None:
+    from lib.models.export.formats import runs_onnx
+
+    if runs_onnx(network):
+        raise SettingsError(
+            f"{config.model_dir} rests on an ONNX network, which no export can hold; use the .onnx file "
+            "itself, and the layers after it in model.keras"
+        )
 
 
 def _input(model: ModelRecord) -> TensorRecord:

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from lib.models.export.runtimes import SIGNATURE, FloatArray, UInt8Array
+from lib.models.onnx_encoder import OnnxLayer
 
 OPSET = 17
 """Of ONNX: read by ONNX Runtime from 1.12 of July 2022 on."""
@@ -33,6 +34,11 @@ def compute_in_float32(network: keras.Model) -> None:
     for layer in _layers(network):
         if layer.dtype_policy.name.startswith("mixed_"):
             layer.dtype_policy = "float32"
+
+
+def runs_onnx(network: keras.Model) -> bool:
+    """Whether a network calls an ONNX network, which is no operation of TensorFlow and in no format of ours."""
+    return any(isinstance(layer, OnnxLayer) for layer in _layers(network))
 
 
 def _layers(network: keras.Model) -> Iterator[keras.layers.Layer]:
