@@ -1,10 +1,10 @@
 """Every wrong input ends in its exit code and one line that names the culprit; wrong settings before Ray starts."""
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class Case:
         exit_code: Expected.
         culprit: Words that the message must have.
         before_ray: Whether it must be refused without starting Ray.
-        here: Whether it takes TensorFlow or more than a listing to find out, so that it is run in this process.
+        as_command: Whether it is run as people do, in a process of its own: one of each job and each exit code.
     """
 
     name: str
@@ -105,11 +105,11 @@ class Case:
     exit_code: int
     culprit: tuple[str, ...]
     before_ray: bool = True
-    here: bool = False
+    as_command: bool = False
 
 
 CASES = (
-    Case("unknown flag", "convert", lambda i: ("--source", i.good, "--speed", 3), 2, ("--speed",)),
+    Case("unknown flag", "convert", lambda i: ("--source", i.good, "--speed", 3), 2, ("--speed",), as_command=True),
     Case("missing required flag", "convert", lambda _: (), 2, ("--source",)),
     Case("bad value", "convert", lambda i: ("--source", i.good, "--quality", 101), 2, ("--quality", "101")),
     Case("bad type", "convert", lambda i: ("--source", i.good, "--quality", "best"), 2, ("--quality", "best")),
@@ -153,6 +153,7 @@ CASES = (
         lambda i: ("--source", write_source(i.root / "one", {"liver": 3, "lung": 1})),
         1,
         ("'lung'", "1 training image"),
+        as_command=True,
     ),
     Case(
         "class only in test",
@@ -168,7 +169,7 @@ CASES = (
         3,
         ("1 of 12 images", "--max-bad-fraction"),
         before_ray=False,
-        here=True,
+        as_command=True,
     ),
     Case(
         "class whose every image is damaged",
@@ -177,7 +178,6 @@ CASES = (
         1,
         ("'lung'",),
         before_ray=False,
-        here=True,
     ),
     Case(
         "output of another run",
@@ -193,7 +193,14 @@ CASES = (
         2,
         ("thesis",),
     ),
-    Case("unknown model", "train", lambda i: ("--source", i.good, "--model", "vgg17"), 2, ("vgg17", "vgg16")),
+    Case(
+        "unknown model",
+        "train",
+        lambda i: ("--source", i.good, "--model", "vgg17"),
+        2,
+        ("vgg17", "vgg16"),
+        as_command=True,
+    ),
     Case(
         "unknown model option",
         "train",
@@ -214,6 +221,7 @@ CASES = (
         lambda i: ("--source", i.without_test),
         1,
         ("no test images", "`convert` and `train`"),
+        as_command=True,
     ),
     Case(
         "images too small for the network",
@@ -266,7 +274,6 @@ CASES = (
         1,
         ("wrong.weights.h5", "do not fit mobilenet"),
         before_ray=False,
-        here=True,
     ),
     Case(
         "step size that diverges",
@@ -275,7 +282,6 @@ CASES = (
         1,
         ("diverged: the loss was NaN", "--learning-rate"),
         before_ray=False,
-        here=True,
     ),
     Case(
         "too many damaged files in a stream",
@@ -291,7 +297,6 @@ CASES = (
         lambda i: ("--source", i.good, "--model", "vgg16"),
         1,
         ("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "KERAS_HOME", "weights=none"),
-        here=True,
     ),
     Case(
         "incomplete model to evaluate",
@@ -299,6 +304,7 @@ CASES = (
         lambda i: ("--model-dir", i.empty("half"), "--dataset", i.dataset()),
         2,
         ("half", "model.json", "jobs.train"),
+        as_command=True,
     ),
     Case(
         "incomplete dataset to evaluate on",
@@ -313,6 +319,7 @@ CASES = (
         lambda i: ("--model-dir", i.empty("half"), "--source", i.good),
         2,
         ("half", "model.json", "jobs.train"),
+        as_command=True,
     ),
     Case(
         "incomplete evaluation to report",
@@ -320,6 +327,7 @@ CASES = (
         lambda i: ("--evaluations", i.empty("half")),
         2,
         ("half", "evaluation.json", "jobs.evaluate"),
+        as_command=True,
     ),
 )
 
@@ -333,37 +341,28 @@ class Run:
 
 
 def run_case(case: Case, root: Path) -> Run:
-    flags = case.flags(Inputs(root))
-    if "--output" not in flags:
-        flags = (*flags, "--output", root / "output")
     ray_folder = Path(tempfile.mkdtemp(dir=os.environ["RAY_TMPDIR"]))
     try:
-        environment = {"RAY_TMPDIR": str(ray_folder), "KERAS_HOME": str(root / "keras")} | NO_NETWORK
-        return Run(run_job(case.job, *flags, env=environment), any(ray_folder.iterdir()))
+        environment = {"RAY_TMPDIR": str(ray_folder)} | NO_NETWORK
+        return Run(run_job(case.job, *flags_of(case, root), env=environment), any(ray_folder.iterdir()))
     finally:
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
-    """The selected cases, three at a time: starting Ray is mostly waiting."""
-    selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
-    cases = [case for case in selected if not case.here]
-    with ThreadPoolExecutor(max_workers=3) as pool:
-        folders = {case.name: tmp_path_factory.mktemp("bad") for case in cases}
-        futures = {case.name: pool.submit(run_case, case, folders[case.name]) for case in cases}
-        yield futures
-        for future in futures.values():
-            future.cancel()
+def flags_of(case: Case, root: Path) -> tuple[object, ...]:
+    flags = case.flags(Inputs(root))
+    return flags if "--output" in flags else (*flags, "--output", root / "output")
 
 
 def name_of(case: Case) -> str:
     return case.name
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.here], ids=name_of)
-def test_it_is_refused_with_one_line_that_names_the_culprit(case: Case, runs: dict[str, Future[Run]]) -> None:
-    run = runs[case.name].result()
+@pytest.mark.parametrize("case", [case for case in CASES if case.as_command], ids=name_of)
+def test_a_command_refuses_it_with_its_exit_code_and_one_line_that_names_the_culprit(
+    case: Case, tmp_path: Path
+) -> None:
+    run = run_case(case, tmp_path)
     assert run.result.exit_code == case.exit_code, run.result.stderr
     assert run.result.stdout == ""
     lines = run.result.stderr.splitlines()
@@ -376,17 +375,29 @@ def test_it_is_refused_with_one_line_that_names_the_culprit(case: Case, runs: di
         assert words in lines[-1]
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if not case.as_command and case.before_ray], ids=name_of)
+def test_it_is_refused_in_the_same_way_before_ray_starts(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: pytest.fail("Ray is asked for"))
+    assert_refused(case, tmp_path, monkeypatch)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("case", [case for case in CASES if case.here], ids=name_of)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.as_command and not case.before_ray], ids=name_of)
 def test_what_takes_longer_to_find_out_is_refused_in_the_same_way(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert_refused(case, tmp_path, monkeypatch)
+
+
+def assert_refused(case: Case, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a job does in this process with a case ends in the error that a command makes its exit code and line of."""
     for name, value in NO_NETWORK.items():
         monkeypatch.setenv(name, value)
-    if case.before_ray:
-        monkeypatch.setattr("lib.training.trainer.start_ray", pytest.fail)
-    with pytest.raises(Exception, match=case.culprit[0]) as failure:
-        job_here(case.job, *case.flags(Inputs(tmp_path)), "--output", tmp_path / "output")
+    with pytest.raises(Exception, match=re.escape(case.culprit[0])) as failure:
+        job_here(case.job, *flags_of(case, root))
     refusal = expected_cause(failure.value)
     assert refusal is not None
     assert refusal.exit_code == case.exit_code
