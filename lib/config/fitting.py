@@ -3,28 +3,50 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import AcceleratorConfig, WorkerCount, WorkerCountSetting
 
+USUAL_PATIENCE = 5
+
 
 class FitConfig(AcceleratorConfig):
     """How a model is fitted."""
 
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=30, ge=1)
     """Maximum number of epochs; on a frozen base, of its new head. Early stopping may end sooner."""
     batch_size: int = Field(default=32, ge=1)
     """Images in one optimizer step, over all workers together."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Step size of Adam; by default 0.001, or 0.01 where only a new head is trained on a frozen base. It belongs to
-    the global batch, so it stays the same whatever the number of workers."""
+    """Step size of Adam; by default 0.001, for `cnn_bn` 0.003, or 0.01 where only a new head is trained on a frozen
+    base. It belongs to the global batch, so it stays the same whatever the number of workers."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """`adamw` also shrinks kernels a little in every step; see --weight-decay."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """With --optimizer adamw: the share of a kernel that a step takes away, times the step size. Biases and
+    normalisation are left alone."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """The step size after the warm-up: `constant`, or falling to 0 along half a `cosine` until the last epoch."""
+    warmup_epochs: float | None = Field(default=None, ge=0)
+    """Epochs in which the step size rises from 0; by default a tenth of --epochs."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each training label that is spread over all classes, so that the network is less sure of itself."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Mixes each training image with another, and their labels alike: in shares from a Beta(a, a) distribution, for a
+    positive number a such as 0.2; 0 for no mixing."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Validates and keeps a running average of the weights instead of the last ones: each step keeps this share of the
+    average, so that 0.98 looks back about 50 steps."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Greatest norm of the gradient of all weights together; a longer one is shortened to it."""
     gradient_parts: int = Field(default=4, ge=1)
     """Parts of a global batch whose gradients are computed apart and added in a fixed order: any number of workers that
     divides it gives the same weights. Batch normalisation that is trained sees one part at a time."""
-    patience: int = Field(default=5, ge=1)
-    """Epochs without a better validation loss before training stops; the best epoch is kept either way."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better validation loss before training stops; the best epoch is kept either way. By default 5,
+    or a third of the epochs if that is more and the --schedule is `cosine`, which is best at its end."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Arithmetic of the layers while training. Weights and the saved model are float32 in any case."""
     cache: Annotated[Literal["auto", "memory", "none"], NOT_IDENTITY] = "auto"
@@ -32,9 +54,11 @@ class FitConfig(AcceleratorConfig):
     so that every epoch streams them again; `auto` keeps them if they fit. The weights are the same either way."""
     cache_gib: Annotated[float | None, NOT_IDENTITY] = Field(default=None, gt=0)
     """Memory for decoded images in each worker, in GiB; by default its share of 80 % of what is free when it starts."""
-    augment: tuple[Literal["flip", "rotate", "shift", "brightness", "stain"], ...] = ()
+    augment: tuple[Literal["auto", "none", "flip", "rotate", "shift", "brightness", "stain"], ...] = ("auto",)
     """Random changes of training images: `flip` both ways, `rotate` by quarter turns, `shift` by up to 1/16 of the
-    side, `brightness` by up to 10 %, and `stain`, the strength of the haematoxylin and eosin colours, by up to 15 %."""
+    side, `brightness` by up to 10 %, and `stain`, the strength of the haematoxylin and eosin colours, by up to 15 %;
+    or `none`. `auto` flips and rotates for a network that is trained from scratch, and changes nothing on a frozen
+    base, where each changed copy costs features."""
     augmented_features: int = Field(default=4, ge=1)
     """With --augment and a frozen base: differently changed copies of each training image whose features are computed;
     epochs take turns with them."""
@@ -52,6 +76,8 @@ class FitConfig(AcceleratorConfig):
     fine_tune_rate: float = Field(default=1e-4, gt=0)
     """Step size of Adam for the head while fine-tuning; layers of the base take a tenth of it. It rises from 0 over the
     first tenth of the steps. The result is kept only if it is better."""
+    fine_tune_decay: float = Field(default=1.0, gt=0, le=1)
+    """Step size of each layer of the base that is fine-tuned, as a share of that of the layer after it."""
     features: Annotated[StorageUri | None, NOT_IDENTITY] = None
     """Folder where features of frozen bases are kept and found again; by default in the model folder."""
     num_workers: Annotated[WorkerCountSetting, NOT_IDENTITY] = WorkerCount(1, 1)
@@ -66,6 +92,29 @@ class FitConfig(AcceleratorConfig):
     stall_timeout: Annotated[float, NOT_IDENTITY] = Field(default=600.0, gt=0)
     """Seconds without a step after which the worker that holds up the others is named, ended and replaced."""
 
+    @field_validator("augment")
+    @classmethod
+    def _alone(cls, changes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(changes) > 1 and (words := {"auto", "none"} & set(changes)):
+            raise ValueError(f"{min(words)} stands alone")
+        return changes
+
+    def changes(self, *, from_scratch: bool) -> tuple[str, ...]:
+        """The random changes of training images.
+
+        Args:
+            from_scratch: Whether all of a network is trained, rather than a head on a frozen base.
+        """
+        if "auto" in self.augment:
+            return ("flip", "rotate") if from_scratch else ()
+        return tuple(change for change in self.augment if change != "none")
+
+    def patience_in(self, epochs: int) -> int:
+        """Epochs without a better one before a stretch of so many epochs ends."""
+        if self.patience is not None:
+            return self.patience
+        return max(USUAL_PATIENCE, epochs // 3) if self.schedule == "cosine" else USUAL_PATIENCE
+
 
 class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     """Fit one model on a dataset folder, or on TIFFs streamed from storage."""
@@ -77,9 +126,9 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     source: StorageUri | None = None
     """Folder of TIFFs to stream straight into training instead; no dataset folder is kept."""
     model: str = "cnn"
-    """SPEC: `cnn` (with `cnn:normalise=none` its colour channels are not standardised); a Keras Applications network
-    (`vgg16`, `mobilenet:alpha=0.25,weights=URI,sha256=HEX`); a SavedModel of TF Hub (`hub:path=URI,output=KEY`: its
-    folder, its `.tar.gz`, or its `https://` handle); an ONNX network
+    """SPEC: `cnn` (with `cnn:normalise=none` its colour channels are not standardised); `cnn_bn`; a Keras Applications
+    network (`vgg16`, `mobilenet:alpha=0.25,weights=URI,sha256=HEX`); a SavedModel of TF Hub (`hub:path=URI,output=KEY`:
+    its folder, its `.tar.gz`, or its `https://` handle); an ONNX network
     (`onnx:path=URI,size=PX,mean=R/G/B,std=R/G/B`); or an earlier model of ours (`saved:path=URI`)."""
 
     sweep: Annotated[StorageUri | None, NOT_IDENTITY] = None

@@ -20,7 +20,9 @@ COLUMNS = {
     "stain": slice(6, 8),
 }
 """The draws that govern each change: its own, so that switching one on leaves the others as they were."""
-IDENTITY: npt.NDArray[np.float32] = np.array([0, 0, 0, 0.5, 0.5, 0.5, 0.5, 0.5], np.float32)
+MIXING = slice(8, 10)
+"""The draws that say how much of which other image is mixed in (`lib.training.fit.objective`)."""
+IDENTITY: npt.NDArray[np.float32] = np.array([0, 0, 0, 0.5, 0.5, 0.5, 0.5, 0.5, 0, 0], np.float32)
 """The draws that change nothing."""
 DRAWS = len(IDENTITY)
 """Uniform numbers that one image takes, whichever changes are on."""

@@ -25,3 +25,23 @@ def build_cnn(class_count: int, image_size: int, normalises: bool = True) -> ker
     features = keras.layers.Flatten(name="flatten")(features)
     embedding = keras.layers.Dense(128, activation="relu", name="embedding")(features)
     return keras.Model(images, logits_layer(class_count)(embedding), name="cnn")
+
+
+def build_cnn_bn(class_count: int, image_size: int) -> keras.Model:
+    """Four convolutions with batch normalisation and max pooling, then the mean over space: trained from scratch.
+
+    What a small network of today can do without pre-training, to compare pre-trained ones with.
+
+    Returns:
+        A model from uint8 RGB (n, image_size, image_size, 3) to logits (n, class_count).
+    """
+    images = image_input(image_size)
+    features = keras.layers.Rescaling(1 / 255, name="rescaling")(images)
+    features = keras.layers.Normalization(name="normalisation")(features)
+    for number, filters in enumerate((32, 64, 128, 128), 1):
+        features = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{number}")(features)
+        features = keras.layers.BatchNormalization(name=f"norm_{number}")(features)
+        features = keras.layers.ReLU(name=f"relu_{number}")(features)
+        features = keras.layers.MaxPooling2D(name=f"pool_{number}")(features)
+    embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features)
+    return keras.Model(images, logits_layer(class_count)(embedding), name="cnn_bn")

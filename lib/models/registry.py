@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from lib.errors import SettingsError
 from lib.models.applications import build_application_base, build_saved_base
-from lib.models.cnn import build_cnn
+from lib.models.cnn import build_cnn, build_cnn_bn
 from lib.models.hub import build_hub_base
 from lib.models.inputs import image_input, logits_layer
 from lib.models.onnx_encoder import build_onnx_base
-from lib.models.spec import CNN, HUB, ONNX, SAVED, ModelSpec
+from lib.models.spec import CNN_BN, HUB, ONNX, OWN, SAVED, ModelSpec
 from lib.storage.location import Location
 
 
@@ -41,14 +41,14 @@ def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int,
         class_count: Number of classes.
         image_size: Side of the square images in pixels.
         seed: Seed of the initial weights.
-        head_units: Units of a hidden layer before the logits; 0 for none. The CNN has one of its own.
+        head_units: Units of a hidden layer before the logits; 0 for none. Networks of our own have a head of their own.
 
     Raises:
         TissueError: If the weights cannot be had or do not fit.
     """
     keras.utils.set_random_seed(seed)
-    if spec.name == CNN:
-        model = build_cnn(class_count, image_size, spec.normalises)
+    if spec.name in OWN:
+        model = _own_network(spec, class_count, image_size)
         return Network(model, None, model)
     base = build_base(spec, image_size)
     base.trainable = not spec.has_frozen_base
@@ -61,11 +61,17 @@ def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int,
     return Network(model, base, keras.Model(features, _through(layers, features), name="head"))
 
 
+def _own_network(spec: ModelSpec, class_count: int, image_size: int) -> keras.Model:
+    if spec.name == CNN_BN:
+        return build_cnn_bn(class_count, image_size)
+    return build_cnn(class_count, image_size, spec.normalises)
+
+
 def build_base(spec: ModelSpec, image_size: int) -> keras.Model:
     """The part of a network that comes from elsewhere, with its preprocessing inside.
 
     Args:
-        spec: Any model but the CNN, which has no base.
+        spec: Any model but those of our own, which have no base.
         image_size: Side of the square images in pixels.
 
     Returns:
@@ -150,6 +156,16 @@ def unfreeze(network: Network, layers: int) -> list[keras.Variable]:
     if not chosen:
         raise SettingsError(f"{network.model.name} has no layers to fine-tune; leave --fine-tune-epochs at 0")
     return [variable for layer in chosen for variable in layer.trainable_variables]
+
+
+def trained_layers(base: keras.Model) -> list[list[keras.Variable]]:
+    """The trainable variables of each layer of a base that has any, from input to output."""
+    return [layer.trainable_variables for layer in _leaf_layers(base) if layer.trainable_variables]
+
+
+def trained_batch_normalisation(network: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The layers whose statistics follow the images that the network is trained on."""
+    return [layer for layer in network._flatten_layers() if _normalises_batches(layer) and layer.trainable]
 
 
 def _leaf_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:

@@ -15,9 +15,11 @@ from lib.models.channels import MEAN, STD, channel_values
 from lib.models.networks import KERAS_NETWORKS
 from lib.storage.location import Location
 
-CNN, SAVED, HUB, ONNX = "cnn", "saved", "hub", "onnx"
+CNN, CNN_BN, SAVED, HUB, ONNX = "cnn", "cnn_bn", "saved", "hub", "onnx"
+OWN = (CNN, CNN_BN)
+"""Networks of this project, which are trained from scratch and need no download."""
 NORMALISATIONS = ("channels", "none")
-SMALLEST_CNN_INPUT = 8  # three halvings must leave a pixel
+SMALLEST_INPUT = {CNN: 8, CNN_BN: 16}  # three and four halvings must leave a pixel
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SAVED_MODEL_FILE, TF1_HUB_FILE = "saved_model.pb", "tfhub_module.pb"
 TF1_FORMAT = (
@@ -42,7 +44,7 @@ class ModelSpec:
 
     Attributes:
         text: The SPEC as given.
-        name: `cnn`, `saved`, `hub`, `onnx`, or a key of `KERAS_NETWORKS`.
+        name: `cnn`, `cnn_bn`, `saved`, `hub`, `onnx`, or a key of `KERAS_NETWORKS`.
         options: The options given, as text.
     """
 
@@ -53,7 +55,7 @@ class ModelSpec:
     @property
     def weights(self) -> str:
         """Where the base's weights come from: `imagenet`, `none` or a URI."""
-        if self.name == CNN:
+        if self.name in OWN:
             return "none"
         return self.options["path"] if "path" in self.options else self.options.get("weights", "imagenet")
 
@@ -105,7 +107,9 @@ class ModelSpec:
     @property
     def learning_rate(self) -> float:
         """Step size of Adam that suits what is trained: all of a network, or a linear head on a frozen base."""
-        return 1e-2 if self.has_frozen_base else 1e-3
+        if self.has_frozen_base:
+            return 1e-2
+        return 3e-3 if self.name == CNN_BN else 1e-3
 
     @property
     def normalises(self) -> bool:
@@ -127,7 +131,7 @@ def parse_spec(text: str) -> ModelSpec:
     name, _, listed = text.partition(":")
     if name not in _known_options(name):
         raise SettingsError(
-            f"unknown model {name!r}; expected one of {', '.join(sorted([CNN, *PATHS, *KERAS_NETWORKS]))}"
+            f"unknown model {name!r}; expected one of {', '.join(sorted([*OWN, *PATHS, *KERAS_NETWORKS]))}"
         )
     pairs = [_option(part, text) for part in listed.split(",") if part]
     options = dict(pairs)
@@ -143,7 +147,7 @@ def parse_spec(text: str) -> ModelSpec:
 
 
 def _known_options(name: str) -> dict[str, list[str]]:
-    known: dict[str, list[str]] = {CNN: ["normalise"], SAVED: ["path"], HUB: ["path", "output", "sha256"]}
+    known: dict[str, list[str]] = {CNN: ["normalise"], CNN_BN: [], SAVED: ["path"], HUB: ["path", "output", "sha256"]}
     known[ONNX] = ["path", "output", "size", MEAN, STD, "sha256"]
     if network := KERAS_NETWORKS.get(name):
         known[name] = ["weights", "sha256", "alpha"] if network.has_alpha else ["weights", "sha256"]
@@ -236,7 +240,7 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
 def _smallest_input(spec: ModelSpec) -> int:
     if spec.name in KERAS_NETWORKS:
         return KERAS_NETWORKS[spec.name].smallest
-    return SMALLEST_CNN_INPUT if spec.name == CNN else 1  # the others know their size themselves
+    return SMALLEST_INPUT.get(spec.name, 1)  # the others know their size themselves
 
 
 def _check_earlier(spec: ModelSpec, image_size: int) -> None:

@@ -176,7 +176,7 @@ def compute_features(
         StorageError: If images cannot be read or features not written.
     """
     units = {split: source.units(split) for split in splits if source.count(split)}
-    augmented = config.augmented_features if config.augment else None
+    augmented = config.augmented_features if config.changes(from_scratch=False) else None
     kept = FeatureFolder(folder / _key(source, spec, config, units), augmented)
     missing = {split: kept.missing(split, of_split) for split, of_split in units.items()}
     if any(missing.values()):
@@ -191,11 +191,12 @@ def _key(
     source: ShardSource | TiffSource, spec: ModelSpec, config: TrainConfig, units: Mapping[str, list[pa.Table]]
 ) -> str:
     """Sixteen hexadecimal digits for what features depend on: images, base, and how each image is changed."""
+    changes = config.changes(from_scratch=False)
     depends_on = {
         "images": [source.content_hash, source.image_size, source.image_policy.model_dump(mode="json")],
         "parts": {split: [unit.slice(0, 1).to_pylist() for unit in of_split] for split, of_split in units.items()},
         "base": [spec.name, spec.changes_of_features, weights_digest(spec, source.image_size), config.precision],
-        "changes": [sorted(config.augment), config.seed] if config.augment else [],
+        "changes": [sorted(changes), config.seed] if changes else [],
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -254,7 +255,7 @@ class FeatureWriter:
 
         keras.config.set_dtype_policy(self._task.config.precision)
         base = build_base(self._task.spec, self._task.image_size)
-        return Forward(base, BATCH_SIZE), Augmentation(self._task.config.augment)
+        return Forward(base, BATCH_SIZE), Augmentation(self._task.config.changes(from_scratch=False))
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Compute the features of a unit (`DECODED_SCHEMA` and its split) and write a part for each variant."""

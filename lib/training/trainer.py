@@ -18,7 +18,7 @@ from lib.folders.output import OutputFolder
 from lib.models.archive import check_archive
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
-from lib.models.spec import CLOSED, CNN, IMPORTS, SAVED, ModelSpec, check_spec, parse_spec
+from lib.models.spec import CLOSED, IMPORTS, OWN, SAVED, ModelSpec, check_spec, parse_spec
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -60,8 +60,8 @@ def check_training(config: TrainConfig) -> ModelSpec:
     spec = parse_spec(config.model)
     check_spec(spec, config.image_size)
     check_fit(config, [spec])
-    if spec.name == CNN and config.head_units:
-        raise SettingsError("--head-units is for a new head on a frozen base; the CNN has a head of its own")
+    if spec.name in OWN and config.head_units:
+        raise SettingsError(f"--head-units is for a new head on a base; {spec.name} has a head of its own")
     return spec
 
 

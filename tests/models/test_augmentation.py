@@ -54,7 +54,7 @@ def restained(image: np.ndarray, haematoxylin: float, eosin: float) -> np.ndarra
 
 def expected_change(image: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """All changes of one image, before rounding."""
-    flip_rows, flip_columns, turn, down, right, brightness, haematoxylin, eosin = draws.astype(np.float64)
+    flip_rows, flip_columns, turn, down, right, brightness, haematoxylin, eosin = draws[:8].astype(np.float64)
     changed = np.rot90(image, int(4 * turn))
     changed = changed[:: -1 if flip_rows >= 0.5 else 1, :: -1 if flip_columns >= 0.5 else 1]
     reach = len(image) // 16

@@ -13,10 +13,12 @@ from sklearn.metrics import accuracy_score, log_loss
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import LaneOrder
 from lib.folders.history import HistoryRow
-from lib.models.registry import build_network
+from lib.models.augmentation import DRAWS, MIXING
+from lib.models.registry import build_network, trained_batch_normalisation
 from lib.models.spec import parse_spec
 from lib.training.fit.batches import Batches
 from lib.training.fit.callbacks import KeepBest, RecordHistory
+from lib.training.fit.objective import Objective, batch_sums, without_padding
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.plan import Phase
 from lib.training.fit.synchronous import SynchronousModel
@@ -37,7 +39,8 @@ def synchronous(
     optimizer: keras.optimizers.Optimizer | None = None,
     change: keras.layers.Layer | None = None,
 ) -> SynchronousModel:
-    model = SynchronousModel(network, world_size=1, part_sizes=parts, change=change)
+    objective = Objective(change, is_batch_normalised=bool(trained_batch_normalisation(network)))
+    model = SynchronousModel(network, world_size=1, part_sizes=parts, objective=objective)
     model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), jit_compile=False)
     return model
 
@@ -94,6 +97,71 @@ def test_padding_changes_nothing() -> None:
     assert_same_weights(padded, plain)
     assert padded_logs["loss"] == pytest.approx(logs["loss"], abs=1e-6)
     assert padded_logs["accuracy"] == pytest.approx(logs["accuracy"], abs=1e-6)
+
+
+def normalising_network() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    features = keras.layers.BatchNormalization()(keras.layers.Rescaling(1 / 255)(images))
+    features = keras.layers.Conv2D(4, 3, activation="relu")(features)
+    return keras.Model(images, keras.layers.Dense(CLASS_COUNT)(keras.layers.GlobalAveragePooling2D()(features)))
+
+
+def test_what_padding_holds_does_not_matter_to_batch_normalisation() -> None:
+    images, labels, weights = batch(8)
+    weights[[1, 4, 5, 6, 7]] = 0  # of the second part nothing is left
+    other_images = np.where(weights[:, None, None, None] > 0, images, batch(8, seed=9)[0])
+    one, other = normalising_network(), normalising_network()
+    synchronous(one, [4, 4]).train_on_batch(images, labels, weights)
+    synchronous(other, [4, 4]).train_on_batch(other_images, labels, weights)
+    for a, b in zip(one.trainable_variables, other.trainable_variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_padding_is_replaced_by_the_images_that_are_there_in_turn() -> None:
+    examples = np.arange(6)
+    found = [
+        without_padding(examples, np.array(present, bool)).numpy().tolist()
+        for present in ([1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0])
+    ]
+    assert found == [[0, 1, 2, 3, 4, 5], [1, 1, 1, 3, 1, 3], [0, 0, 0, 0, 0, 0]]
+
+
+def test_smoothed_labels_have_the_loss_that_keras_says() -> None:
+    _, labels, _ = batch(8)
+    logits = np.random.default_rng(3).normal(0, 3, (8, CLASS_COUNT)).astype(np.float32)
+    expected = keras.losses.categorical_crossentropy(
+        np.eye(CLASS_COUNT)[labels], logits, from_logits=True, label_smoothing=0.2
+    )
+    loss, *_ = batch_sums(logits, labels, np.ones(8, np.float32), 0.2)
+    assert float(loss) == pytest.approx(float(np.sum(expected)), rel=1e-5)
+
+
+def test_images_are_mixed_within_their_part_as_drawn_and_so_are_their_labels() -> None:
+    images, labels, weights = batch(8)
+    weights[6] = 0  # padding is mixed into nothing
+    shares, partners = np.array([0.3, 0.9, 0.5, 0.7, 0.2, 0.6, 0.1, 0.4]), np.array([1, 0, 3, 3, 1, 2, 0, 0])
+    draws = np.zeros((8, DRAWS), np.float32)
+    draws[:, MIXING] = np.stack([shares, (partners + 0.5) / 4], axis=1)  # of a uniform distribution, quantile is share
+    others = np.array([0, 0, 0, 0, 4, 4, 4, 4]) + partners
+    shares = np.where(np.isin(np.arange(8), [5, 6]), 1, shares)
+    mixed = np.round(shares[:, None, None, None] * images + (1 - shares)[:, None, None, None] * images[others])
+    ours, expected = small_network(), small_network()
+    objective = Objective(mixup=1.0)
+    sums = [
+        objective.sums(ours, *(tf.constant(tensor[part]) for tensor in (images, labels, weights, draws)))
+        for part in PARTS
+    ]
+    logits = expected(mixed.astype(np.uint8), training=True)
+    losses = [
+        keras.losses.sparse_categorical_crossentropy(of, logits, from_logits=True) for of in (labels, labels[others])
+    ]
+    loss = np.sum(weights * (shares * losses[0] + (1 - shares) * losses[1]))
+    assert sum(float(part[0]) for part in sums) == pytest.approx(float(loss), rel=2e-3)
+    assert sum(float(part[2]) for part in sums) == 7
+
+
+PARTS = (slice(0, 4), slice(4, 8))
 
 
 def test_a_batch_of_nothing_but_padding_leaves_the_weights_alone() -> None:

@@ -12,7 +12,8 @@ import pytest
 from lib.config.fitting import FitConfig
 from lib.models.registry import Network, build_network
 from lib.models.spec import parse_spec
-from lib.training.fit.phases import BASE_RATE, LayerwiseAdam, WarmUp, phase_optimizer, trained_network
+from lib.training.fit.optimizer import StepSize
+from lib.training.fit.phases import BASE_RATE, phase_optimizer, trained_network
 from lib.training.fit.plan import FINE_TUNE, Phase
 from tests.fakes.images import FakeSource
 from tests.fakes.training import AGREEING, StoppedError, Trained, TrainingHere
@@ -90,7 +91,11 @@ RESUMED = [
         normalised,
         {"augment": ("flip", "shift", "stain"), "class_weight": "balanced", "sampling": "balanced"}, id="augmented",
     ),
-    pytest.param(plain, {"precision": "mixed_float16"}, id="float16"),
+    pytest.param(plain, {"precision": "mixed_float16", "ema": 0.8}, id="float16"),
+    pytest.param(
+        normalised,
+        {"ema": 0.8, "mixup": 0.4, "label_smoothing": 0.1, "clip_norm": 0.5, "optimizer": "adamw"}, id="settings",
+    ),
 ]  # fmt: skip
 
 
@@ -110,6 +115,31 @@ def test_training_stopped_twice_ends_as_if_it_had_never_been(
     resumed = here.run(tmp_path / "two", source(), **fit)
     assert (stopped.steps, again.steps, resumed.steps) == (STEPS + 5, 1, EPOCHS * STEPS - (STEPS + 4) - 1)
     assert_same_training(resumed, undisturbed)
+
+
+def test_statistics_of_batch_normalisation_are_those_of_the_training_images(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = normalised
+    model = here.run(tmp_path, source(), epochs=1, batch_size=4, learning_rate=0.03).model
+    convolution, statistics = model.layers[2], model.layers[3]
+    inputs = np.asarray(keras.Model(model.input, convolution.output)(images_of("train"))).reshape(-1, 4)
+    np.testing.assert_allclose(statistics.moving_mean, inputs.mean(axis=0), atol=0.1 * inputs.std())
+    np.testing.assert_allclose(statistics.moving_variance, inputs.var(axis=0), rtol=0.1)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(
+    here: TrainingHere, tmp_path: Path, epochs: int
+) -> None:
+    here.build = plain
+    fit = {"epochs": epochs, "batch_size": 4, "learning_rate": 0.01}
+    last, average = (here.run(tmp_path / str(ema), source(), ema=ema, **fit) for ema in (None, 0.9))
+    # Steps are the same, and so is the loss while training; only what comes of them differs.
+    np.testing.assert_array_equal(average.history["loss"], last.history["loss"])
+    assert (average.history["val_loss"] != last.history["val_loss"]).all()
+    kept = average.history["val_loss"].min()
+    assert validation_loss(average.model, average.results["calibration"]["temperature"]) == pytest.approx(
+        kept, rel=1e-5
+    )
 
 
 def test_training_stopped_between_two_epochs_goes_on_with_the_next(here: TrainingHere, tmp_path: Path) -> None:
@@ -251,10 +281,21 @@ def test_a_model_trained_in_mixed_precision_is_saved_in_float32(
 # -- phases
 
 
+def rates(step_size: StepSize, steps: int) -> list[float]:
+    return [float(step_size(step)) for step in range(steps)]
+
+
 def test_the_step_size_rises_in_a_line_and_stays() -> None:
-    warm_up = WarmUp(0.5, 4)
-    assert [float(warm_up(step)) for step in range(7)] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5]
-    assert float(WarmUp(0.5, 0)(0)) == 0.5
+    rising = StepSize(0.5, warm_up=4, steps=100, falls=False)
+    assert rates(rising, 7) == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5]
+    assert rates(StepSize(0.5, warm_up=0, steps=100, falls=False), 1) == [0.5]
+
+
+def test_the_step_size_falls_along_a_cosine_to_nothing_at_the_end() -> None:
+    falling = rates(StepSize(0.5, warm_up=2, steps=10, falls=True), 11)
+    expected = [0.25, 0.5, *(0.25 * (1 + np.cos(np.pi * np.arange(9) / 8)))]
+    np.testing.assert_allclose(falling, expected, atol=1e-7)
+    assert falling[-1] == pytest.approx(0, abs=1e-7)
 
 
 def fine_tuning(network: Network, layers: int = 1) -> tuple[Phase, keras.Model]:
@@ -262,26 +303,65 @@ def fine_tuning(network: Network, layers: int = 1) -> tuple[Phase, keras.Model]:
     return phase, trained_network(phase, network, FitConfig(fine_tune_layers=layers))
 
 
-def test_fine_tuning_steps_a_tenth_in_the_base() -> None:
-    network = with_base(SIZE)
-    phase, model = fine_tuning(network)
-    optimizer = phase_optimizer(phase, network, FitConfig(fine_tune_rate=0.02), rate=1.0, steps=20)
+def first_steps(phase: Phase, network: Network, model: keras.Model, config: FitConfig, rate: float) -> list[float]:
+    """How far the first step moves each trained variable, if all gradients are the same."""
+    optimizer = phase_optimizer(phase, network, config, rate, steps=20)
     optimizer.build(model.trainable_variables)
     before = [variable.numpy() for variable in model.trainable_variables]
     # The first step of Adam is the step size itself, whatever the size of the gradient.
     optimizer.apply([keras.ops.full_like(variable, 0.3) for variable in model.trainable_variables])
+    steps = [old - variable.numpy() for variable, old in zip(model.trainable_variables, before, strict=True)]
+    assert all(np.ptp(step) < 1e-3 * abs(step.mean()) for step in steps)
+    return [float(step.mean()) for step in steps]
+
+
+def test_fine_tuning_steps_a_tenth_in_the_base() -> None:
+    network = with_base(SIZE)
+    phase, model = fine_tuning(network)
     rate = 0.02 / 10  # the first of 20 x 5 / 10 steps in which the step size rises
-    base = {id(variable) for variable in network.base.trainable_variables}
-    assert len(base) == 2
-    for variable, old in zip(model.trainable_variables, before, strict=True):
-        expected = rate * (BASE_RATE if id(variable) in base else 1)
-        np.testing.assert_allclose(old - variable.numpy(), expected, rtol=1e-3)
+    expected = [rate * BASE_RATE] * 2 + [rate] * 2
+    assert first_steps(phase, network, model, FitConfig(fine_tune_rate=0.02), 1.0) == pytest.approx(expected, rel=1e-3)
+
+
+def test_fine_tuning_steps_less_the_deeper_a_layer_of_the_base_is() -> None:
+    network = with_base(SIZE)
+    phase, model = fine_tuning(network, layers=2)
+    config, rate = FitConfig(fine_tune_rate=0.02, fine_tune_decay=0.5), 0.02 / 10
+    expected = [rate * BASE_RATE * 0.5] * 2 + [rate * BASE_RATE] * 2 + [rate] * 2
+    assert first_steps(phase, network, model, config, 1.0) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_other_phases_step_as_told() -> None:
-    optimizer = phase_optimizer(Phase(0, "head", 5, on_features=True), with_base(SIZE), FitConfig(), 0.25, 20)
-    assert not isinstance(optimizer, LayerwiseAdam)
-    assert float(optimizer.learning_rate) == 0.25
+    network, phase = with_base(SIZE), Phase(0, "head", 5, on_features=True)
+    for warmup_epochs, rate in ((None, 0.25 / 10), (0, 0.25), (2, 0.25 / 40)):
+        config = FitConfig(warmup_epochs=warmup_epochs)
+        assert first_steps(phase, network, network.head, config, 0.25) == pytest.approx([rate] * 2, rel=1e-3)
+
+
+def test_adamw_shrinks_kernels_and_leaves_biases_alone() -> None:
+    network, phase = with_base(SIZE), Phase(0, "head", 5, on_features=True)
+    config = FitConfig(optimizer="adamw", weight_decay=0.5, warmup_epochs=0)
+    optimizer = phase_optimizer(phase, network, config, 0.1, steps=20)
+    kernel, bias = network.head.trainable_variables
+    optimizer.build([kernel, bias])
+    bias.assign(np.ones(CLASS_COUNT))
+    before = kernel.numpy()
+    optimizer.apply([keras.ops.zeros_like(kernel), keras.ops.zeros_like(bias)])
+    np.testing.assert_allclose(kernel.numpy(), before * (1 - 0.1 * 0.5), rtol=1e-5)
+    np.testing.assert_array_equal(bias.numpy(), np.ones(CLASS_COUNT))
+
+
+def test_a_gradient_that_is_too_long_is_shortened_as_a_whole() -> None:
+    network, phase = with_base(SIZE), Phase(0, "head", 5, on_features=True)
+    optimizer = phase_optimizer(phase, network, FitConfig(clip_norm=0.5), 0.1, steps=20)
+    kernel, bias = network.head.trainable_variables
+    optimizer.build([kernel, bias])
+    gradients = [keras.ops.full_like(kernel, 3.0), keras.ops.full_like(bias, 4.0)]
+    length = np.sqrt(kernel.numpy().size * 9 + bias.numpy().size * 16)
+    optimizer.apply(gradients)
+    moments = [moment.numpy() for moment in optimizer._momentums]  # a tenth of the gradient that was taken
+    np.testing.assert_allclose(moments[0], 0.1 * 3.0 * 0.5 / length, rtol=1e-5)
+    np.testing.assert_allclose(moments[1], 0.1 * 4.0 * 0.5 / length, rtol=1e-5)
 
 
 def test_fine_tuning_leaves_batch_normalisation_and_earlier_layers_as_they_are(

@@ -57,6 +57,21 @@ def test_several_workers_end_with_the_weights_and_the_history_of_one(
     np.testing.assert_allclose(*embeddings, atol=1e-5)
 
 
+def test_workers_agree_on_batch_normalisation_and_with_every_setting_of_the_fit(chain: Chain, tmp_path: Path) -> None:
+    import keras
+
+    more = ("--optimizer", "adamw", "--mixup", 0.4, "--label-smoothing", 0.1, "--ema", 0.8, "--clip-norm", 0.5)
+    flags = ("--dataset", chain.output / "dataset", "--model", "cnn_bn", *more, *SETTINGS)
+    for workers in (1, 2, 4):
+        job_here("train", *flags, "--epochs", 2, "--output", tmp_path / str(workers), "--num-workers", workers)
+    one, *others = (
+        keras.saving.load_model(tmp_path / str(workers) / "model.keras").get_weights() for workers in (1, 2, 4)
+    )
+    for several in others:
+        differences = [relative_difference(b, a) for a, b in zip(one, several, strict=True)]
+        assert max(differences) < 1e-4, differences
+
+
 def test_workers_without_any_image_take_part_until_the_end(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", {"liver": 2, "lung": 3}, size=32)
     flags = ("--source", source, "--output", tmp_path / "model", "--image-size", 32, "--validation-fraction", 0.1)

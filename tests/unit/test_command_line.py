@@ -54,6 +54,13 @@ def test_flags_are_read_wherever_the_recipe_stands_and_however_it_is_given() -> 
         assert (config.quality, config.seed) == (70, 3)
 
 
+@pytest.mark.parametrize("word", ["none", "stain"])
+def test_changes_of_images_are_chosen_or_switched_off_by_flag_and_by_recipe(word: str) -> None:
+    assert parse(PipelineConfig, *NEEDED, "--augment", word).augment == (word,)
+    assert parse(PipelineConfig, *NEEDED, recipe=f"augment: [{word}]").augment == (word,)
+    assert parse(PipelineConfig, *NEEDED).augment == ("auto",)
+
+
 def test_lists_and_booleans_come_from_recipes_and_from_flags() -> None:
     recipe = "models: [cnn, 'mobilenet:alpha=0.25']\nuse_gpu: true\nlearning_rate: 0.5\n"
     config = parse(PipelineConfig, *NEEDED, recipe=recipe)

@@ -132,7 +132,8 @@ CONVERSION = {
 FITTING = {
     "epochs", "batch_size", "learning_rate", "gradient_parts", "patience", "precision", "augment",
     "augmented_features", "class_weight", "sampling", "head_units", "fine_tune_epochs", "fine_tune_layers",
-    "fine_tune_rate",
+    "fine_tune_rate", "fine_tune_decay", "optimizer", "weight_decay", "schedule", "warmup_epochs", "label_smoothing",
+    "mixup", "ema", "clip_norm",
 }  # fmt: skip
 APPLYING = {"model_dir", "test_time_augmentation", "logits"}
 
@@ -211,3 +212,40 @@ def test_a_recipe_states_a_command_and_the_command_takes_it(path: Path, monkeypa
     for key, value in yaml.safe_load(path.read_text()).items():
         if not isinstance(value, str | list):
             assert dumped[key] == value
+
+
+@pytest.mark.parametrize(
+    ("augment", "from_scratch", "on_frozen_base"),
+    [
+        (("auto",), ("flip", "rotate"), ()),
+        (("none",), (), ()),
+        ((), (), ()),
+        (("flip", "stain"), ("flip", "stain"), ("flip", "stain")),
+    ],
+)
+def test_images_are_flipped_and_turned_where_that_costs_nothing_unless_told_otherwise(
+    augment: tuple[str, ...], from_scratch: tuple[str, ...], on_frozen_base: tuple[str, ...]
+) -> None:
+    config = FitConfig(augment=augment)
+    assert config.changes(from_scratch=True) == from_scratch
+    assert config.changes(from_scratch=False) == on_frozen_base
+    assert FitConfig().augment == ("auto",)
+
+
+@pytest.mark.parametrize("augment", [("none", "flip"), ("flip", "auto")])
+def test_none_and_auto_stand_alone(augment: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="stands alone"):
+        FitConfig(augment=augment)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "patience"),
+    [
+        ({}, 30, 10),
+        ({}, 6, 5),
+        ({"schedule": "constant"}, 30, 5),
+        ({"patience": 3}, 30, 3),
+    ],
+)
+def test_patience_waits_for_the_end_of_a_cosine(settings: dict[str, object], epochs: int, patience: int) -> None:
+    assert FitConfig(**settings).patience_in(epochs) == patience

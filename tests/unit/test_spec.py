@@ -15,7 +15,7 @@ from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.storage.location import Location
 from tests.fakes.records import model_record
 
-NAMES = ("cnn", "saved", "hub", "onnx", *KERAS_NETWORKS)
+NAMES = ("cnn", "cnn_bn", "saved", "hub", "onnx", *KERAS_NETWORKS)
 SHA256 = "0123456789abcdef" * 4
 
 

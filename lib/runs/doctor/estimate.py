@@ -60,7 +60,7 @@ def _training_s(spec: ModelSpec, config: DoctorConfig, splits: dict[str, int], c
     if not spec.has_frozen_base:
         passes = config.epochs * (BACKWARD * training + validation)
     else:
-        copies = config.augmented_features if config.augment else 1
+        copies = config.augmented_features if config.changes(from_scratch=False) else 1
         passes = copies * training + validation + config.fine_tune_epochs * (BACKWARD * training + validation)
     return forward_s * (passes + test)
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from lib.folders.history import HistoryRow
 from lib.runtime.counters import count_epoch
 from lib.storage.location import Location
+from lib.training.fit.batch_statistics import BatchStatistics
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.failures import PreemptedError
@@ -35,16 +36,39 @@ class Hook(keras.callbacks.Callback):
         self.fit = fit
 
 
-class AverageStatistics(Hook):
-    """Brings batch normalisation statistics together before they are used for validation, and after the last epoch."""
+class JudgedWeights(Hook):
+    """Has the weights in place that an epoch is judged by: averages if wanted, with statistics that belong to them."""
+
+    def __init__(self, fit: PhaseFit, statistics: BatchStatistics) -> None:
+        """Prepare them."""
+        super().__init__(fit)
+        self._statistics, self._is_ready = statistics, False
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """These weights have not been judged."""
+        self._is_ready = False
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Before validation."""
-        self.fit.model.average_statistics()
+        self._prepare()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Before the epoch is judged, should there be no validation."""
-        self.fit.model.average_statistics()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        if not self._is_ready:
+            self.fit.model.use_averages()
+            self._statistics.estimate()
+        self._is_ready = True
+
+
+class TrainedWeights(Hook):
+    """Puts the weights back that training goes on with, once the epoch is judged."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Go on."""
+        self.fit.model.use_trained()
 
 
 class RecordHistory(Hook):
@@ -171,7 +195,7 @@ class Scalars(Hook, keras.callbacks.TensorBoard):
 class SaveCheckpoints(Hook):
     """Saves a checkpoint after each epoch, every so many steps, and when the workers are about to be ended.
 
-    All workers come to the same decision at the same step, since statistics are averaged first; one of them writes.
+    All workers come to the same decision at the same step; one of them writes.
     """
 
     def __init__(self, fit: PhaseFit, every: int | None, heartbeat: Heartbeat, is_leaving: Callable[[], bool]) -> None:
@@ -229,5 +253,4 @@ class SaveCheckpoints(Hook):
 
     def _save(self, *, wait: bool = False) -> None:
         self._heartbeat.move(patient=True)
-        self.fit.model.average_statistics()
         self.fit.save(self._epoch, self._steps, wait=wait)

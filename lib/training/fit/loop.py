@@ -7,6 +7,7 @@ what follows.
 
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -15,13 +16,23 @@ from lib.errors import DivergedError
 from lib.folders.history import HistoryRow
 from lib.folders.model import TENSORBOARD, FitRecord
 from lib.models.augmentation import Augmentation
-from lib.models.registry import Network, build_network, set_weights
+from lib.models.registry import Network, build_network, set_weights, trained_batch_normalisation
+from lib.training.fit.batch_statistics import BatchStatistics
 from lib.training.fit.batches import Batches, original_error
-from lib.training.fit.callbacks import AverageStatistics, Hook, KeepBest, RecordHistory, SaveCheckpoints, Scalars
+from lib.training.fit.callbacks import (
+    Hook,
+    JudgedWeights,
+    KeepBest,
+    RecordHistory,
+    SaveCheckpoints,
+    Scalars,
+    TrainedWeights,
+)
 from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
 from lib.training.fit.finish import Finish
 from lib.training.fit.image_statistics import measure_channels
 from lib.training.fit.loader import ExampleLoader, SplitExamples
+from lib.training.fit.objective import Objective
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.phases import layers_in, phase_optimizer, trained_network
 from lib.training.fit.plan import Phase, unfinished_phases
@@ -119,9 +130,10 @@ class TrainingLoop:
         if newest and newest.state.phase == phase.number:
             fit.resume(newest)
         hooks: list[Hook] = [
-            AverageStatistics(fit),
             RecordHistory(fit, self._task.reporter if self._peers.is_writer else None),
-            KeepBest(fit, config.patience),
+            JudgedWeights(fit, BatchStatistics(model, examples["train"], self._heartbeat)),
+            KeepBest(fit, config.patience_in(phase.epochs)),
+            TrainedWeights(fit),
             *([Scalars(fit, self._task.output / TENSORBOARD / phase.name)] if self._peers.is_writer else []),
             SaveCheckpoints(fit, config.checkpoint_every, self._heartbeat, self._is_leaving),
         ]
@@ -151,13 +163,23 @@ class TrainingLoop:
             trained,
             self._peers.world_size,
             order.part_sizes(config.gradient_parts),
-            change=Augmentation(config.augment) if config.augment and not phase.on_features else None,
+            objective=self._objective(phase, trained),
             phase=phase.number,
         )
         rate = config.learning_rate or self._task.spec.learning_rate
         model.compile(optimizer=phase_optimizer(phase, network, config, rate, order.steps), jit_compile=False)
         model.optimizer.build(trained.trainable_variables)
         return model
+
+    def _objective(self, phase: Phase, trained: keras.Model) -> Objective:
+        config = self._task.config
+        changes = config.changes(from_scratch=not self._task.spec.has_frozen_base) if not phase.on_features else ()
+        return Objective(
+            Augmentation(changes) if changes else None,
+            config.label_smoothing,
+            config.mixup,
+            bool(trained_batch_normalisation(trained)),
+        )
 
     def _batches(self, split: str, examples: SplitExamples, takes_draws: bool) -> Batches:
         config, order, cache = self._task.config, examples.order, examples.cache

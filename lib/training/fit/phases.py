@@ -1,18 +1,19 @@
 """What a phase trains of a network, with which optimizer, and in which arithmetic."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import keras
 
 from lib.config.fitting import FitConfig
-from lib.models.registry import Network, unfreeze
+from lib.models.registry import Network, trained_layers, unfreeze
+from lib.training.fit.optimizer import PhaseAdam, Shares, StepSize
 from lib.training.fit.plan import FINE_TUNE, Phase
 
 BASE_RATE = 0.1
-"""Step size of the layers of a base while they are fine-tuned, as a share of the head's."""
+"""Step size of the last layer of a base while it is fine-tuned, as a share of the head's."""
 WARM_UP = 0.1
-"""Share of the steps of fine-tuning in which the step size rises from 0."""
+"""Share of the steps of a phase in which the step size rises from 0, unless settings say otherwise."""
 
 
 def trained_network(phase: Phase, network: Network, config: FitConfig) -> keras.Model:
@@ -23,19 +24,28 @@ def trained_network(phase: Phase, network: Network, config: FitConfig) -> keras.
     return network.head
 
 
-def phase_optimizer(phase: Phase, network: Network, config: FitConfig, rate: float, steps: int) -> keras.Optimizer:
+def phase_optimizer(phase: Phase, network: Network, config: FitConfig, rate: float, steps: int) -> PhaseAdam:
     """Adam as it suits a phase.
 
     Args:
         network: Whose base learns more slowly while it is fine-tuned.
-        config: Has the step size of fine-tuning.
+        config: Has the step size of fine-tuning, and how step sizes change.
         rate: Step size of the other phases.
         steps: Steps in an epoch.
     """
-    if phase.name != FINE_TUNE or network.base is None:
-        return keras.optimizers.Adam(rate)
-    rising = WarmUp(config.fine_tune_rate, round(WARM_UP * steps * phase.epochs))
-    return LayerwiseAdam(rising, network.base.trainable_variables)
+    total, falls, warm_up = steps * phase.epochs, config.schedule == "cosine", WARM_UP * phase.epochs
+    if phase.name == FINE_TUNE and network.base is not None:
+        rising = StepSize(config.fine_tune_rate, warm_up=round(warm_up * steps), steps=total, falls=falls)
+        return PhaseAdam(rising, config, _base_shares(network.base, config.fine_tune_decay))
+    if config.warmup_epochs is not None:
+        warm_up = config.warmup_epochs
+    return PhaseAdam(StepSize(rate, warm_up=round(warm_up * steps), steps=total, falls=falls), config)
+
+
+def _base_shares(base: keras.Model, decay: float) -> Shares:
+    """Each trained variable of a base, and its share of the step size: `BASE_RATE` in the last layer, less before."""
+    layers = enumerate(reversed(trained_layers(base)))
+    return [(variable, BASE_RATE * decay**depth) for depth, variables in layers for variable in variables]
 
 
 @contextmanager
@@ -47,35 +57,3 @@ def layers_in(precision: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises in a line from 0 to a step size, and stays there."""
-
-    def __init__(self, rate: float, steps: int) -> None:
-        """Rise within so many steps."""
-        self._rate, self._steps = rate, steps
-
-    def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
-        """The step size of one step, from 0."""
-        done = (keras.ops.cast(step, "float32") + 1) / max(self._steps, 1)
-        return self._rate * keras.ops.minimum(done, 1.0)
-
-    def get_config(self) -> dict[str, float]:
-        """As Keras wants it."""
-        return {"rate": self._rate, "steps": self._steps}
-
-
-class LayerwiseAdam(keras.optimizers.Adam):
-    """Adam with a smaller step for some variables. Smaller gradients would not do: Adam makes up for their size."""
-
-    def __init__(self, learning_rate: WarmUp, slower: Sequence[keras.Variable]) -> None:
-        """Take the variables whose steps are `BASE_RATE` of those of the others."""
-        super().__init__(learning_rate)
-        # Keras hands the variable of TensorFlow to `update_step`, not its own; both have the same key.
-        self._slower = {self._var_key(variable) for variable in slower}
-
-    def update_step(self, gradient: object, variable: keras.Variable, learning_rate: float) -> None:
-        """One variable's step."""
-        share = BASE_RATE if self._var_key(variable) in self._slower else 1.0
-        super().update_step(gradient, variable, learning_rate * share)

@@ -18,7 +18,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from lib.training.fit.objective import Objective, batch_sums
+from lib.training.fit.optimizer import weight_averages
 from lib.training.workers.peers import Collective, all_reduce_sum
+
+PLAIN = Objective()
 
 
 class SynchronousModel(keras.Model):
@@ -35,7 +39,7 @@ class SynchronousModel(keras.Model):
         world_size: int,
         part_sizes: Sequence[int],
         *,
-        change: keras.layers.Layer | None = None,
+        objective: Objective = PLAIN,
         phase: int = 0,
     ) -> None:
         """Wrap a network; it is trained in place, and is what to save.
@@ -44,7 +48,7 @@ class SynchronousModel(keras.Model):
             network: From examples to logits.
             world_size: Number of workers.
             part_sizes: Images in each part of this worker's share of a global batch.
-            change: Called with the examples and draws of training batches, to change the examples.
+            objective: How the training loss is computed.
             phase: A number that no other model on these workers has.
         """
         super().__init__(name=f"synchronous_{network.name}")
@@ -55,7 +59,8 @@ class SynchronousModel(keras.Model):
         """Set to 1 by a worker that wants all of them to save a checkpoint after this step."""
         self.wished = tf.Variable(0.0, trainable=False)
         """How many workers wanted that in the last step; the same on all of them."""
-        self._change = change
+        self._objective = objective
+        self._trained: list[tf.Tensor] = []
         self._phase = phase
         self._part_function = tf.function(self._part_sums)
         self.loss_mean = keras.metrics.Mean(name="loss")
@@ -63,8 +68,8 @@ class SynchronousModel(keras.Model):
 
     @property
     def takes_draws(self) -> bool:
-        """Whether training batches come with the draws that decide how examples are changed."""
-        return self._change is not None
+        """Whether training batches come with the draws that decide how examples are changed or mixed."""
+        return self._objective.takes_draws
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """The logits of the network."""
@@ -78,7 +83,7 @@ class SynchronousModel(keras.Model):
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """One optimizer step on one global batch."""
         parts = zip(*(tf.split(tensor, self.part_sizes) for tensor in data), strict=True)
-        sums = _add_pairwise([self._part_function(*part) for part in parts])
+        sums = add_pairwise([self._part_function(*part) for part in parts])
         *gradients, loss, correct, count, wished = self._all_reduce([*sums, self.wishes.value()], Collective.TRAIN_STEP)
         self.wished.assign(wished)
         images_in_batch = tf.maximum(count, 1.0)
@@ -92,10 +97,8 @@ class SynchronousModel(keras.Model):
         self, examples: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, *draws: tf.Tensor
     ) -> list[tf.Tensor]:
         """The gradients of the summed loss of a part, then its loss, correct predictions and images."""
-        if self._change is not None:
-            examples = self._change(examples, *draws)
         with tf.GradientTape() as tape:
-            sums = _batch_sums(self.network(examples, training=True), labels, weights)
+            sums = self._objective.sums(self.network, examples, labels, weights, *draws)
             penalties = tf.add_n(self.network.losses) if self.network.losses else 0.0
             objective = self.optimizer.scale_loss(sums[0] + penalties * sums[2])
         return [*tape.gradient(objective, self.network.trainable_variables), *sums]
@@ -103,7 +106,7 @@ class SynchronousModel(keras.Model):
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Loss and accuracy of one global batch."""
         examples, labels, weights = data
-        sums = _batch_sums(self.network(examples, training=False), labels, weights)
+        sums = batch_sums(self.network(examples, training=False), labels, weights)
         return self._update(*self._all_reduce(sums, Collective.TEST_STEP))
 
     def _update(self, loss: tf.Tensor, correct: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -115,35 +118,33 @@ class SynchronousModel(keras.Model):
         """Wait for all workers."""
         self._all_reduce([tf.constant(0.0)], Collective.MEETING)
 
-    def average_statistics(self) -> None:
-        """Give every worker the mean of all workers' moving statistics of trained batch normalisation."""
-        statistics = [
-            variable
-            for layer in self.network._flatten_layers()
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-            for variable in (layer.moving_mean, layer.moving_variance)
-        ]
-        if statistics and self.world_size > 1:
-            self._assign_means(statistics)
+    def use_averages(self) -> None:
+        """Put the running averages of the weights in their places, if there are any; see `use_trained`."""
+        averages = weight_averages(self.optimizer)
+        if averages and not self._trained:
+            self._trained = [tf.identity(variable.value) for variable in self.network.trainable_variables]
+            _assign(self.network.trainable_variables, averages)
 
-    def _assign_means(self, statistics: list[keras.Variable]) -> None:
-        sums = self._all_reduce([variable.value for variable in statistics], Collective.STATISTICS)
-        for variable, total in zip(statistics, sums, strict=True):
-            variable.assign(total / self.world_size)
+    def use_trained(self) -> None:
+        """Put the weights back that steps go on with, if others are in their places."""
+        if self._trained:
+            _assign(self.network.trainable_variables, self._trained)
+        self._trained = []
+
+    @property
+    def statistics_key(self) -> int:
+        """The key of the place where statistics are summed."""
+        return Collective.STATISTICS.in_phase(self._phase)
 
 
-def _add_pairwise(parts: list[list[tf.Tensor]]) -> list[tf.Tensor]:
+def _assign(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def add_pairwise(parts: list[list[tf.Tensor]]) -> list[tf.Tensor]:
     """The sum of the parts, added as a tree, so that a half of them added elsewhere gives the same bits."""
     while len(parts) > 1:
         pairs = itertools.zip_longest(parts[::2], parts[1::2])
         parts = [left if right is None else [a + b for a, b in zip(left, right, strict=True)] for left, right in pairs]
     return parts[0]
-
-
-def _batch_sums(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
-    """Summed weighted cross-entropy, correct predictions and images of a batch; padding counts nothing."""
-    logits = tf.cast(logits, tf.float32)
-    present = tf.cast(weights > 0, tf.float32)
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    correct = tf.cast(tf.argmax(logits, axis=1, output_type=labels.dtype) == labels, tf.float32)
-    return [tf.reduce_sum(losses * weights), tf.reduce_sum(correct * present), tf.reduce_sum(present)]

@@ -124,7 +124,7 @@ def _word(value: object) -> str:
 
 
 def _is_integer(name: str) -> bool:
-    return TrainConfig.model_fields[name].annotation is int
+    return TrainConfig.model_fields[name].annotation in {int, int | None}
 
 
 def _number(name: str, value: float) -> float:
