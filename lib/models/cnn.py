@@ -38,7 +38,7 @@ def build_cnn_bn(class_count: int, image_size: int) -> keras.Model:
     images = image_input(image_size)
     features = keras.layers.Rescaling(1 / 255, name="rescaling")(images)
     features = keras.layers.Normalization(name="normalisation")(features)
-    for number, filters in enumerate((32, 64, 128, 128), 1):
+    for number, filters in enumerate((16, 32, 64, 128), 1):
         features = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{number}")(features)
         features = keras.layers.BatchNormalization(name=f"norm_{number}")(features)
         features = keras.layers.ReLU(name=f"relu_{number}")(features)
