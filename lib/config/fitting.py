@@ -129,7 +129,8 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     """SPEC: `cnn` (with `cnn:normalise=none` its colour channels are not standardised); `cnn_bn`; a Keras Applications
     network (`vgg16`, `mobilenet:alpha=0.25,weights=URI,sha256=HEX`); a SavedModel of TF Hub (`hub:path=URI,output=KEY`:
     its folder, its `.tar.gz`, or its `https://` handle); an ONNX network
-    (`onnx:path=URI,size=PX,mean=R/G/B,std=R/G/B`); or an earlier model of ours (`saved:path=URI`)."""
+    (`onnx:path=URI,size=PX,mean=R/G/B,std=R/G/B`); an encoder of KerasHub or Hugging Face
+    (`keras_hub:path=URI,pool=cls_mean`); or an earlier model of ours (`saved:path=URI`)."""
 
     sweep: Annotated[StorageUri | None, NOT_IDENTITY] = None
     """YAML file that says which settings to search (`SweepConfig` in `lib/config/fitting.py`): many trials are trained,

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from lib.errors import SettingsError, TissueError, one_line
 from lib.models.channels import CHANNELS, MEAN, STD, channel_values
-from lib.models.inputs import image_input
+from lib.models.inputs import image_input, standardised
 from lib.models.spec import ONNX, ONNX_ENDING, ModelSpec
 from lib.models.weights import copy_folder, given_weights
 
@@ -53,27 +53,10 @@ def build_onnx_base(spec: ModelSpec, image_size: int) -> keras.Model:
     except ValueError as error:
         raise SettingsError(f"model {spec.text!r}: {error}") from error
     images = image_input(image_size)
+    mean, std = (channel_values(spec.options, key) for key in (MEAN, STD))
     layer = OnnxLayer(output, width, name=ONNX)
     layer.network = network
-    return keras.Model(images, layer(standardised(images, size, spec)), name="base")
-
-
-def standardised(images: keras.KerasTensor, size: int, spec: ModelSpec) -> keras.KerasTensor:
-    """Images as an encoder takes them: of its size, float32, each channel with the SPEC's mean and deviation taken out.
-
-    Args:
-        images: RGB from 0 to 255, shape (n, image_size, image_size, 3).
-        size: Side in pixels that the encoder takes.
-        spec: Has `mean` and `std`, of RGB from 0 to 1.
-    """
-    pixels: keras.KerasTensor = images
-    if images.shape[1] != size:
-        resizing = keras.layers.Resizing(size, size, "bicubic", antialias=True, dtype="float32", name="resizing")
-        pixels = resizing(keras.ops.cast(images, "float32"))  # of whole numbers, Keras would make whole numbers
-    mean, std = (np.array(channel_values(spec.options, key)) * 255 for key in (MEAN, STD))
-    return keras.layers.Normalization(
-        mean=mean.tolist(), variance=(std**2).tolist(), dtype="float32", name="standardisation"
-    )(pixels)
+    return keras.Model(images, layer(standardised(images, size, mean, std)), name="base")
 
 
 class OnnxNetwork:

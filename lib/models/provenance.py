@@ -1,7 +1,7 @@
 """Which weights a base starts from, as a SHA-256: told in `model.json`, and part of what features depend on."""
 
 from lib.folders.model import NETWORK_FILE
-from lib.models.spec import SAVED, ModelSpec
+from lib.models.spec import KERAS_HUB, SAVED, ModelSpec
 from lib.models.weights import file_digest, folder_digest, given_weights, require_digest
 from lib.storage.location import Location
 
@@ -23,6 +23,11 @@ def weights_digest(spec: ModelSpec, image_size: int) -> str | None:
         digest = folder_digest(Location(spec.weights))
         require_digest(spec, digest)
         return digest
+    if spec.name == KERAS_HUB:
+        from lib.models.keras_hub_encoder import preset_folder  # which imports Keras
+
+        with preset_folder(spec) as folder:
+            return folder_digest(Location(str(folder)))
     if spec.name == SAVED:
         with (Location(spec.weights) / NETWORK_FILE).as_local_file() as file:
             return file_digest(file)

@@ -13,8 +13,9 @@ from lib.models.applications import build_application_base, build_saved_base
 from lib.models.cnn import build_cnn, build_cnn_bn
 from lib.models.hub import build_hub_base
 from lib.models.inputs import image_input, logits_layer
+from lib.models.keras_hub_encoder import build_keras_hub_base
 from lib.models.onnx_encoder import build_onnx_base
-from lib.models.spec import CNN_BN, HUB, ONNX, OWN, SAVED, ModelSpec
+from lib.models.spec import CNN_BN, HUB, KERAS_HUB, ONNX, OWN, SAVED, ModelSpec
 from lib.storage.location import Location
 
 
@@ -86,6 +87,8 @@ def build_base(spec: ModelSpec, image_size: int) -> keras.Model:
         return build_hub_base(spec, image_size)
     if spec.name == ONNX:
         return build_onnx_base(spec, image_size)
+    if spec.name == KERAS_HUB:
+        return build_keras_hub_base(spec, image_size)
     return build_application_base(spec, image_size)
 
 

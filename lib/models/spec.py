@@ -11,11 +11,12 @@ from lib.config.base import absolute_uri
 from lib.errors import SettingsError
 from lib.folders.model import ModelRecord
 from lib.folders.output import read_complete
+from lib.folders.preset import CONFIG_FILE, read_preset
 from lib.models.channels import MEAN, STD, channel_values
 from lib.models.networks import KERAS_NETWORKS
 from lib.storage.location import Location
 
-CNN, CNN_BN, SAVED, HUB, ONNX = "cnn", "cnn_bn", "saved", "hub", "onnx"
+CNN, CNN_BN, SAVED, HUB, ONNX, KERAS_HUB = "cnn", "cnn_bn", "saved", "hub", "onnx", "keras_hub"
 OWN = (CNN, CNN_BN)
 """Networks of this project, which are trained from scratch and need no download."""
 NORMALISATIONS = ("channels", "none")
@@ -31,7 +32,17 @@ PATHS = {
     SAVED: "the folder of an earlier model",
     HUB: "the folder of a SavedModel",
     ONNX: f"an {ONNX_ENDING} file, or the folder of one",
+    KERAS_HUB: "the folder of an encoder (or preset=NAME)",
 }
+POOLS = ("cls", "mean", "cls_mean")
+PRESET_KINDS = {
+    **{kind: kind for kind in ("DINOV2Backbone", "DINOV3Backbone", "SigLIPBackbone", "ViTBackbone")},
+    "dinov2": "DINOV2Backbone",
+    "dinov2_with_registers": "DINOV2Backbone",
+    "dinov3_vit": "DINOV3Backbone",
+    "vit": "ViTBackbone",
+}
+"""The backbones of KerasHub that can be used, by their own name and by Hugging Face's."""
 CLOSED = {HUB: "a TF Hub SavedModel", ONNX: "an ONNX network"}
 """Bases without layers that Keras could train."""
 IMPORTS = {HUB: "lib.models.hub", ONNX: "lib.models.onnx_encoder"}
@@ -44,7 +55,7 @@ class ModelSpec:
 
     Attributes:
         text: The SPEC as given.
-        name: `cnn`, `cnn_bn`, `saved`, `hub`, `onnx`, or a key of `KERAS_NETWORKS`.
+        name: `cnn`, `cnn_bn`, `saved`, `hub`, `onnx`, `keras_hub`, or a key of `KERAS_NETWORKS`.
         options: The options given, as text.
     """
 
@@ -57,7 +68,7 @@ class ModelSpec:
         """Where the base's weights come from: `imagenet`, `none` or a URI."""
         if self.name in OWN:
             return "none"
-        return self.options["path"] if "path" in self.options else self.options.get("weights", "imagenet")
+        return self.options.get("path") or self.options.get("preset") or self.options.get("weights", "imagenet")
 
     @property
     def has_frozen_base(self) -> bool:
@@ -84,12 +95,12 @@ class ModelSpec:
         """Whether the weights are all files of a folder."""
         if self.name == ONNX:
             return not self.weights.endswith(ONNX_ENDING)
-        return self.name == HUB and not self.is_archive
+        return (self.name == HUB and not self.is_archive) or (self.name == KERAS_HUB and "path" in self.options)
 
     @property
     def changes_of_features(self) -> dict[str, str]:
         """The options that features depend on besides the weights."""
-        return {key: value for key, value in self.options.items() if key not in {"path", "weights", "sha256"}}
+        return {key: value for key, value in self.options.items() if key not in {"path", "preset", "weights", "sha256"}}
 
     @property
     def output(self) -> str | None:
@@ -101,7 +112,9 @@ class ModelSpec:
         """What the training starts from, for the log."""
         if not self.has_frozen_base:
             return "the whole network is trained from scratch"
-        what = {SAVED: "an earlier model", HUB: "a SavedModel", ONNX: "an ONNX network"}.get(self.name, "a network")
+        what = {SAVED: "an earlier model", HUB: "a SavedModel", ONNX: "an ONNX network", KERAS_HUB: "an encoder"}.get(
+            self.name, "a network"
+        )
         return f"a new head is trained on {what}, which stays frozen (weights: {self.weights})"
 
     @property
@@ -141,7 +154,7 @@ def parse_spec(text: str) -> ModelSpec:
     for key in options:
         if key not in known:
             raise SettingsError(f"model {text!r}: unknown option {key!r}; {name} takes {', '.join(known) or 'none'}")
-    if name in PATHS and "path" not in options:
+    if name in PATHS and len({"path", "preset"} & set(options)) != 1:
         raise SettingsError(f"model {text!r} needs {PATHS[name]}: {name}:path=URI")
     return ModelSpec(text, name, _checked(name, options, text))
 
@@ -149,6 +162,7 @@ def parse_spec(text: str) -> ModelSpec:
 def _known_options(name: str) -> dict[str, list[str]]:
     known: dict[str, list[str]] = {CNN: ["normalise"], CNN_BN: [], SAVED: ["path"], HUB: ["path", "output", "sha256"]}
     known[ONNX] = ["path", "output", "size", MEAN, STD, "sha256"]
+    known[KERAS_HUB] = ["path", "preset", "pool", "size", MEAN, STD, "sha256"]
     if network := KERAS_NETWORKS.get(name):
         known[name] = ["weights", "sha256", "alpha"] if network.has_alpha else ["weights", "sha256"]
     return known
@@ -188,6 +202,8 @@ def _problems(options: dict[str, str]) -> Iterator[str]:
         yield f"alpha is {options['alpha']!r}; expected a positive number"
     if options.get("normalise", "channels") not in NORMALISATIONS:
         yield f"normalise is {options['normalise']!r}; expected {' or '.join(NORMALISATIONS)}"
+    if options.get("pool", "cls") not in POOLS:
+        yield f"pool is {options['pool']!r}; expected {', '.join(POOLS)}"
     if not re.fullmatch("[1-9][0-9]{0,4}", options.get("size", "1")):
         yield f"size is {options['size']!r}; expected a number of pixels"
     for key in (MEAN, STD):
@@ -197,7 +213,11 @@ def _problems(options: dict[str, str]) -> Iterator[str]:
             yield str(error)
     if not SHA256.fullmatch(options.get("sha256", "0" * 64)):
         yield f"sha256 is {options['sha256']!r}; expected 64 hexadecimal digits"
-    elif "sha256" in options and "path" not in options and not _is_uri("weights", options.get("weights", "imagenet")):
+    elif (
+        "sha256" in options
+        and not {"path", "preset"} & set(options)
+        and not _is_uri("weights", options.get("weights", "imagenet"))
+    ):
         yield "sha256 needs weights=URI, whose checksum it is"
 
 
@@ -233,6 +253,8 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
         _check_saved_model(spec)
     elif spec.name == ONNX:
         _check_onnx(spec)
+    elif spec.name == KERAS_HUB:
+        _check_encoder(spec)
     elif spec.name in KERAS_NETWORKS and _is_uri("weights", spec.weights) and not Location(spec.weights).exists():
         raise SettingsError(f"model {spec.text!r}: no weights file at {spec.weights}")
 
@@ -273,6 +295,18 @@ def _check_onnx(spec: ModelSpec) -> None:
         raise SettingsError(f"model {spec.text!r}: there is nothing at {spec.weights}")
     if not spec.is_folder and not Location(spec.weights).is_file():
         raise SettingsError(f"model {spec.text!r}: {spec.weights} is no file")
+
+
+def _check_encoder(spec: ModelSpec) -> None:
+    if find_spec("keras_hub") is None:
+        raise SettingsError(f"model {spec.text!r} needs KerasHub: pip install keras-hub tensorflow-text safetensors")
+    if not spec.is_folder:
+        return
+    if not (Location(spec.weights) / CONFIG_FILE).is_file():
+        raise SettingsError(f"model {spec.text!r} is no encoder: there is no {CONFIG_FILE} in {spec.weights}")
+    kind = read_preset(Location(spec.weights)).kind
+    if kind not in PRESET_KINDS:
+        raise SettingsError(f"model {spec.text!r} is a {kind}; expected one of {', '.join(PRESET_KINDS)}")
 
 
 def folder_names(specs: Sequence[ModelSpec]) -> list[str]:

@@ -18,7 +18,7 @@ from lib.folders.output import OutputFolder
 from lib.models.archive import check_archive
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
-from lib.models.spec import CLOSED, IMPORTS, OWN, SAVED, ModelSpec, check_spec, parse_spec
+from lib.models.spec import CLOSED, IMPORTS, KERAS_HUB, OWN, SAVED, ModelSpec, check_spec, parse_spec
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -106,6 +106,11 @@ def require_weights_of(specs: Iterable[ModelSpec], image_size: int) -> None:
     for spec in specs:
         if spec.is_archive:
             check_archive(spec)
+        if spec.name == KERAS_HUB and not spec.is_folder:
+            from lib.models.keras_hub_encoder import preset_folder
+
+            with preset_folder(spec):
+                continue
         if spec.name in KERAS_NETWORKS and spec.weights == "imagenet":
             from lib.models.applications import require_weights
 

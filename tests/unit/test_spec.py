@@ -15,7 +15,7 @@ from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
 from lib.storage.location import Location
 from tests.fakes.records import model_record
 
-NAMES = ("cnn", "cnn_bn", "saved", "hub", "onnx", *KERAS_NETWORKS)
+NAMES = ("cnn", "cnn_bn", "saved", "hub", "onnx", "keras_hub", *KERAS_NETWORKS)
 SHA256 = "0123456789abcdef" * 4
 
 
@@ -38,6 +38,8 @@ SHA256 = "0123456789abcdef" * 4
         ("hub:path=https://tfhub.dev/g/m/5", "hub", {"path": "https://tfhub.dev/g/m/5"}),
         ("onnx:path=gs://b/uni.onnx,size=224", "onnx", {"path": "gs://b/uni.onnx", "size": "224"}),
         ("onnx:path=/m,mean=0.5,std=0.1/0.2/0.3", "onnx", {"path": "/m", "mean": "0.5", "std": "0.1/0.2/0.3"}),
+        ("keras_hub:path=/m,pool=cls_mean", "keras_hub", {"path": "/m", "pool": "cls_mean"}),
+        ("keras_hub:preset=dinov2_base", "keras_hub", {"preset": "dinov2_base"}),
         ("hub:path=/m.tar.gz,sha256=" + SHA256, "hub", {"path": "/m.tar.gz", "sha256": SHA256}),
     ],
 )
@@ -68,6 +70,10 @@ def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -
         ("hub:path=/m,weights=none", "unknown option 'weights'; hub takes path, output, sha256"),
         ("hub:path=/m,sha256=0", "sha256 is '0'; expected 64 hexadecimal digits"),
         ("onnx", "needs an .onnx file, or the folder of one: onnx:path=URI"),
+        ("keras_hub", "needs the folder of an encoder (or preset=NAME): keras_hub:path=URI"),
+        ("keras_hub:path=/m,preset=dinov2_base", "needs the folder of an encoder (or preset=NAME)"),
+        ("keras_hub:path=/m,pool=max", "pool is 'max'; expected cls, mean, cls_mean"),
+        ("hub:preset=dinov2_base", "unknown option 'preset'; hub takes path, output, sha256"),
         ("onnx:path=https://somewhere/m.onnx", "cannot open https://"),
         ("onnx:path=/m,size=0", "size is '0'; expected a number of pixels"),
         ("onnx:path=/m,mean=0.5/0.5", "mean is '0.5/0.5'; expected one number or three"),
@@ -119,6 +125,7 @@ def test_local_paths_in_options_become_absolute(tmp_path: Path, monkeypatch: pyt
         ("mobilenet:weights=/w.h5,alpha=0.25", "/w.h5", 1e-2, 0.25),
         ("saved:path=/m", "/m", 1e-2, 1),
         ("hub:path=/m", "/m", 1e-2, 1),
+        ("keras_hub:preset=dinov2_base", "dinov2_base", 1e-2, 1),
     ],
 )
 def test_a_spec_says_its_weights_and_step_size(text: str, weights: str, learning_rate: float, alpha: float) -> None:

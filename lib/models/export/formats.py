@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from lib.models.export.runtimes import SIGNATURE, FloatArray, UInt8Array
@@ -101,11 +102,20 @@ def write_onnx(serve: Any, file: Path) -> None:
     def constant(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(zip(sorted(serve.structured_outputs), frozen(images), strict=True))
 
-    model, _ = tf2onnx.convert.from_function(constant, [images_spec], opset=OPSET)
+    handlers: dict[str, Any] = {"Erfc": (_erfc_as_erf, [])}
+    model, _ = tf2onnx.convert.from_function(constant, [images_spec], opset=OPSET, custom_op_handlers=handlers)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "n"
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, file)
+
+
+def _erfc_as_erf(graph: Any, node: Any, *_: Any) -> None:
+    """ONNX has no complementary error function, of which TensorFlow makes GELU: erfc(x) = 1 - erf(x)."""
+    node.type = "Erf"
+    negative = graph.insert_new_node_on_output("Neg", node.output[0])
+    one = graph.make_const(f"{node.name}_one", np.array(1, np.float32))
+    graph.insert_new_node_on_output("Add", negative.output[0], inputs=[negative.output[0], one.output[0]])
 
 
 def write_tflite(serve: Any, file: Path, quantize: str) -> None:
