@@ -1,17 +1,22 @@
 """Jobs as people run them, a command in a process of its own; and what a job does, in this process."""
 
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import psutil
 
@@ -19,8 +24,11 @@ from lib.runs.command_line import parse_settings
 
 ROOT = Path(__file__).parents[2]
 FOREIGN_VARIABLES = ("RAY_ADDRESS", "STORAGE_EMULATOR_HOST", "DRIVE_API_ENDPOINT", "GOOGLE_APPLICATION_CREDENTIALS")
-JOB_TIMEOUT_S = WAIT_S = 600.0
-"""After which a test fails: ten times what anything here takes on a machine that is not busy."""
+JOB_TIMEOUT_S, WAIT_S = 500.0, 300.0
+"""After which a test fails that waits for a job, or for something else: ten times what it takes on a machine that is
+not busy, and less than what pytest gives a test."""
+FoundT = TypeVar("FoundT")
+RunningJob: TypeAlias = "subprocess.Popen[str] | Future[dict[str, Any]]"
 TASK_TITLE = "ray::MapBatches("
 """How Ray names a process that runs a task of a graph over units."""
 
@@ -55,6 +63,36 @@ def job_here(name: str, *flags: object) -> dict[str, Any]:
     (config_type,) = (parameter.annotation for parameter in signature(job).parameters.values())
     summary = job(parse_settings(config_type, list(map(str, flags)), f"python -m jobs.{name}"))
     return dict(json.loads(json.dumps(summary)))
+
+
+@contextmanager
+def logged() -> Iterator[io.StringIO]:
+    """What `lib` logs meanwhile; a training in this process takes the handlers of the root away, and so `caplog`'s."""
+    log, ours = io.StringIO(), logging.getLogger("lib")
+    handler, level = logging.StreamHandler(log), ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield log
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
+
+
+@contextmanager
+def job_beside(name: str, *flags: object) -> Iterator["Future[dict[str, Any]]"]:
+    """`job_here` in a thread, for tests that do something to its workers meanwhile; at the end it has to be done."""
+    job: Future[dict[str, Any]] = Future()
+
+    def run() -> None:
+        try:
+            job.set_result(job_here(name, *flags))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the job raises it
+            job.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()  # which does not outlive a test that has failed for long
+    yield job
+    job.result(JOB_TIMEOUT_S)
 
 
 def _command(name: str, flags: tuple[object, ...]) -> list[str]:
@@ -134,26 +172,28 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def wait_for_file(process: "subprocess.Popen[str]", folder: Path, pattern: str, timeout: float = WAIT_S) -> None:
+def wait_for_file(job: RunningJob, folder: Path, pattern: str, timeout: float = WAIT_S) -> None:
     """Wait until a running job has written a file that matches."""
-    wait_until(process, lambda: any(folder.glob(pattern)), f"{pattern} is written", timeout)
+    wait_until(job, lambda: any(folder.glob(pattern)), f"{pattern} is written", timeout)
 
 
-def wait_until(
-    process: "subprocess.Popen[str]", condition: Callable[[], bool], what: str, timeout: float = WAIT_S
-) -> None:
-    """Wait until something is the case while a job runs."""
+def wait_until(job: RunningJob, condition: Callable[[], FoundT], what: str, timeout: float = WAIT_S) -> FoundT:
+    """Wait until something is the case while a job runs; returns what the condition then found."""
 
-    def met() -> bool:
-        assert process.poll() is None, f"the job ended before {what}: {process.communicate()[1]}"
+    def met() -> FoundT:
+        if isinstance(job, Future):
+            assert not job.done(), f"the job ended before {what}: {job.exception() or job.result()}"
+        else:
+            assert job.poll() is None, f"the job ended before {what}: {job.communicate()[1]}"
         return condition()
 
-    wait_for(met, what, timeout)
+    return wait_for(met, what, timeout)
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout: float = WAIT_S) -> None:
-    """Wait until something is the case."""
+def wait_for(condition: Callable[[], FoundT], what: str, timeout: float = WAIT_S) -> FoundT:
+    """Wait until something is the case; returns what the condition then found."""
     deadline = time.monotonic() + timeout
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"after {timeout} s it is still not so that {what}"
         time.sleep(0.01)
+    return found

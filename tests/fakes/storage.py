@@ -1,4 +1,4 @@
-"""The clouds that this process reads and writes."""
+"""The clouds that this process and its Ray read and write."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,6 +6,8 @@ from functools import partial
 
 import pytest
 
+from lib.config.base import JobConfig
+from lib.runtime.ray_data import start_ray, stop_ray
 from lib.storage.location import FILESYSTEMS
 
 
@@ -18,3 +20,15 @@ def storage_here(environment: Mapping[str, str]) -> Iterator[None]:
         for scheme in ("gs", "gdrive"):
             patch.setitem(FILESYSTEMS, scheme, partial(FILESYSTEMS[scheme]))
         yield
+
+
+@contextmanager
+def ray_with_storage_here(environment: Mapping[str, str]) -> Iterator[None]:
+    """The same with a Ray of this process, whose workers have these variables too; with `RAY_ADDRESS`, a cluster's."""
+    stop_ray()
+    with storage_here(environment):
+        start_ray(JobConfig())
+        try:
+            yield
+        finally:
+            stop_ray()

@@ -5,13 +5,16 @@ next ones waiting until something was killed, so what is running at that moment 
 were fetched a second time.
 """
 
+import itertools
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from lib.config.conversion import ConvertConfig
@@ -23,9 +26,9 @@ from tests.fakes.datasets import assert_complete, completed_verdicts, files_belo
 from tests.fakes.drive import FakeDrive, drive_server
 from tests.fakes.gcs import GcsServer, gcs_server
 from tests.fakes.jobs import (
-    finish_job,
+    job_beside,
+    job_here,
     kill_job,
-    run_job,
     start_job,
     task_workers,
     wait_for,
@@ -34,7 +37,7 @@ from tests.fakes.jobs import (
 )
 from tests.fakes.proxy import FaultyProxy, faulty_proxy
 from tests.fakes.sources import damage, write_source
-from tests.fakes.storage import storage_here
+from tests.fakes.storage import ray_with_storage_here, storage_here
 
 IMAGES, PER_UNIT = 48, 4
 FLAGS = ("--image-size", 32, "--tiff-range", "0:255", "--max-bad-fraction", 0.1)
@@ -83,26 +86,41 @@ def images_below(source: Path) -> list[str]:
     return [name for name in files_below(source) if name.endswith(".tif")]
 
 
-def all_wait(proxy: FaultyProxy, parents: list[int]) -> bool:
-    """Whether tasks run below each of these processes, and every one of them waits for its image."""
-    running = [len(task_workers(parent)) for parent in parents]
-    return all(running) and sum(running) == len(proxy.under_way(DOWNLOAD))
+def waiting_workers(proxy: FaultyProxy, *parents: int) -> list[psutil.Process]:
+    """The processes that run tasks below each of some others, if every one of them waits for its image; or else none.
+
+    To be asked once the images that were let through are done: then nothing changes while it looks.
+    """
+    running = [task_workers(parent) for parent in parents]
+    workers = list(itertools.chain(*running))
+    return workers if all(running) and len(workers) == len(proxy.under_way(DOWNLOAD)) else []
 
 
+@pytest.fixture(scope="module")
+def ray_here(proxy: FaultyProxy) -> Iterator[None]:
+    """A Ray of this process, whose workers find the bucket behind the proxy."""
+    with ray_with_storage_here({"STORAGE_EMULATOR_HOST": proxy.url}):
+        yield
+
+
+@pytest.mark.usefixtures("ray_here")
 def test_a_killed_worker_is_replaced_and_only_its_image_is_fetched_again(
     log: FaultyProxy, source: Path, tmp_path: Path
 ) -> None:
-    output = tmp_path / "dataset"
+    output, let_through = tmp_path / "dataset", 8
     flags = ("--source", "gs://lab/organs", "--output", output, "--images-per-shard", 1, *FLAGS)
-    log.fail("hold", DOWNLOAD, skip=8)
-    job = start_job("convert", *flags, env={"STORAGE_EMULATOR_HOST": log.url})
-    wait_until(job, lambda: all_wait(log, [job.pid]), "every worker waits for an image")
-    task_workers(job.pid)[0].kill()
-    log.end_faults()
+    log.fail("hold", DOWNLOAD, skip=let_through)
+    with job_beside("convert", *flags) as job:
+        try:
+            wait_until(
+                job, lambda: len(list(output.glob("images/*.parquet"))) == let_through, "what was let through is done"
+            )
+            workers = wait_until(job, lambda: waiting_workers(log, os.getpid()), "every worker waits for an image")
+            workers[0].kill()
+        finally:
+            log.end_faults()
 
-    result = finish_job(job)
-
-    assert result.summary["accepted"] == IMAGES - 1
+    assert job.result()["accepted"] == IMAGES - 1
     assert_complete(output, source)
     counts = fetched(log)
     assert sorted(counts) == images_below(source)
@@ -139,6 +157,7 @@ def test_a_killed_conversion_on_a_disk_goes_on_and_has_each_image_once(
     assert fetched(log) == Counter(set(images_below(source)) - done)
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_a_killed_prediction_on_a_disk_goes_on_and_has_each_image_once_with_two_actors(
     log: FaultyProxy, chain: Chain, source: Path, tmp_path: Path
 ) -> None:
@@ -147,8 +166,7 @@ def test_a_killed_prediction_on_a_disk_goes_on_and_has_each_image_once_with_two_
     flags += ("--images-per-shard", PER_UNIT, "--num-actors", 2, "--max-bad-fraction", 0.1)
     finished = interrupt(log, "predict", flags, "predictions/*.parquet", output)
     assert not (output / "predictions.json").exists()
-    result = run_job("predict", *flags, env={"STORAGE_EMULATOR_HOST": log.url})
-    assert result.summary["accepted"] == IMAGES - 1
+    assert job_here("predict", *flags)["accepted"] == IMAGES - 1
     assert {name: (output / name).stat().st_mtime_ns for name in finished} == finished
     damaged = "train/lung/lung_train_003.tif"
     predicted = pd.read_parquet(output / "predictions")["path"]
@@ -170,6 +188,14 @@ def cluster(proxy: FaultyProxy, drive: FakeDrive, tmp_path_factory: pytest.TempP
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def driver(cluster: RayCluster) -> Iterator[None]:
+    """This process has joined the cluster, and finds both clouds."""
+    with ray_with_storage_here(cluster.environment):
+        yield
+
+
+@pytest.mark.usefixtures("driver")
 @pytest.mark.parametrize("let_through", [0, IMAGES // 2, IMAGES - 2], ids=["early", "middle", "late"])
 def test_a_killed_node_is_done_without_and_only_its_image_is_fetched_again(
     let_through: int,
@@ -182,22 +208,26 @@ def test_a_killed_node_is_done_without_and_only_its_image_is_fetched_again(
     doomed = cluster.add_node()
     flags = ("--source", "gs://lab/organs", "--output", f"gs://lab/{let_through}/dataset", "--images-per-shard", 1)
     log.fail("hold", DOWNLOAD, skip=let_through)
-    job = start_job("convert", *flags, *FLAGS, env=cluster.environment)
-    wait_until(job, lambda: all_wait(log, cluster.raylets), "both nodes wait for an image")
-    finished = gcs.download(f"{let_through}/dataset", tmp_path / "before")
-    assert len(completed_verdicts(finished)) == let_through
-    cluster.kill_node(doomed)
-    log.end_faults()
+    shards = re.compile(rf"{let_through}/dataset/images/.*\.parquet")
+    with job_beside("convert", *flags, *FLAGS) as job:
+        try:
+            done = f"the {let_through} images that were let through are done"
+            wait_until(job, lambda: len(list(filter(shards.match, gcs.names()))) == let_through, done)
+            wait_until(job, lambda: waiting_workers(log, *cluster.raylets), "both nodes wait for an image")
+            finished = gcs.download(f"{let_through}/dataset", tmp_path / "before")
+            assert len(completed_verdicts(finished)) == let_through
+            cluster.kill_node(doomed)
+        finally:
+            log.end_faults()
 
-    result = finish_job(job)
-
-    assert result.summary["accepted"] == IMAGES - 1
+    assert job.result()["accepted"] == IMAGES - 1
     assert_complete(gcs.download(f"{let_through}/dataset", tmp_path / "after"), source)
     counts = fetched(log)
     assert sorted(counts) == images_below(source)
     assert sorted(counts.values()) == [1] * (IMAGES - 1) + [2]
 
 
+@pytest.mark.usefixtures("driver")
 def test_a_killed_conversion_in_gcs_fetches_only_what_is_missing(
     cluster: RayCluster, log: FaultyProxy, gcs: GcsServer, source: Path, tmp_path: Path
 ) -> None:
@@ -213,9 +243,7 @@ def test_a_killed_conversion_in_gcs_fetches_only_what_is_missing(
     log.heal()
     done = done_before(gcs.download("killed/dataset", tmp_path / "killed"))
 
-    result = run_job("convert", *flags, *FLAGS, env=cluster.environment)
-
-    assert result.summary["accepted"] == IMAGES - 1
+    assert job_here("convert", *flags, *FLAGS)["accepted"] == IMAGES - 1
     assert_complete(gcs.download("killed/dataset", tmp_path / "complete"), source)
     assert fetched(log) == Counter(set(images_below(source)) - done)
 
@@ -233,6 +261,7 @@ def done_before(dataset: Path) -> set[str]:
     return done
 
 
+@pytest.mark.usefixtures("driver")
 def test_a_killed_conversion_in_drive_fetches_only_what_is_missing(
     cluster: RayCluster, drive: FakeDrive, source: Path, tmp_path: Path
 ) -> None:
@@ -257,8 +286,6 @@ def test_a_killed_conversion_in_drive_fetches_only_what_is_missing(
     drive.forget_requests()
     done = done_before(drive.download(output, tmp_path / "killed"))
 
-    result = run_job("convert", *flags, *FLAGS, env=cluster.environment)
-
-    assert result.summary["accepted"] == IMAGES - 1
+    assert job_here("convert", *flags, *FLAGS)["accepted"] == IMAGES - 1
     assert_complete(drive.download(output, tmp_path / "complete"), source)
     assert downloaded() == Counter(set(images_below(source)) - done)
