@@ -9,9 +9,12 @@ import signal
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,7 +26,7 @@ from lib.config.conversion import ConvertConfig
 from lib.errors import TooManyBadImagesError, expected_cause
 from tests.fakes.cluster import ray_cluster
 from tests.fakes.conversion import convert_here
-from tests.fakes.jobs import JobResult, finish_job, job_here, kill_job, start_job, wait_until
+from tests.fakes.jobs import RunningJob, finish_job, job_beside, job_here, kill_job, logged, start_job, wait_until
 from tests.fakes.sources import damage, write_source
 
 EPOCHS = 15
@@ -61,14 +64,16 @@ class Training:
     """A job that trains, and what can be seen of it from outside.
 
     Attributes:
-        process: The job.
+        job: A process, or a thread of this one.
         output: Its model folder.
-        ray_folder: Where its Ray writes.
+        sessions: Folders of Ray's sessions that it may log in.
+        earlier: Logs that are of other trainings.
     """
 
-    process: "subprocess.Popen[str]"
+    job: RunningJob
     output: Path
-    ray_folder: Path
+    sessions: Callable[[], Iterable[Path]]
+    earlier: frozenset[Path] = frozenset()
 
     def groups(self) -> list[dict[int, int]]:
         """The process of each rank, of every group of workers that was started, as Ray Train's controller logs them."""
@@ -76,6 +81,16 @@ class Training:
         return [
             {int(rank): int(pid) for pid, rank in re.findall(r"pid=(\d+)\) world_rank=(\d+)", it)} for it in started
         ]
+
+    @property
+    def process(self) -> "subprocess.Popen[str]":
+        assert isinstance(self.job, subprocess.Popen)
+        return self.job
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        assert isinstance(self.job, Future)
+        return self.job.result()
 
     def node(self, pid: int) -> str:
         """Where a worker runs, as it logs it itself."""
@@ -87,8 +102,8 @@ class Training:
         return re.findall(rf'"process": {pid},.*"node_id": "(\w+)"', self._log("worker"))
 
     def _log(self, of: str) -> str:
-        logs = self.ray_folder.glob(f"ray/session_2*/logs/train/ray-train-sys-{of}-*.log")
-        return "".join(log.read_text() for log in logs)
+        logs = {log for folder in self.sessions() for log in folder.glob(f"logs/train/ray-train-sys-{of}-*.log")}
+        return "".join(log.read_text() for log in logs - self.earlier)
 
     def place(self) -> tuple[int, int]:
         """Epochs that are done, and steps of the next one, of the newest checkpoint."""
@@ -99,7 +114,7 @@ class Training:
         return list((self.output / "checkpoints").glob(pattern))
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
-        wait_until(self.process, condition, what)
+        wait_until(self.job, condition, what)
 
     def stop_worker_when(self, pid: int, condition: Callable[[], bool], what: str) -> None:
         """Leave a worker standing still as soon as something is so; it goes on in small pieces until then."""
@@ -118,20 +133,39 @@ class Training:
         self.wait(lambda: len(self.groups()) > number, f"group {number} of workers trains")
         return self.groups()[number]
 
-    def end(self) -> JobResult:
-        return finish_job(self.process)
+
+@pytest.fixture
+def flags(dataset: Path, tmp_path: Path) -> tuple[object, ...]:
+    return ("--dataset", dataset, "--output", tmp_path / "model", *SETTINGS)
 
 
 @pytest.fixture
-def start_training(dataset: Path, tmp_path: Path, ray_folder: Path) -> Iterator[Callable[..., Training]]:
-    """Starts a training, and ends it if it still runs when its test is over."""
+def train_beside(
+    flags: tuple[object, ...], tmp_path: Path, local_ray: None, caplog: pytest.LogCaptureFixture
+) -> Callable[..., AbstractContextManager[Training]]:
+    """Trains in a thread, with the Ray of this process."""
+    import ray
+
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    caplog.set_level(logging.INFO, "lib")
+
+    @contextmanager
+    def train(*more: object) -> Iterator[Training]:
+        earlier = frozenset(session.glob("logs/train/*.log"))
+        with job_beside("train", *flags, *more) as job:
+            yield Training(job, tmp_path / "model", lambda: [session], earlier)
+
+    return train
+
+
+@pytest.fixture
+def start_process(flags: tuple[object, ...], tmp_path: Path, ray_folder: Path) -> Iterator[Callable[..., Training]]:
+    """Trains in a process with a Ray of its own, and ends it if it still runs when its test is over."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*flags: object, env: Mapping[str, str] | None = None) -> Training:
-        output = tmp_path / "model"
-        flags = ("--dataset", dataset, "--output", output, *SETTINGS, *flags)
-        started.append(start_job("train", *flags, env={"RAY_TMPDIR": str(ray_folder)} | dict(env or {})))
-        return Training(started[-1], output, ray_folder)
+    def start(*more: object, env: Mapping[str, str] | None = None) -> Training:
+        started.append(start_job("train", *flags, *more, env={"RAY_TMPDIR": str(ray_folder)} | dict(env or {})))
+        return Training(started[-1], tmp_path / "model", lambda: ray_folder.glob("ray/session_2*"))
 
     yield start
     for process in started:
@@ -160,75 +194,74 @@ def assert_same_model(found: Path, expected: Path) -> None:
 
 
 def test_workers_killed_at_any_moment_are_replaced_and_the_weights_are_the_same(
-    start_training: Callable[..., Training], undisturbed: Path
+    train_beside: Callable[..., AbstractContextManager[Training]], undisturbed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    training = start_training("--num-workers", 2, "--max-failures", 4)
-    half_written: set[Path] = set()
+    with train_beside("--num-workers", 2, "--max-failures", 4) as training:
+        half_written: set[Path] = set()
 
-    def writes() -> bool:
-        return bool(set(training.checkpoints(".*.partial")) - half_written)
+        def writes() -> bool:
+            return bool(set(training.checkpoints(".*.partial")) - half_written)
 
-    moments: list[tuple[str, int, Callable[[], bool]]] = [
-        ("before the first step", 1, lambda: True),
-        ("in the middle of an epoch", 1, lambda: training.place() >= (1, 2) and training.place()[1] > 0),
-        ("while a checkpoint is written", 0, writes),
-        ("in the last epoch", 1, lambda: training.place()[0] == EPOCHS - 1),
-    ]
-    for number, (moment, rank, has_come) in enumerate(moments):
-        pid = training.wait_for_group(number)[rank]
-        half_written = set(training.checkpoints(".*.partial"))
-        training.stop_worker_when(pid, has_come, moment)
-        psutil.Process(pid).kill()
+        moments: list[tuple[str, int, Callable[[], bool]]] = [
+            ("before the first step", 1, lambda: True),
+            ("in the middle of an epoch", 1, lambda: training.place() >= (1, 2) and training.place()[1] > 0),
+            ("while a checkpoint is written", 0, writes),
+            ("in the last epoch", 1, lambda: training.place()[0] == EPOCHS - 1),
+        ]
+        for number, (moment, rank, has_come) in enumerate(moments):
+            pid = training.wait_for_group(number)[rank]
+            half_written = set(training.checkpoints(".*.partial"))
+            training.stop_worker_when(pid, has_come, moment)
+            psutil.Process(pid).kill()
 
-    result = training.end()
-
-    assert result.summary["world_size"] == 2
+    assert training.summary["world_size"] == 2
     restarts = re.findall(
-        rf"rank (\d) was lost \(its process is gone\); {RESTART} \(restarts left: (\d)\)", result.stderr
+        rf"rank (\d) was lost \(its process is gone\); {RESTART} \(restarts left: (\d)\)", caplog.text
     )
     assert restarts == [("1", "3"), ("1", "2"), ("0", "1"), ("1", "0")]
     assert_same_model(training.output, undisturbed)
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_the_same_command_goes_on_after_the_driver_was_killed_also_with_fewer_workers(
-    start_training: Callable[..., Training], undisturbed: Path
+    start_process: Callable[..., Training], flags: tuple[object, ...], undisturbed: Path
 ) -> None:
-    training = start_training("--num-workers", 2)
+    training = start_process("--num-workers", 2)
     training.wait(lambda: training.place() >= (2, 2), "two epochs are done")
     kill_job(training.process)
     assert not (training.output / "model.json").exists()
 
-    result = start_training("--num-workers", 1).end()
+    with logged() as log:
+        assert job_here("train", *flags, "--num-workers", 1)["world_size"] == 1
 
-    assert result.summary["world_size"] == 1
-    assert "epoch 1/" not in result.stderr
+    assert f"epoch {EPOCHS}/{EPOCHS}" in log.getvalue()
+    assert "epoch 1/" not in log.getvalue()
     assert_same_model(training.output, undisturbed)
 
 
 def test_a_stopped_worker_is_named_ended_and_replaced(
-    start_training: Callable[..., Training], undisturbed: Path
+    train_beside: Callable[..., AbstractContextManager[Training]], undisturbed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    training = start_training("--num-workers", 2, "--stall-timeout", 10, "--max-failures", 9)
-    stopped = training.wait_for_group(0)[1]
-    training.wait(lambda: training.place() >= (1, 2), "an epoch is done")
-    os.kill(stopped, signal.SIGSTOP)
+    with train_beside("--num-workers", 2, "--stall-timeout", 10, "--max-failures", 9) as training:
+        stopped = training.wait_for_group(0)[1]
+        training.wait(lambda: training.place() >= (1, 2), "an epoch is done")
+        os.kill(stopped, signal.SIGSTOP)
 
-    result = training.end()
-
-    assert re.search(rf"rank 1 \(process {stopped} on node \w+, step \d+\) made no step for \d+ s", result.stderr)
-    assert RESTART in result.stderr
+    assert training.summary["world_size"] == 2
+    assert re.search(rf"rank 1 \(process {stopped} on node \w+, step \d+\) made no step for \d+ s", caplog.text)
+    assert RESTART in caplog.text
     assert not psutil.pid_exists(stopped)
     assert_same_model(training.output, undisturbed)
 
 
 def test_a_machine_that_is_to_be_taken_away_is_left_with_a_checkpoint_and_without_it_one_worker_goes_on(
-    start_training: Callable[..., Training], undisturbed: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
+    start_process: Callable[..., Training], undisturbed: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray._raylet import GcsClient
 
     monkeypatch.setenv("RAY_TMPDIR", str(ray_folder))
     with ray_cluster({}, nodes=2) as cluster:
-        training = start_training("--num-workers", "1:2", "--max-failures", 0, env=cluster.environment)
+        training = start_process("--num-workers", "1:2", "--max-failures", 0, env=cluster.environment)
         node = training.node(training.wait_for_group(0)[1])
         training.wait(lambda: training.place() >= (1, 2), "an epoch is done")
         deadline_ms = int(time.time() * 1000) + 600_000  # so that nothing but the notice makes the workers leave
@@ -237,7 +270,7 @@ def test_a_machine_that_is_to_be_taken_away_is_left_with_a_checkpoint_and_withou
             0
         ]
 
-        result = training.end()
+        result = finish_job(training.process)
 
     assert result.summary["world_size"] == 1
     assert "a machine is about to be reclaimed; training continues elsewhere" in result.stderr
