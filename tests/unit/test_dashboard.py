@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib.runtime.counters import METRICS, Metric
+from tests.fakes.jobs import WAIT_S
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "cluster" / "grafana-dashboard.json").read_text())
@@ -51,4 +52,4 @@ def test_without_ray_nothing_is_counted_and_ray_is_not_imported() -> None:
         "metrics.STORAGE_RETRIES.add(1, reason='timeout')\n"
         "assert 'ray' not in sys.modules and not metrics._exported.cache_info().currsize\n"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=WAIT_S)

@@ -15,6 +15,7 @@ from lib.config.conversion import SampleConfig
 from lib.errors import DataError, SettingsError, StorageError, TooManyBadImagesError, expected_cause
 from lib.runs import job as runs
 from lib.runs.job import run_job
+from tests.fakes.jobs import WAIT_S
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., int]
@@ -207,7 +208,7 @@ for thread in threading.enumerate():
 
 def test_native_chatter_is_dropped_and_every_other_line_passes() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", NATIVE], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", NATIVE], cwd=ROOT, capture_output=True, text=True, check=True, timeout=WAIT_S
     )
     assert done.stdout == "result\n"
     assert sorted(done.stderr.splitlines()) == [
@@ -228,7 +229,7 @@ os._exit(134)
 
 def test_the_last_words_of_native_code_are_not_lost() -> None:
     died = subprocess.run(
-        [sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True, check=False, timeout=WAIT_S
     )
     assert died.returncode == 134
     assert "Check failed" in died.stderr
