@@ -1,7 +1,6 @@
 """A sweep: all trials are accounted for, the best by validation loss is the model, and a rerun only does the rest."""
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tests.fakes.jobs import job_here, kill_job, start_job, wait_until
+from tests.fakes.jobs import job_here, kill_job, logged, start_job, wait_until
 from tests.fakes.networks import write_random_weights
 from tests.fakes.sources import write_source
 
@@ -33,10 +32,21 @@ class Lab:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A finished sweep."""
+    """A finished sweep, killed once when a trial was over.
+
+    Attributes:
+        output: Its model folder.
+        over_before: The files of the trials that were over when it was killed, and when they were written.
+        was_complete: Whether it had a model then.
+        summary: Of the run that went on.
+        log: Of that run.
+    """
 
     output: Path
+    over_before: dict[Path, int]
+    was_complete: bool
     summary: dict[str, Any]
+    log: str
 
     @property
     def model(self) -> dict[str, Any]:
@@ -77,7 +87,24 @@ def lab(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 @pytest.fixture(scope="module")
 def sweep(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     output = tmp_path_factory.mktemp("swept") / "model"
-    return Sweep(output, job_here("train", *lab.flags(output)))
+    process = start_job("train", *lab.flags(output))
+    try:
+        wait_until(process, lambda: over(output), "a trial is over")
+    finally:
+        kill_job(process)
+    over_before = {file: when for trial in over(output) for file, when in times(trial).items()}
+    was_complete = (output / "model.json").exists()
+    with logged() as log:
+        summary = job_here("train", *lab.flags(output))
+    return Sweep(output, over_before, was_complete, summary, log.getvalue())
+
+
+def over(output: Path) -> list[Path]:
+    return sorted(file.parent for file in output.glob("sweep/trials/*/trial.json"))
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
 
 
 def test_every_trial_is_on_the_leaderboard_and_the_best_of_them_is_the_model(sweep: Sweep) -> None:
@@ -119,32 +146,9 @@ def test_the_same_sweep_again_trains_nothing(sweep: Sweep, lab: Lab) -> None:
     assert times(sweep.output) == before
 
 
-def times(folder: Path) -> dict[Path, int]:
-    return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
-
-
-def test_a_killed_sweep_goes_on_with_the_trials_that_were_not_over(
-    sweep: Sweep, lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    output = tmp_path / "model"
-    flags = (*lab.flags(output), "--features", sweep.output / "features")
-    process = start_job("train", *flags)
-    try:
-        wait_until(process, lambda: len(over(output)) >= 1, "a trial is over")
-    finally:
-        kill_job(process)
-    first = {file: times(file.parent) for file in over(output)}
-    assert len(first) < TRIALS
-    assert not (output / "model.json").exists()
-
-    caplog.set_level(logging.INFO, "lib")
-    summary = job_here("train", *flags)
-
-    assert summary["trials"] == TRIALS
-    assert f"{TRIALS} trials, {len(first)} finished" in caplog.text
-    assert {file: times(file.parent) for file in first} == first
-    assert sorted(row["trial"] for row in Sweep(output, summary).leaderboard) == list(range(1, TRIALS + 1))
-
-
-def over(output: Path) -> list[Path]:
-    return sorted(output.glob("sweep/trials/*/trial.json"))
+def test_a_killed_sweep_goes_on_with_the_trials_that_were_not_over(sweep: Sweep) -> None:
+    trials = {file.relative_to(sweep.output).parts[2] for file in sweep.over_before}
+    assert 1 <= len(trials) < TRIALS
+    assert not sweep.was_complete
+    assert f"{TRIALS} trials, {len(trials)} finished" in sweep.log
+    assert {file: file.stat().st_mtime_ns for file in sweep.over_before} == sweep.over_before
