@@ -1,7 +1,7 @@
 """The Projector as a person uses it: TensorBoard on the folder of an evaluation, in a real browser."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Frame, Page, expect
 
 from lib.projector import ProjectorPoints, projector_files
-from lib.projector.verification import tensorboard
+from lib.projector.verification import AS_USERS_DO, tensorboard
 from tests.fakes.jobs import wait_for
 
 COUNT = 300
@@ -50,7 +50,7 @@ def address(points: ProjectorPoints, tmp_path_factory: pytest.TempPathFactory) -
     (evaluation / "plots" / "map_pca.svg").write_text("<svg/>")
     (evaluation / "predictions" / "00000000.parquet").write_bytes(b"PAR1")
     (evaluation / "evaluation.json").write_text("{}")
-    with tensorboard(evaluation) as url:
+    with tensorboard(evaluation, AS_USERS_DO) as url:
         yield url
 
 
@@ -75,13 +75,22 @@ def places_of(frame: Frame, kind: str) -> set[tuple[float, ...]]:
     return {tuple(place) for place in places[np.isfinite(places).all(axis=1)]}
 
 
-def check_classes_are_apart(pixels: dict[str, np.ndarray]) -> None:
+def wait_till_drawn(page: Page, frame: Frame, name: str, as_wanted: Callable[[dict[str, np.ndarray]], bool]) -> None:
+    """Wait until the pixels on the canvas are as they should be: a map is drawn some time after it is computed."""
+    wait_for(lambda: as_wanted(coloured_pixels(page, frame, name)), f"{name} is drawn")
+
+
+def some_are_drawn(pixels: dict[str, np.ndarray]) -> bool:
+    return sum(map(len, pixels.values())) > FEW_PIXELS
+
+
+def classes_are_apart(pixels: dict[str, np.ndarray]) -> bool:
     """Each class is drawn, and nearly all its pixels are nearest to its own middle: points have their own pictures."""
-    assert all(len(places) > FEW_PIXELS for places in pixels.values())
+    if not all(len(places) > FEW_PIXELS for places in pixels.values()):
+        return False
     middles = np.array([np.median(places, axis=0) for places in pixels.values()])
-    for number, places in enumerate(pixels.values()):
-        nearest = np.linalg.norm(places[:, None] - middles[None], axis=2).argmin(axis=1)
-        assert (nearest == number).mean() > 0.95
+    nearest = [np.linalg.norm(places[:, None] - middles[None], axis=2).argmin(axis=1) for places in pixels.values()]
+    return all((found == number).mean() > 0.95 for number, found in enumerate(nearest))
 
 
 def test_the_projector_shows_the_points_and_computes_maps(page: Page, address: str) -> None:
@@ -93,21 +102,19 @@ def test_the_projector_shows_the_points_and_computes_maps(page: Page, address: s
     expect(frame.locator(".numDataPoints")).to_have_text(str(COUNT))
     expect(frame.get_by_text("Points: 300")).to_be_visible()
     expect(frame.get_by_text("Total variance described")).to_be_visible()
-    check_classes_are_apart(coloured_pixels(page, frame, "pca"))
+    wait_till_drawn(page, frame, "pca", classes_are_apart)
 
     frame.locator("#tsne-tab").click()
     iterations = frame.locator(".run-tsne-iter")
     page.wait_for_function("element => Number(element.innerText) >= 30", arg=iterations.element_handle())
-    assert sum(map(len, coloured_pixels(page, frame, "tsne").values())) > FEW_PIXELS
-    assert len(places_of(frame, "tsne")) == COUNT
+    wait_till_drawn(page, frame, "tsne", some_are_drawn)
+    wait_for(lambda: len(places_of(frame, "tsne")) == COUNT, "t-SNE has a place for each point")
     frame.locator(".run-tsne").click()  # which now says Stop
 
     frame.locator("#umap-tab").click()
+    wait_for(lambda: len(places_of(frame, "umap")) == COUNT, "UMAP has a place for each point")
     expect(frame.locator("#run-umap")).to_be_enabled()  # again, once all epochs are over
-    assert len(places_of(frame, "umap")) == COUNT
-    wait_for(
-        lambda: sum(map(len, coloured_pixels(page, frame, "umap").values())) > FEW_PIXELS, "the points are drawn again"
-    )
+    wait_till_drawn(page, frame, "umap", some_are_drawn)
 
     frame.locator("vz-projector-bookmark-panel [data-index='0'][icon='radio-button-unchecked']").click()
     legend = frame.locator("vz-projector-legend")
