@@ -66,8 +66,15 @@ class FitConfig(AcceleratorConfig):
     """`balanced` weighs each image in the loss by the inverse of how common its class is, 1 on average."""
     sampling: Literal["once", "balanced"] = "once"
     """`once` takes every training image once an epoch; `balanced` draws as many, each class as often as any other."""
+    head: Literal["solved", "adam"] = "solved"
+    """How a new head on a frozen base is fitted. `solved`: logistic regression with an L2 penalty that is chosen by
+    cross-validation on the training images; it has no step size and no epochs, and is the same for any number of
+    workers. `adam`: trained step by step, with hidden units if wanted."""
+    head_memory_gib: float = Field(default=0.25, gt=0)
+    """Features, in GiB, on which one worker chooses the penalty of a solved head. Where there are more, it takes as
+    many of each class as fit, and then all workers together solve the head on all."""
     head_units: int = Field(default=0, ge=0)
-    """Units of a hidden layer in a new head on a frozen base; 0 for a linear head."""
+    """Units of a hidden layer in a new head on a frozen base (with --head adam); 0 for a linear head."""
     fine_tune_epochs: int = Field(default=0, ge=0)
     """Maximum number of epochs that train the top of the base together with its new head, after the head alone."""
     fine_tune_layers: int = Field(default=20, ge=1)

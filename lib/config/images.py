@@ -110,7 +110,7 @@ class UnitConfig(Settings):
 class ListingConfig(UnitConfig):
     """Which split each listed image belongs to."""
 
-    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
+    validation_fraction: float = Field(default=0.15, ge=0, lt=1)
     """Share of the training images of each class kept for validation (at least one a class, unless 0)."""
     labels: StorageUri | None = None
     """CSV table with the columns path (relative to the source), label and, if wanted, split (train, validation or

@@ -95,7 +95,7 @@ class ShardSource:
         return units
 
     def names(self, unit: pa.Table) -> pa.Table:
-        """Position, `image_id`, path and label of the images of a unit, read from its shard without the images.
+        """Position, `image_id`, path, label and group of the images of a unit, read from its shard without the images.
 
         Raises:
             StorageError: If the shard cannot be read.

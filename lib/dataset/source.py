@@ -28,7 +28,7 @@ DECODED_SCHEMA = pa.schema(
     ]
 )
 """In memory only, between tasks."""
-NAMES = ["position", "image_id", "path", "label"]
+NAMES = ["position", "image_id", "path", "label", "group"]
 
 Decoder = Callable[[pa.Table], pa.Table]
 

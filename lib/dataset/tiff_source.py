@@ -160,7 +160,7 @@ class TiffSource:
         return units
 
     def names(self, unit: pa.Table) -> pa.Table:
-        """Position, `image_id`, path and label of the files of a unit; also of those that turn out to be damaged."""
+        """What is known of the files of a unit; also of those that turn out to be damaged."""
         return unit.select(NAMES)
 
     @property

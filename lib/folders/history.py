@@ -13,15 +13,19 @@ class HistoryRow:
 
     Attributes:
         epoch: From 1, over all phases.
+            A head that is solved has no epochs: there, a row is a penalty, from strong to weak.
         phase: `fit`, `head` or `fine_tune`.
         loss: Mean cross-entropy of the training images in nats, each times its weight.
         accuracy: Fraction of the training images that were predicted right, in [0, 1].
         val_loss: The loss of the validation images; None without any.
         val_accuracy: Their accuracy; None without any.
-        learning_rate: Step size at the end of the epoch.
+        learning_rate: Step size at the end of the epoch; None where nothing is done step by step.
         seconds: Duration, validation included.
         images_per_s: Training images a second, validation not included.
         wait_share: Share of the time of training in which steps waited for images, in [0, 1], on rank 0.
+        penalty: Of a head that is solved; see `lib.models.softmax_regression`.
+        left_out_loss: Loss of each training image by a head that was solved without it; None without such.
+        left_out_accuracy: The accuracy of these heads.
     """
 
     epoch: int
@@ -30,15 +34,19 @@ class HistoryRow:
     accuracy: float
     val_loss: float | None
     val_accuracy: float | None
-    learning_rate: float
+    learning_rate: float | None
     seconds: float
     images_per_s: float
     wait_share: float
+    penalty: float | None = None
+    left_out_loss: float | None = None
+    left_out_accuracy: float | None = None
 
     @property
     def watched_loss(self) -> float:
-        """The loss by which epochs are judged, of validation where there is any; NaN is the worst."""
-        loss = self.loss if self.val_loss is None else self.val_loss
+        """The loss by which rows are judged: of left-out, else of validation, else of training images; NaN is worst."""
+        known = (self.left_out_loss, self.val_loss, self.loss)
+        loss = next(loss for loss in known if loss is not None)
         return math.inf if math.isnan(loss) else loss
 
 

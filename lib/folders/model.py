@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from lib.config.images import ImageConfig
 from lib.folders.manifest import Counts, DuplicateCounts
@@ -83,6 +83,11 @@ class BestEpoch(Record):
     val_loss: float | None
     """None without validation images."""
     val_accuracy: float | None
+    penalty: float | None = None
+    """Of a head that was solved, where the epochs are penalties, from strong to weak."""
+    left_out_loss: float | None = None
+    """Of training images by heads that were solved without them; None where no head was solved."""
+    left_out_accuracy: float | None = None
 
 
 class SweepRecord(Record):
@@ -117,6 +122,8 @@ class FitRecord(Record):
     """Of all epochs."""
     images_per_s: float
     """Median over the epochs."""
+    taps: dict[str, int] = Field(default_factory=dict)
+    """How many features each layer of a frozen network gives, by its name; empty for those of its last one alone."""
 
 
 class ModelRecord(CompletionRecord, FitRecord):

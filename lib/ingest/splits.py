@@ -38,7 +38,7 @@ def choose_validation(training: pa.Table, fraction: float, seed: int) -> pa.Bool
     pairs, counts = np.unique(groups_n * len(label_names) + labels_n, return_counts=True)
     pair_groups, pair_labels = np.divmod(pairs, max(len(label_names), 1))
     starts = np.searchsorted(pair_groups, np.arange(len(group_names) + 1))
-    hashes = np.fromiter((_seeded_hash(name, seed) for name in _texts(group_names)), np.uint64, len(group_names))
+    hashes = np.fromiter((seeded_hash(name, seed) for name in _texts(group_names)), np.uint64, len(group_names))
     for label in pc.sort_indices(label_names).to_pylist() if fraction else ():
         wanted = min(max(1, round(fraction * int(totals[label]))), totals[label] - 1)
         candidates = pair_groups[pair_labels == label]
@@ -85,6 +85,7 @@ def _texts(names: pa.StringArray) -> Iterator[str]:
         yield from names.slice(start, ROWS_AT_ONCE).to_pylist()
 
 
-def _seeded_hash(text: str, seed: int) -> int:
+def seeded_hash(text: str, seed: int) -> int:
+    """A number that stands for a text, another one for each seed: below 2^64."""
     digest = hashlib.blake2b(text.encode(), key=seed.to_bytes(8, "big"), digest_size=8).digest()
     return int.from_bytes(digest, "big")

@@ -17,6 +17,7 @@ from lib.models.inputs import image_input
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.saved import load_network
 from lib.models.spec import ModelSpec
+from lib.models.taps import find_taps, spatial_statistics
 from lib.models.weights import given_weights
 from lib.storage.location import Location
 
@@ -25,10 +26,11 @@ warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square", Us
 
 
 def build_application_base(spec: ModelSpec, image_size: int) -> keras.Model:
-    """A Keras Applications network up to its global average pooling, with its own preprocessing inside.
+    """A Keras Applications network without its classifier, with its own preprocessing inside.
 
     Returns:
-        A model from uint8 RGB (n, image_size, image_size, 3) to features, float32 (n, d).
+        A model from uint8 RGB (n, image_size, image_size, 3) to features, float32 (n, d): mean and standard deviation
+        over the places of each tap (see `lib.models.taps`); with `taps=last` the means of the last layer alone.
 
     Raises:
         TissueError: If the weights cannot be had or do not fit.
@@ -36,7 +38,21 @@ def build_application_base(spec: ModelSpec, image_size: int) -> keras.Model:
     module = getattr(keras.applications, KERAS_NETWORKS[spec.name].module)
     images = image_input(image_size)
     pixels = module.preprocess_input(keras.ops.cast(images, "float32"))
-    return keras.Model(images, _float32(_with_weights(spec, image_size)(pixels)), name="base")
+    network = _with_weights(spec, image_size)
+    if not spec.has_middle_features:
+        return keras.Model(images, _float32(network(pixels)), name="base")
+    tapped = keras.Model(network.input, list(find_taps(network).values()), name=spec.name)
+    statistics = [each for tap in tapped(pixels) for each in spatial_statistics(tap)]
+    return keras.Model(images, keras.layers.Concatenate(name="features", dtype="float32")(statistics), name="base")
+
+
+def base_taps(spec: ModelSpec, base: keras.Model) -> dict[str, int]:
+    """How many features each tap of such a base gives, by the name of its layer; none where it has one output."""
+    if not spec.has_middle_features:
+        return {}
+    tapped = base.get_layer(spec.name)
+    widths = [2 * feature_map.shape[-1] for feature_map in tapped.outputs]
+    return dict(zip(tapped.output_names, widths, strict=True))
 
 
 def build_saved_base(folder: Location) -> keras.Model:
@@ -56,9 +72,9 @@ def _float32(features: keras.KerasTensor) -> keras.KerasTensor:
 
 def _with_weights(spec: ModelSpec, image_size: int) -> keras.Model:
     if spec.weights == "none":
-        return _construct(spec.name, spec.alpha, image_size, None)
+        return _construct(spec, image_size, None)
     if spec.weights == "imagenet":
-        return _with_imagenet(spec.name, spec.alpha, image_size)[0]
+        return _with_imagenet(spec, image_size)[0]
     with given_weights(spec) as file:
         try:
             return _from_file(spec, image_size, file)
@@ -74,17 +90,17 @@ def _from_file(spec: ModelSpec, image_size: int, file: Path) -> keras.Model:
     """A network with the weights of a file, which are taken for ImageNet's or made from them."""
     if KERAS_NETWORKS[spec.name].scales_imagenet:
         with _fetches_of_keras(instead=file):
-            return _construct(spec.name, spec.alpha, image_size, "imagenet")
-    return _construct(spec.name, spec.alpha, image_size, str(file))
+            return _construct(spec, image_size, "imagenet")
+    return _construct(spec, image_size, str(file))
 
 
-def _construct(name: str, alpha: float, image_size: int, weights: str | None) -> keras.Model:
-    network = KERAS_NETWORKS[name]
-    options = {"alpha": alpha} if network.has_alpha else {}
+def _construct(spec: ModelSpec, image_size: int, weights: str | None) -> keras.Model:
+    network = KERAS_NETWORKS[spec.name]
+    options = {"alpha": spec.alpha} if network.has_alpha else {}
     with contextlib.redirect_stdout(sys.stderr):  # where Keras shows how a download goes
         return getattr(keras.applications, network.function)(
             include_top=False,
-            pooling="avg",
+            pooling=None if spec.has_middle_features else "avg",
             input_shape=(image_size, image_size, 3),
             weights=weights,
             **options,
@@ -97,21 +113,21 @@ def require_weights(spec: ModelSpec, image_size: int) -> Path:
     Raises:
         TissueError: If it cannot be had; the message names the file and where to put it.
     """
-    return _imagenet_file(spec.name, spec.alpha, image_size)
+    return _imagenet_file(spec, image_size)
 
 
 @lru_cache(maxsize=8)
-def _imagenet_file(name: str, alpha: float, image_size: int) -> Path:
-    return _with_imagenet(name, alpha, image_size)[1]
+def _imagenet_file(spec: ModelSpec, image_size: int) -> Path:
+    return _with_imagenet(spec, image_size)[1]
 
 
-def _with_imagenet(name: str, alpha: float, image_size: int) -> tuple[keras.Model, Path]:
+def _with_imagenet(spec: ModelSpec, image_size: int) -> tuple[keras.Model, Path]:
     """A network with its ImageNet weights, and the file that they are from."""
     try:
         with _fetches_of_keras() as files:
-            return _construct(name, alpha, image_size, "imagenet"), files[-1]
+            return _construct(spec, image_size, "imagenet"), files[-1]
     except Exception as error:  # Keras raises a bare Exception for a download
-        raise TissueError(_missing_message(name, error)) from error
+        raise TissueError(_missing_message(spec.name, error)) from error
 
 
 @contextlib.contextmanager

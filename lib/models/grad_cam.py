@@ -7,15 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from lib.models.taps import BORDERS, MAP_RANK
+
 CONVOLUTIONS = (
     keras.layers.Conv2D,
     keras.layers.DepthwiseConv2D,
     keras.layers.SeparableConv2D,
     keras.layers.Conv2DTranspose,
 )
-BORDERS = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D)
-"""What they give is no map of the image any more: its places are shifted."""
-MAP_RANK = 4
 
 
 class GradCam:
@@ -80,22 +79,28 @@ def _with_feature_map(network: keras.Model) -> keras.Model | None:
     def call(layer: Any, *arguments: Any, **options: Any) -> Any:
         inner = _with_feature_map(layer) if _is_network(layer) else None
         if inner is not None:
-            feature_map, output = inner(*arguments, **options)
+            feature_map, *outputs = inner(*arguments, **options)
+            output = outputs if len(outputs) > 1 else outputs[0]
             maps.append(feature_map)
         else:
             output = layer(*arguments, **options)
         is_seen = bool(maps) or isinstance(layer, CONVOLUTIONS)
-        if is_seen and _has_places(output) and not isinstance(layer, BORDERS):
+        if is_seen and _has_places(output) and not isinstance(layer, BORDERS) and not _is_cast(layer):
             maps.append(output)
         return output
 
     again = keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
-    return keras.Model(again.input, [maps[-1], again.output]) if maps else None
+    return keras.Model(again.input, [maps[-1], *keras.tree.flatten(again.output)]) if maps else None
 
 
 def _is_network(layer: Any) -> bool:
     """Whether a layer is a graph of layers; Keras cannot look into a `Sequential` in the same way."""
     return isinstance(layer, keras.Model) and not isinstance(layer, keras.Sequential)
+
+
+def _is_cast(operation: Any) -> bool:
+    """Whether an operation gives what it takes in another type: a map of an earlier layer may come out of it late."""
+    return type(operation).__name__ == "Cast"  # Keras does not export the class
 
 
 def _has_places(output: Any) -> bool:

@@ -1,22 +1,27 @@
 """From a SPEC to Keras models: the whole network, its frozen base, and the head that is trained."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
 import keras
+import numpy as np
 import numpy.typing as npt
 
 from lib.errors import SettingsError
-from lib.models.applications import build_application_base, build_saved_base
+from lib.models.applications import base_taps, build_application_base, build_saved_base
 from lib.models.cnn import build_cnn, build_cnn_bn
 from lib.models.hub import build_hub_base
 from lib.models.inputs import image_input, logits_layer
 from lib.models.keras_hub_encoder import build_keras_hub_base
 from lib.models.onnx_encoder import build_onnx_base
+from lib.models.softmax_regression import LinearHead
 from lib.models.spec import CNN_BN, HUB, KERAS_HUB, ONNX, OWN, SAVED, ModelSpec
 from lib.storage.location import Location
+
+STANDARDISE = "standardise"
+"""The layer that brings features to mean 0 and deviation 1."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,18 @@ class Network:
             input of its last layer is the embedding of an image.
         base: Frozen, from the same images to features, float32 (n, d); None where all of the network is trained.
         head: From features to logits; `model` itself where there is no base.
+        taps: How many features each layer gives that they are made from, by its name; empty for one output.
     """
 
     model: keras.Model
     base: keras.Model | None
     head: keras.Model
+    taps: Mapping[str, int] = field(default_factory=dict)
 
 
-def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int, head_units: int = 0) -> Network:
+def build_network(
+    spec: ModelSpec, class_count: int, image_size: int, seed: int, head_units: int = 0, *, standardises: bool = False
+) -> Network:
     """Build a network with the same weights on every worker, in the precision that Keras is set to.
 
     Args:
@@ -43,6 +52,7 @@ def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int,
         image_size: Side of the square images in pixels.
         seed: Seed of the initial weights.
         head_units: Units of a hidden layer before the logits; 0 for none. Networks of our own have a head of their own.
+        standardises: Whether a head on a frozen base begins with a `Normalization` layer (see `set_head`).
 
     Raises:
         TissueError: If the weights cannot be had or do not fit.
@@ -53,13 +63,13 @@ def build_network(spec: ModelSpec, class_count: int, image_size: int, seed: int,
         return Network(model, None, model)
     base = build_base(spec, image_size)
     base.trainable = not spec.has_frozen_base
-    layers = _head_layers(class_count, head_units)
+    layers = _head_layers(class_count, head_units, standardises and spec.has_frozen_base)
     images = image_input(image_size)
     model = keras.Model(images, _through(layers, base(images)), name=spec.name)
     if not spec.has_frozen_base:
         return Network(model, None, model)
     features = keras.Input(base.output_shape[1:], dtype="float32", name="features")
-    return Network(model, base, keras.Model(features, _through(layers, features), name="head"))
+    return Network(model, base, keras.Model(features, _through(layers, features), name="head"), base_taps(spec, base))
 
 
 def _own_network(spec: ModelSpec, class_count: int, image_size: int) -> keras.Model:
@@ -92,9 +102,18 @@ def build_base(spec: ModelSpec, image_size: int) -> keras.Model:
     return build_application_base(spec, image_size)
 
 
-def _head_layers(class_count: int, units: int) -> list[keras.layers.Layer]:
+def _head_layers(class_count: int, units: int, standardises: bool) -> list[keras.layers.Layer]:
+    standardise = [keras.layers.Normalization(name=STANDARDISE, dtype="float32")] if standardises else []
     hidden = [keras.layers.Dense(units, activation="relu", name="hidden")] if units else []
-    return [*hidden, logits_layer(class_count)]
+    return [*standardise, *hidden, logits_layer(class_count)]
+
+
+def set_head(network: Network, head: LinearHead) -> None:
+    """Give a network that standardises its features a head that was solved."""
+    standardise, logits = network.head.layers[1:]
+    standardise.set_weights([head.standardisation.mean, head.standardisation.deviation**2, np.array(0)])
+    logits.set_weights([head.kernel, head.bias])
+    finalise_normalisation(network.head)
 
 
 def _through(layers: Sequence[keras.layers.Layer], inputs: keras.KerasTensor) -> keras.KerasTensor:

@@ -19,7 +19,6 @@ from lib.storage.location import Location
 CNN, CNN_BN, SAVED, HUB, ONNX, KERAS_HUB = "cnn", "cnn_bn", "saved", "hub", "onnx", "keras_hub"
 OWN = (CNN, CNN_BN)
 """Networks of this project, which are trained from scratch and need no download."""
-NORMALISATIONS = ("channels", "none")
 SMALLEST_INPUT = {CNN: 8, CNN_BN: 16}  # three and four halvings must leave a pixel
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SAVED_MODEL_FILE, TF1_HUB_FILE = "saved_model.pb", "tfhub_module.pb"
@@ -47,6 +46,10 @@ CLOSED = {HUB: "a TF Hub SavedModel", ONNX: "an ONNX network"}
 """Bases without layers that Keras could train."""
 IMPORTS = {HUB: "lib.models.hub", ONNX: "lib.models.onnx_encoder"}
 """What a program must import before it opens a `model.keras` on such a base."""
+CHOICES = {"normalise": ("channels", "none"), "pool": POOLS, "taps": ("stages", "last")}
+"""What some options may be, by default the first: how the CNN brings its inputs to one scale, what stands for an image
+in a transformer, and what the features of a frozen network are made from: the end of each resolution or its last
+layer."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class ModelSpec:
 
     text: str
     name: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def weights(self) -> str:
@@ -74,6 +77,11 @@ class ModelSpec:
     def has_frozen_base(self) -> bool:
         """Whether a new head is trained on a base that stays as it is, rather than all of a network from scratch."""
         return self.weights != "none"
+
+    @property
+    def has_middle_features(self) -> bool:
+        """Whether a frozen base gives features of all its resolutions rather than of its last layer alone."""
+        return self.name in KERAS_NETWORKS and self.has_frozen_base and self.options.get("taps", "stages") == "stages"
 
     @property
     def sha256(self) -> str | None:
@@ -164,7 +172,7 @@ def _known_options(name: str) -> dict[str, list[str]]:
     known[ONNX] = ["path", "output", "size", MEAN, STD, "sha256"]
     known[KERAS_HUB] = ["path", "preset", "pool", "size", MEAN, STD, "sha256"]
     if network := KERAS_NETWORKS.get(name):
-        known[name] = ["weights", "sha256", "alpha"] if network.has_alpha else ["weights", "sha256"]
+        known[name] = ["weights", "taps", "sha256", *(["alpha"] if network.has_alpha else [])]
     return known
 
 
@@ -198,12 +206,11 @@ def _located(name: str, uri: str) -> str:
 
 def _problems(options: dict[str, str]) -> Iterator[str]:
     """What is wrong with options that the model knows."""
+    for key, known in CHOICES.items():
+        if key in options and options[key] not in known:
+            yield f"{key} is {options[key]!r}; expected {' or '.join(known)}"
     if "alpha" in options and not _is_positive(options["alpha"]):
         yield f"alpha is {options['alpha']!r}; expected a positive number"
-    if options.get("normalise", "channels") not in NORMALISATIONS:
-        yield f"normalise is {options['normalise']!r}; expected {' or '.join(NORMALISATIONS)}"
-    if options.get("pool", "cls") not in POOLS:
-        yield f"pool is {options['pool']!r}; expected {', '.join(POOLS)}"
     if not re.fullmatch("[1-9][0-9]{0,4}", options.get("size", "1")):
         yield f"size is {options['size']!r}; expected a number of pixels"
     for key in (MEAN, STD):

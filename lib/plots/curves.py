@@ -1,11 +1,14 @@
-"""How training went, epoch by epoch."""
+"""How training went, epoch by epoch; of a head that was solved, penalty by penalty."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lib.plots.canvas import BLUE, GREY, INK, VERMILION, Picture, legend, new_figure, style, to_picture
+from lib.plots.canvas import BLUE, GREEN, GREY, INK, VERMILION, Picture, legend, new_figure, style, to_picture
+
+LOSSES = {"left_out_loss": "loss of images left out", "val_loss": "validation loss", "loss": "training loss"}
+"""By which epochs are judged, the first that there is."""
 
 
 def curves(history: pd.DataFrame) -> Picture:
@@ -13,8 +16,8 @@ def curves(history: pd.DataFrame) -> Picture:
 
     Args:
         history: One row an epoch: `epoch` (from 1), `loss`, `accuracy` in [0, 1], and optionally
-            `val_loss` and `val_accuracy`, which may be NaN, and `phase`; where that changes, a line is drawn. Other
-            columns are ignored.
+            `val_loss` and `val_accuracy`, which may be NaN, as `left_out_loss`, `left_out_accuracy` and `penalty` of a
+            head that was solved, and `phase`; where that changes, a line is drawn. Other columns are ignored.
 
     Returns:
         PNG and SVG.
@@ -31,7 +34,7 @@ def curves(history: pd.DataFrame) -> Picture:
         _lines(style(axes, name.capitalize(), grid="y"), history, name)
         _mark_best(axes, history, best)
         _part_phases(axes, history)
-        axes.set_xlabel(f"Epoch (dotted: best, epoch {best}, lowest {measure})" if best else "Epoch")
+        axes.set_xlabel(_axis_name(history, best, measure))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         legend(axes)
@@ -41,9 +44,20 @@ def curves(history: pd.DataFrame) -> Picture:
     return to_picture(figure)
 
 
+def _axis_name(history: pd.DataFrame, best: int | None, measure: str) -> str:
+    solved = history["penalty"].notna() if "penalty" in history else pd.Series(data=False, index=history.index)
+    what = (
+        "Penalty, from strong to weak" if solved.all() else "Epoch (of the head: penalty)" if solved.any() else "Epoch"
+    )
+    if best is None:
+        return what
+    penalty = f"{history.loc[history['epoch'] == best, 'penalty'].iloc[0]:.0e}" if solved.all() else f"epoch {best}"
+    return f"{what} (dotted: best, {penalty}, lowest {measure})"
+
+
 def best_epoch(history: pd.DataFrame) -> tuple[int | None, str]:
-    """The epoch with the lowest validation loss (training loss if there is no other), and which it is."""
-    for column, measure in (("val_loss", "validation loss"), ("loss", "training loss")):
+    """The epoch with the lowest of the first of `LOSSES` that there is, and the name of that loss."""
+    for column, measure in LOSSES.items():
         if column in history and np.isfinite(history[column]).any():
             finite = history[np.isfinite(history[column])]
             return int(finite["epoch"].to_numpy()[int(finite[column].to_numpy().argmin())]), measure
@@ -53,9 +67,13 @@ def best_epoch(history: pd.DataFrame) -> tuple[int | None, str]:
 def _lines(axes: Axes, history: pd.DataFrame, name: str) -> None:
     marked = {"markersize": 4.5} if len(history) <= 40 else {"markersize": 0}  # noqa: PLR2004 - more would be a smear
     axes.plot(history["epoch"], history[name], "o-", color=BLUE, linewidth=1.8, label="train", **marked)
-    validation = history.get(f"val_{name}")
-    if validation is not None and validation.notna().any():
-        axes.plot(history["epoch"], validation, "s--", color=VERMILION, linewidth=1.8, label="validation", **marked)
+    for prefix, line, color, label in (
+        ("val_", "s--", VERMILION, "validation"),
+        ("left_out_", "^:", GREEN, "left out"),
+    ):
+        others = history.get(f"{prefix}{name}")
+        if others is not None and others.notna().any():
+            axes.plot(history["epoch"], others, line, color=color, linewidth=1.8, label=label, **marked)
 
 
 def _part_phases(axes: Axes, history: pd.DataFrame) -> None:

@@ -5,9 +5,11 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pyarrow as pa
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from lib.config.fitting import FitConfig, TrainConfig
+from lib.dataset.folds import fold_table
 from lib.dataset.shard_source import ShardSource
 from lib.dataset.source import DatasetInfo, ImageSource
 from lib.dataset.tiff_source import TiffSource
@@ -78,6 +80,14 @@ def check_fit(config: FitConfig, specs: Sequence[ModelSpec]) -> None:
     closed = [CLOSED[spec.name] for spec in specs if spec.name in CLOSED]
     if config.fine_tune_epochs and closed:
         raise SettingsError(f"--fine-tune-epochs: the layers of {closed[0]} cannot be fine-tuned; leave it at 0")
+    if config.head == "solved" and any(spec.has_frozen_base for spec in specs):
+        if config.head_units:
+            raise SettingsError("--head-units is for a head that is trained: add --head adam")
+        if config.sampling == "balanced":
+            raise SettingsError(
+                "--sampling balanced draws images step by step, which a solved head does not: take --class-weight "
+                "balanced, or --head adam"
+            )
 
 
 def open_source(config: TrainConfig) -> LabelledSource:
@@ -170,7 +180,9 @@ def _fit_on_workers(
     trainer = ResilientTrainer(
         train_on_worker,
         train_loop_config={"task": TrainTask(config, spec, DatasetInfo.of(source, FITTED_SPLITS), features, messages)},
-        datasets=training_datasets(source),
+        datasets=training_datasets(
+            source, folds_to_solve(source, config, [features] if config.head == "solved" else [])
+        ),
         dataset_config=LaneShards(config.batch_size),
         backend_config=TensorflowAddresses(),
         scaling_config=scaling(config),
@@ -185,6 +197,26 @@ def _fit_on_workers(
         except TrainingFailedError as error:
             raise user_error(error, config.max_failures) from error
     return dict(result.return_value)
+
+
+def folds_to_solve(
+    source: ImageSource, config: TrainConfig, features: Iterable[FeatureSource | None]
+) -> pa.Table | None:
+    """The folds of the images by which penalties of solved heads are chosen; None where no head is solved.
+
+    Args:
+        source: The images.
+        config: Has the memory that features may take.
+        features: Of the frozen bases whose heads are solved on the same folds.
+
+    Raises:
+        StorageError: If names of images cannot be read.
+    """
+    numbers = [found.width * len(found.folder.variants("train")) for found in features if found is not None]
+    if not numbers:
+        return None
+    fitting = int(config.head_memory_gib * 2**30 / 8 / max(numbers))
+    return fold_table(source, max(fitting, len(source.class_names)), config.seed)
 
 
 def describe_model(spec: ModelSpec, source: LabelledSource, messages: Messages, folder: Location) -> dict[str, Any]:

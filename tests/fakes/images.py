@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from lib.config.resources import DecodeConfig
+from lib.dataset.folds import fold_table
 from lib.dataset.source import DECODED_SCHEMA, NAMES, Decoder
 from lib.dataset.subset import balanced_subset
 from tests.fakes.sources import striped_image
@@ -26,6 +27,7 @@ class FakeSource:
         refused: Positions of the training split that cannot be decoded.
         image_size: Side in pixels.
         unit: Images in a unit.
+        confused: Every so-manyth image shows another class than it is labelled as; 0 for none.
         decoded: Positions that have been decoded, in order, of all splits.
     """
 
@@ -33,6 +35,7 @@ class FakeSource:
     refused: frozenset[int] = frozenset()
     image_size: int = 16
     unit: int = 5
+    confused: int = 0
     decoded: list[int] = field(default_factory=list)
     class_names: list[str] = field(default_factory=lambda: list(CLASS_NAMES))
     content_hash: str = "fake"
@@ -49,7 +52,8 @@ class FakeSource:
         return [pa.table({"position": some, "split": [split] * len(some)}) for some in ranges]
 
     def names(self, unit: pa.Table) -> pa.Table:
-        return self._rows(unit).select(NAMES)
+        rows = self._rows(unit)
+        return rows.append_column("group", pa.nulls(rows.num_rows, pa.string())).select(NAMES)
 
     @property
     def decoder(self) -> Decoder:
@@ -68,7 +72,8 @@ class FakeSource:
         if split == "train" and position in self.refused:
             return row | {"label": self.class_names[number], "reason": "truncated", "detail": "ends at 7"}
         seed = position + 10_000 * (split != "train")
-        image = striped_image(number, len(self.class_names), self.image_size, seed)
+        shown = (number + 1) % len(self.class_names) if self.confused and position % self.confused == 0 else number
+        image = striped_image(shown, len(self.class_names), self.image_size, seed)
         return row | {"label": self.class_names[number], "image": image.tobytes()}
 
 
@@ -90,8 +95,9 @@ def decode_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{module}.decoded_dataset", DatasetHere)
 
 
-def hand_out_without_ray(monkeypatch: pytest.MonkeyPatch, source: FakeSource) -> None:
+def hand_out_without_ray(monkeypatch: pytest.MonkeyPatch, source: FakeSource, fold_images: int = 10_000) -> None:
     """Have the only worker, which is this process, get all of a source from Ray Train."""
     units = {split: source.units(split) for split in source.counts}
     units["reference"] = [balanced_subset(source, "train", 10_000)]
+    units["folds"] = [fold_table(source, fold_images, seed=0)]
     monkeypatch.setattr("ray.train.get_dataset_shard", lambda name: DatasetHere(units[name]))

@@ -92,7 +92,7 @@ class TrainingHere:
         monkeypatch.setattr("lib.training.fit.finish.curves", lambda _: Picture(b"", b""))  # a fifth of the time
         self.build: Callable[[int], Network] = lambda size: build_network(parse_spec("cnn"), 3, size, seed=0)
 
-    def _build(self, *arguments: Any) -> Network:
+    def _build(self, *arguments: Any, **_: bool) -> Network:
         _, _, image_size, seed, _ = arguments
         self._built.append(self._seeded(image_size, seed))
         return self._built[-1]
@@ -105,19 +105,34 @@ class TrainingHere:
         """Train with another optimizer than Adam."""
         self._monkeypatch.setattr("lib.training.fit.loop.phase_optimizer", lambda *_: create())
 
+    def use_penalties(self, penalties: tuple[float, ...]) -> None:
+        """Solve heads for these penalties alone."""
+        self._monkeypatch.setattr("lib.models.softmax_regression.PENALTIES", penalties)
+
     def run(
-        self, folder: Path, source: FakeSource, *, spec: str = "cnn", stop_before: int | None = None, **fit: Any
+        self,
+        folder: Path,
+        source: FakeSource,
+        *,
+        spec: str = "cnn",
+        stop_before: int | None = None,
+        fold_images: int = 10_000,
+        **fit: Any,
     ) -> Trained:
-        """Train, from the newest checkpoint in the folder if there is one, until the end or before some step."""
+        """Train, from the newest checkpoint in the folder if there is one, until the end or before some step.
+
+        Args:
+            fold_images: Most images by which the penalty of a head is chosen.
+        """
         config = TrainConfig(
             dataset="unused", output=str(folder), model=spec, image_size=source.image_size,
-            **{"cache_gib": 1, "max_bad_fraction": 0.5} | fit,
+            **{"head": "adam", "cache_gib": 1, "max_bad_fraction": 0.5} | fit,
         )  # fmt: skip
         messages, steps = MessageLog(), CountedSteps(stop_before)
         parsed, self._built = parse_spec(spec), []
         base = self._seeded(source.image_size, config.seed).base
         features: Any = None if base is None else FeaturesHere(source, base)
-        hand_out_without_ray(self._monkeypatch, source)
+        hand_out_without_ray(self._monkeypatch, source, fold_images)
         task = TrainTask(config, parsed, DatasetInfo.of(source, FITTED_SPLITS), features, messages)
         results = {}
         with suppress(StoppedError):

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 SIZE = ("--image-size", 32)
 TRIALS, EPOCHS = 4, 3
+FIT = ("--epochs", EPOCHS, "--head", "adam")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Lab:
     sweep: Path
 
     def flags(self, output: Path) -> tuple[object, ...]:
-        return ("--dataset", self.dataset, "--output", output, "--sweep", self.sweep, "--epochs", EPOCHS, *SIZE)
+        return ("--dataset", self.dataset, "--output", output, "--sweep", self.sweep, *FIT, *SIZE)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _confidence(evaluation: Evaluation) -> Iterator[Doubt]:
     if evaluation.model.calibration is None:
         yield Doubt(
             f"{name} is not calibrated",
-            "There were no validation images to calibrate its probabilities with; they are as training left them.",
+            "No images were left out of training to calibrate its probabilities with; they are as training left them.",
         )
 
 
@@ -99,7 +99,7 @@ def _images(evaluation: Evaluation) -> Iterator[Doubt]:
         yield Doubt(
             f"Images unlike anything {name} was trained on",
             f"{unfamiliar:,} of {count_of(evaluation.images, f'{split} image')} are farther from all training images "
-            "than 99 % of the validation images.",
+            "than 99 % of the images that were left out of its training.",
         )
     found = evaluation.label_errors
     if found and found.count:
@@ -125,16 +125,16 @@ def _training(evaluation: Evaluation) -> Iterator[Doubt]:
             f"It is the best of {count_of(sweep.trials, 'trial')} on them, so its validation scores are slightly "
             "too good. Test images played no part in the choice.",
         )
-    train, validation = metrics.accuracy, metrics.val_accuracy
-    if validation is None:
+    unseen = metrics.val_accuracy if metrics.left_out_accuracy is None else metrics.left_out_accuracy
+    if unseen is None:
         yield Doubt(f"{name} was not validated", "No images were set aside to choose its best epoch.")
-    elif train - validation > OVERFIT_GAP:
+    elif metrics.accuracy - unseen > OVERFIT_GAP:
+        which = "the validation images" if metrics.left_out_accuracy is None else "those left out in turn"
         yield Doubt(
             f"{name} overfits",
-            f"It is right on {percent(train)} of its training images, but on {percent(validation)} of the validation "
-            "images.",
+            f"It is right on {percent(metrics.accuracy)} of its training images, but on {percent(unseen)} of {which}.",
         )
-    if metrics.best_epoch == metrics.epochs:
+    if metrics.best_epoch == metrics.epochs and metrics.penalty is None:
         yield Doubt(
             f"{name} was still improving",
             f"Its best epoch is its last, {metrics.epochs}: more epochs may help.",

@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,20 @@ class Scalars(Hook, keras.callbacks.TensorBoard):
         super().on_epoch_end(epoch, logs)
         if not self._folder.is_local:
             self._folder.upload_folder(self._local)
+
+
+def write_scalars(rows: Sequence[HistoryRow], folder: Location) -> None:
+    """Write losses and accuracies of a solved head to TensorBoard, a step a penalty."""
+    with tempfile.TemporaryDirectory() as local:
+        for part, prefix in (("train", ""), ("validation", "val_"), ("left_out", "left_out_")):
+            numbers = [asdict(row) for row in rows if getattr(row, f"{prefix}loss") is not None]
+            if not numbers:
+                continue
+            with tf.summary.create_file_writer(str(Path(local) / part)).as_default():
+                for step, row in enumerate(numbers):
+                    for name in ("loss", "accuracy"):
+                        tf.summary.scalar(f"penalty_{name}", row[f"{prefix}{name}"], step)
+        folder.upload_folder(Path(local))
 
 
 class SaveCheckpoints(Hook):

@@ -39,6 +39,7 @@ from lib.plots import curves
 from lib.projector import ProjectorPoints, choose_points, projector_files, unit_length
 from lib.runtime.ray_data import stream_tables
 from lib.training.fit.loader import SplitExamples
+from lib.training.fit.solve import LeftOut
 from lib.training.workers.lane_shards import REFERENCE
 from lib.training.workers.peers import Collective, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat
@@ -122,6 +123,7 @@ class Finish:
         heartbeat: Heartbeat,
         network: Network,
         examples: Mapping[str, SplitExamples],
+        left_out: LeftOut | None,
     ) -> None:
         """Begin.
 
@@ -130,9 +132,10 @@ class Finish:
             peers: The workers, all of which do this at the same time.
             network: As it is after its best epoch, in float32; its last layer is scaled in place.
             examples: Examples of the last phase, by split.
+            left_out: By what to calibrate, instead of validation images; None where they are all there is.
         """
         self._task, self._peers, self._heartbeat = task, peers, heartbeat
-        self._network, self._examples = network, examples
+        self._network, self._examples, self._left_out = network, examples, left_out
         self._forward = _Forward(network, examples["train"], heartbeat)
 
     def write(self, rows: Sequence[HistoryRow]) -> FitRecord:
@@ -154,6 +157,7 @@ class Finish:
             calibration=calibration,
             reference=reference,
             metrics=_best_epoch(rows),
+            taps=dict(self._network.taps),
             fit_seconds=round(sum(row.seconds for row in rows), 3),
             images_per_s=round(float(np.median([row.images_per_s for row in rows])), 1),
         )
@@ -164,10 +168,14 @@ class Finish:
         write_epochs(history, picture.png, picture.svg, self._task.output)
 
     def _calibrate(self) -> tuple[Calibration | None, ReferenceRecord | None]:
-        """Scale the last layer, and write the network and its reference; None where there is no validation image."""
+        """Scale the last layer, and write the network and its reference; None where no image was set aside for it."""
         images, logits, embeddings = self._reference()
-        actual, val_logits, distances = self._validation(embeddings)
-        calibration = fit_calibration(val_logits, actual)
+        if self._left_out is None:
+            actual, unseen_logits, distances = self._validation(embeddings)
+        else:
+            actual, unseen_logits = self._left_out.labels, self._left_out.logits
+            distances = self._left_out.distances(images["position"].to_numpy(), embeddings)
+        calibration = fit_calibration(unseen_logits, actual)
         reference = reference_record(len(embeddings), distances)
         temperature = calibration.temperature if calibration else 1.0
         scale_last_layer(self._network.model, temperature)
@@ -242,4 +250,7 @@ def _best_epoch(rows: Sequence[HistoryRow]) -> BestEpoch:
         accuracy=best.accuracy,
         val_loss=best.val_loss,
         val_accuracy=best.val_accuracy,
+        penalty=best.penalty,
+        left_out_loss=best.left_out_loss,
+        left_out_accuracy=best.left_out_accuracy,
     )

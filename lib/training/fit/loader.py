@@ -1,6 +1,6 @@
 """One worker's examples of a phase: decoded images in memory or streamed, or features of a frozen base."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -40,13 +40,18 @@ class SplitExamples:
         order: Order of this worker's images.
         read: Gives a batch for each row of some positions of an epoch.
         shape: Shape of one example, with its type.
-        cache: What is in memory; None where images are streamed.
+        caches: What is in memory: images, or features in all their variants; empty where images are streamed.
     """
 
     order: LaneOrder
     read: Callable[[Positions, int], Iterator[Examples]]
     shape: tuple[tuple[int, ...], npt.DTypeLike]
-    cache: ExampleCache | None
+    caches: Sequence[ExampleCache] = ()
+
+    @property
+    def cache(self) -> ExampleCache | None:
+        """The first of what is in memory."""
+        return self.caches[0] if self.caches else None
 
 
 Tell = Callable[[str, list[RefusedImage], dict[str, str]], None]
@@ -69,7 +74,7 @@ def load_features(features: FeatureSource, split: str, order: LaneOrder, tell: T
     def read(positions: Positions, epoch: int) -> Iterator[Examples]:
         return variants[epoch % len(variants)].batches(positions)
 
-    return SplitExamples(order, read, ((features.width,), np.float32), variants[0])
+    return SplitExamples(order, read, ((features.width,), np.float32), variants)
 
 
 def load_images(
@@ -106,14 +111,14 @@ def _cached(info: DatasetInfo, split: str, order: LaneOrder, fit: FitConfig, tel
     cache = ExampleCache.empty(order.positions, info.image_size)
     cache.fill(stream_tables(decoded_dataset(own_units(split), info.decoder, fit)), info.class_names)
     tell(split, cache.refused, cache.checksums)
-    return SplitExamples(order, lambda positions, _: cache.batches(positions), _image(info), cache)
+    return SplitExamples(order, lambda positions, _: cache.batches(positions), _image(info), [cache])
 
 
 def _streamed(info: DatasetInfo, split: str, order: LaneOrder, fit: FitConfig, tell: Tell) -> SplitExamples:
     stream = ImageStream(
         Units(own_units(split)), info, order, lambda refused, checksums: tell(split, refused, checksums), fit
     )
-    return SplitExamples(order, stream.batches, _image(info), None)
+    return SplitExamples(order, stream.batches, _image(info))
 
 
 def own_units(split: str) -> list[pa.Table]:

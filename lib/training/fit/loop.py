@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lib.dataset.sampler import LaneOrder, balancing_weights
 from lib.errors import DivergedError
-from lib.folders.history import HistoryRow
+from lib.folders.history import HistoryRow, best_row
 from lib.folders.model import TENSORBOARD, FitRecord
 from lib.models.augmentation import Augmentation
 from lib.models.registry import Network, build_network, set_weights, trained_batch_normalisation
@@ -27,6 +27,7 @@ from lib.training.fit.callbacks import (
     SaveCheckpoints,
     Scalars,
     TrainedWeights,
+    write_scalars,
 )
 from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
 from lib.training.fit.finish import Finish
@@ -36,6 +37,7 @@ from lib.training.fit.objective import Objective
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.phases import layers_in, phase_optimizer, trained_network
 from lib.training.fit.plan import Phase, unfinished_phases
+from lib.training.fit.solve import HeadSolver, LeftOut
 from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.failures import LostPeerError
 from lib.training.workers.peers import Collective, Peers, TrainTask, start_collectives
@@ -85,6 +87,7 @@ class TrainingLoop:
             if newest and newest.state.finished:
                 set_weights(trained_network(phases[newest.state.phase], network, config), newest.best)
             rows = list(newest.state.rows) if newest else []
+            left_out: LeftOut | None = None
             for phase in unfinished_phases(phases, newest):
                 examples = self._loader.result()
                 self._loader.check(examples)
@@ -92,18 +95,23 @@ class TrainingLoop:
                     measure_channels(network, examples["train"], self._peers, self._heartbeat)
                 if phase is not phases[-1]:
                     self._loader.begin(on_features=False)  # of the next phase, while this one is trained
-                self._fit(phase, network, examples, rows, newest)
+                if phase.is_solved:
+                    left_out = self._solve(phase, network, examples, rows, keep=phase is not phases[-1])
+                else:
+                    left_out = None
+                    self._fit(phase, network, examples, rows, newest)
                 self._loader.check(examples)  # once more: streamed images have been seen only now
             examples = self._loader.result()
         if config.precision != "float32":  # mixed precision is for training alone
             trained, network = network, self._build_network()
             set_weights(network.model, trained.model.get_weights())
-        return Finish(self._task, self._peers, self._heartbeat, network, examples).write(rows)
+        return Finish(self._task, self._peers, self._heartbeat, network, examples, left_out).write(rows)
 
     def _build_network(self) -> Network:
         task, info = self._task, self._task.info
+        config, solves = task.config, task.config.head == "solved"
         return build_network(
-            task.spec, len(info.class_names), info.image_size, task.config.seed, task.config.head_units
+            task.spec, len(info.class_names), info.image_size, config.seed, config.head_units, standardises=solves
         )
 
     def _agree_on(self, newest: Checkpoint | None) -> None:
@@ -113,6 +121,39 @@ class TrainingLoop:
         sums = self._peers.sum(place, Collective.CHECKPOINT)
         if not np.array_equal(sums, np.multiply(self._peers.world_size, place)):
             raise LostPeerError("the workers found different checkpoints")
+
+    def _solve(
+        self,
+        phase: Phase,
+        network: Network,
+        examples: dict[str, SplitExamples],
+        rows: list[HistoryRow],
+        *,
+        keep: bool,
+    ) -> LeftOut | None:
+        """Solve the head of a network.
+
+        Args:
+            phase: Is over then.
+            network: Changed in place.
+            examples: Features of its base.
+            rows: Rows of the history are added.
+            keep: Whether to save a checkpoint, since more follows; otherwise solving again is as quick.
+        """
+        if self._task.features is None:
+            raise ValueError("there are no features to solve a head on")
+        weights = self._class_weights()
+        solver = HeadSolver(self._task, self._task.features, self._peers, self._heartbeat, weights)
+        found, left_out = solver.solve(network, examples)
+        rows.extend(found)
+        if self._peers.is_writer:
+            write_scalars(found, self._task.output / TENSORBOARD / phase.name)
+        if keep and self._checkpoints is not None:
+            best = best_row(rows)
+            state = TrainState(phase.number, phase.epochs, 0, True, best.epoch, best.watched_loss, list(rows))
+            weights_now = network.head.get_weights()
+            self._checkpoints.save(Checkpoint(state, weights_now, [], weights_now), wait=True)
+        return left_out
 
     def _fit(
         self,

@@ -19,19 +19,22 @@ class Phase:
         name: `fit`, `head` or `fine_tune`.
         epochs: Most epochs.
         on_features: Whether it is trained on features of the frozen base instead of images.
+        is_solved: Whether it is solved (see `lib.training.fit.solve`) rather than trained.
     """
 
     number: int
     name: str
     epochs: int
     on_features: bool = False
+    is_solved: bool = False
 
 
 def plan_phases(spec: ModelSpec, config: FitConfig) -> list[Phase]:
     """The phases of a training, in order."""
     if not spec.has_frozen_base:
         return [Phase(0, FIT, config.epochs)]
-    head = Phase(0, HEAD, config.epochs, on_features=True)
+    is_solved = config.head == "solved"
+    head = Phase(0, HEAD, 1 if is_solved else config.epochs, on_features=True, is_solved=is_solved)
     return [head, Phase(1, FINE_TUNE, config.fine_tune_epochs)] if config.fine_tune_epochs else [head]
 
 

@@ -28,6 +28,7 @@ from lib.training.search.trials import FLAG, Trial, draw_trials, in_words, read_
 from lib.training.tracking import open_tracker
 from lib.training.trainer import (
     LabelledSource,
+    folds_to_solve,
     frozen_features,
     model_folder,
     open_source,
@@ -92,11 +93,13 @@ def _search(
     if missing := [trial for trial in trials if trial.number not in results]:
         start_ray(config)
         resources = TrialResources.of(config, len(missing))
+        features = _features(missing, source)
+        solving = [features[trial.number] for trial in missing if trial.config.head == "solved"]
         task = TrialTask(
             {trial.number: trial for trial in missing},
             source,
-            training_datasets(source),
-            _features(missing, source),
+            training_datasets(source, folds_to_solve(source, config, solving)),
+            features,
             resources.threads,
             resources.neighbours,
         )

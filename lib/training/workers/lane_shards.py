@@ -10,6 +10,7 @@ gets which image, and would have all images pass through one executor in the ord
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import ray.train
 
 from lib.dataset.sampler import LaneOrder
@@ -24,16 +25,23 @@ if TYPE_CHECKING:
 FITTED_SPLITS = ("train", "validation")
 REFERENCE = "reference"
 """The data set with the names of the images that a model keeps to compare others with; each worker gets all of it."""
+FOLDS = "folds"
+"""The data set with the training images by which the penalty of a solved head is chosen (`FOLD_SCHEMA`)."""
 
 
-def training_datasets(source: ImageSource) -> "dict[str, ray.data.Dataset]":
-    """What workers ask Ray Train for, by name: the units of each split that has images, and `REFERENCE`.
+def training_datasets(source: ImageSource, folds: pa.Table | None = None) -> "dict[str, ray.data.Dataset]":
+    """What workers ask Ray Train for, by name: the units of each split that has images, `REFERENCE` and `FOLDS`.
+
+    Args:
+        source: The images.
+        folds: Of the images by which a penalty is chosen; None where no head is solved.
 
     Raises:
         StorageError: If the names of images cannot be read.
     """
     datasets = {split: units_dataset(source.units(split)) for split in FITTED_SPLITS if source.count(split)}
-    return datasets | {REFERENCE: units_dataset([balanced_subset(source, "train", MOST_IMAGES)])}
+    reference = {REFERENCE: units_dataset([balanced_subset(source, "train", MOST_IMAGES)])}
+    return datasets | reference | ({} if folds is None else {FOLDS: units_dataset([folds])})
 
 
 class LaneShards(ray.train.DataConfig):

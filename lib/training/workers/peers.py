@@ -1,9 +1,10 @@
 """What a training worker is told, and the workers that train together."""
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 GROUP_KEY = 1
 COLLECTIVE_TIMEOUT_S = 600.0
+EXACT = 1 << 20
+"""Whole numbers below it are exact in float32."""
+
+ValueT = TypeVar("ValueT")
 
 
 class Collective(IntEnum):
@@ -31,10 +36,15 @@ class Collective(IntEnum):
     REFERENCE = 4
     VALIDATION = 5
     CHANNELS = 6
+    SHARED_SIZE = 7
+    SHARED = 8
+    FEATURE_SUMS = 9
     TRAIN_STEP = 10
     TEST_STEP = 11
     STATISTICS = 12
     MEETING = 13
+    HEAD_GRADIENT = 14
+    HEAD_MEASURES = 15
 
     def in_phase(self, phase: int) -> int:
         """The key of a place within a phase of the training, of which each has a graph of its own."""
@@ -124,12 +134,7 @@ class Peers:
             counts: This worker's.
             place: Where in the program.
         """
-        if self.world_size == 1:
-            return counts
-        import tensorflow as tf
-
-        total = all_reduce_sum([tf.constant(counts, tf.float64)], self.world_size, place)[0].numpy()
-        return np.asarray(total, np.int64)
+        return np.asarray(self.sum_exactly(counts.astype(np.float64), place), np.int64)
 
     def sum(self, numbers: npt.ArrayLike, place: Collective) -> npt.NDArray[np.float32]:
         """The sum over all workers of arrays of the same shape, float32.
@@ -144,3 +149,28 @@ class Peers:
         import tensorflow as tf
 
         return all_reduce_sum([tf.constant(here)], self.world_size, place)[0].numpy()  # type: ignore[no-any-return]
+
+    def sum_exactly(self, numbers: npt.NDArray[np.float64], place: Collective) -> npt.NDArray[np.float64]:
+        """As `sum`, in float64."""
+        if self.world_size == 1:
+            return numbers
+        import tensorflow as tf
+
+        total = all_reduce_sum([tf.constant(numbers, tf.float64)], self.world_size, place)[0].numpy()
+        return np.asarray(total)
+
+    def share(self, value: ValueT | None) -> ValueT:
+        """What the writer has, on all workers; to be used once in a training.
+
+        Args:
+            value: The writer's; of no account on the others.
+        """
+        if self.world_size == 1:
+            assert value is not None  # noqa: S101 - the only worker is the writer
+            return value
+        content = np.frombuffer(pickle.dumps(value) if self.is_writer else b"", np.uint8)
+        high, low = self.sum(divmod(len(content), EXACT), Collective.SHARED_SIZE)
+        here = content if self.is_writer else np.zeros(int(high) * EXACT + int(low), np.uint8)
+        everywhere = self.sum(here, Collective.SHARED).astype(np.uint8)
+        shared: ValueT = pickle.loads(everywhere.tobytes())  # noqa: S301 - of a process of the same training
+        return shared

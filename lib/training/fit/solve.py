@@ -1,0 +1,326 @@
+"""The linear head on a frozen base is solved, not trained: its loss has one minimum, whoever looks for it.
+
+Rank 0 chooses the penalty by cross-validation on all training images, or on as many as `--head-memory-gib` holds, while
+the others wait. If those were all, its head is the result, the same bits for any number of workers. If there are more,
+all workers together minimise the same loss over all images: each adds up loss and gradient of its own, from memory or
+streamed from storage, and L-BFGS takes the same steps on all of them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray.train
+from scipy.special import log_softmax
+
+from lib.dataset.folds import NEVER_LEFT_OUT
+from lib.dataset.memory import ExampleCache
+from lib.dataset.sampler import PADDING
+from lib.errors import DataError
+from lib.folders.history import HistoryRow
+from lib.models.reference import NEIGHBOURS, neighbour_distances
+from lib.models.registry import Network, set_head
+from lib.models.softmax_regression import (
+    Examples,
+    LinearHead,
+    PathStep,
+    SolvedHead,
+    Standardisation,
+    data_term,
+    minimise,
+    solve,
+    unflatten,
+)
+from lib.runtime.ray_data import stream_tables
+from lib.training.feature_extraction import FeatureSource
+from lib.training.fit.loader import SplitExamples
+from lib.training.fit.plan import HEAD
+from lib.training.workers.lane_shards import FOLDS
+from lib.training.workers.messages import EpochEnded, ImagesTrained, Note
+from lib.training.workers.peers import Collective, Peers, TrainTask
+from lib.training.workers.watchdog import Heartbeat
+
+Array = npt.NDArray[np.float64]
+_Chunk = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+
+CHUNK = 4096
+"""Images whose features are held in float64 at one time."""
+REFINING_ITERATIONS = 100
+MOST_QUERIES = 2000
+"""Images by which the distance is found that is usual between images of a kind."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What heads say of training images that they were solved without.
+
+    Attributes:
+        positions: Of the images in the training split, shape (n,), ascending.
+        folds: In which each was left out, shape (n,).
+        labels: Their classes, shape (n,).
+        logits: float32 (n, classes).
+    """
+
+    positions: npt.NDArray[np.int64]
+    folds: npt.NDArray[np.int8]
+    labels: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32]
+
+    def distances(
+        self, positions: npt.NDArray[np.int64], embeddings: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """How far reference images are from those of other folds, as later images are from all of them.
+
+        Args:
+            positions: Of the reference images in the training split, ascending, shape (n,).
+            embeddings: float32 (n, d), each row of unit length.
+
+        Returns:
+            Of at most `MOST_QUERIES` reference images that were left out, evenly chosen, shape (m,).
+        """
+        place = np.searchsorted(self.positions, positions).clip(max=max(len(self.positions) - 1, 0))
+        fold = np.where(self.positions[place] == positions, self.folds[place], NEVER_LEFT_OUT)
+        asked = np.flatnonzero(fold != NEVER_LEFT_OUT)
+        asked = asked[:: max(-(-len(asked) // MOST_QUERIES), 1)]
+        found = [
+            neighbour_distances(embeddings[asked[fold[asked] == number]], embeddings[fold != number], NEIGHBOURS)
+            for number in np.unique(fold[asked])
+        ]
+        return np.concatenate([np.empty(0, np.float32), *found])
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What rank 0 found.
+
+    Attributes:
+        head: Solved on the images of the choice.
+        images: How many these were.
+        rows: The path, as rows of the history.
+        chosen: The place of the best in it.
+        left_out: None where no image could be left out.
+    """
+
+    head: LinearHead
+    images: int
+    rows: list[HistoryRow]
+    chosen: int
+    left_out: LeftOut | None
+
+
+class HeadSolver:
+    """Solves the head of one training, on each of its workers at the same time."""
+
+    def __init__(
+        self,
+        task: TrainTask,
+        features: FeatureSource,
+        peers: Peers,
+        heartbeat: Heartbeat,
+        class_weights: npt.NDArray[np.float32],
+    ) -> None:
+        """Take the features of the frozen base.
+
+        Args:
+            peers: The workers.
+            class_weights: How much an image of each class counts, shape (classes,).
+        """
+        self._task, self._features, self._peers, self._heartbeat = task, features, peers, heartbeat
+        self._class_weights = class_weights.astype(np.float64)
+        self._class_count = len(class_weights)
+
+    def solve(self, network: Network, examples: dict[str, SplitExamples]) -> tuple[list[HistoryRow], LeftOut | None]:
+        """Solve the head and put it into the network.
+
+        Args:
+            network: Standardises its features; changed in place.
+            examples: This worker's features.
+
+        Returns:
+            The rows of the history, and what there is to calibrate by; the same on every worker.
+
+        Raises:
+            DataError: If a class has no usable image.
+        """
+        self._heartbeat.step(patient=True)
+        blocks = tuple(network.taps.values())
+        choice = self._peers.share(self._choose(blocks) if self._peers.is_writer else None)
+        head, rows = choice.head, choice.rows
+        if choice.images < self._task.info.count("train"):
+            head, rows[choice.chosen] = self._refine(
+                choice, {split: some.caches for split, some in examples.items()}, blocks
+            )
+        set_head(network, head)
+        if self._peers.is_writer:
+            self._report(rows, rows[choice.chosen])
+        return rows, choice.left_out
+
+    def _report(self, rows: Sequence[HistoryRow], best: HistoryRow) -> None:
+        for row in rows:
+            self._task.reporter.report(EpochEnded(row))
+        self._task.reporter.report(ImagesTrained(self._task.info.count("train")))
+        text = f"head solved: penalty {best.penalty:.1e}, the best of {len(rows)}; loss {best.loss:.4f}"
+        if best.left_out_accuracy is not None:
+            text += f", cross-validated {best.left_out_loss:.4f}, accuracy {best.left_out_accuracy:.3f}"
+        if best.val_accuracy is not None:
+            text += f", validation {best.val_loss:.4f}, accuracy {best.val_accuracy:.3f}"
+        self._task.reporter.report(Note(text))
+
+    def _choose(self, blocks: Sequence[int]) -> _Choice:
+        """Solve heads for all penalties on the images of the choice, and take the best."""
+        folds = pa.concat_tables(stream_tables(ray.train.get_dataset_shard(FOLDS)))
+        positions, fold_of = folds["position"].to_numpy(), folds["fold"].to_numpy()
+        variants = [self._read("train", positions, variant) for variant in self._features.folder.variants("train")]
+        usable = variants[0].labels != PADDING
+        labels = variants[0].labels[usable]
+        self._refuse_empty_classes(labels)
+        examples = Examples(
+            np.concatenate([variant.features[usable] for variant in variants]),
+            np.tile(labels, len(variants)),
+            np.tile(self._class_weights[labels], len(variants)),
+        )
+        # With fine-tuning, whose epochs the validation images judge, the head is judged by the same.
+        judged_by_validation = self._task.config.fine_tune_epochs > 0 and self._task.info.count("validation") > 0
+        solved = solve(
+            examples,
+            self._class_count,
+            None if judged_by_validation else np.tile(fold_of[usable], len(variants)),
+            self._validation(len(positions)),
+            blocks,
+            lambda: self._heartbeat.move(patient=True),
+        )
+        left_out = _left_out(solved, positions[usable], fold_of[usable], labels)
+        rows = [_row(number, step, len(labels)) for number, step in enumerate(solved.path, 1)]
+        return _Choice(solved.head, len(positions), rows, solved.chosen, left_out)
+
+    def _refuse_empty_classes(self, labels: npt.NDArray[np.int32]) -> None:
+        for name, count in zip(
+            self._task.info.class_names, np.bincount(labels, minlength=self._class_count), strict=True
+        ):
+            if not count:
+                raise DataError(f"class {name!r} has no usable training image left")
+
+    def _read(self, split: str, positions: npt.NDArray[np.int64], variant: int = 0) -> Examples:
+        """The features at some ascending positions, with label `PADDING` for refused images, read a chunk at a time."""
+        features = np.zeros((len(positions), self._features.width), np.float32)
+        labels = np.full(len(positions), PADDING, np.int32)
+        first = 0
+        while first < len(positions):
+            start = int(positions[first])
+            last = int(np.searchsorted(positions, start + CHUNK))
+            chunk = self._features.read(split, range(start, int(positions[last - 1]) + 1), variant)
+            features[first:last] = chunk.features[positions[first:last] - start]
+            labels[first:last] = chunk.labels[positions[first:last] - start]
+            first = last
+            self._heartbeat.move(patient=True)
+        return Examples(features, labels, np.ones(len(labels)))
+
+    def _validation(self, most: int) -> Examples | None:
+        """Validation images; of very many, as many as there are training images in the choice."""
+        count = self._task.info.count("validation")
+        every = np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(np.int64)
+        found = self._read("validation", every)
+        usable = found.labels != PADDING
+        return found.where(usable) if usable.any() else None
+
+    def _refine(
+        self, choice: _Choice, caches: Mapping[str, Sequence[ExampleCache]], blocks: Sequence[int]
+    ) -> tuple[LinearHead, HistoryRow]:
+        """The head of the chosen penalty on all images, from the one that was solved on some of them, and its row."""
+        train, row = list(_chunks(caches["train"])), choice.rows[choice.chosen]
+        weights = [self._class_weights[labels] for _, labels in train]
+        standardisation, total, weight = self._totals(train, weights, blocks)
+        # The penalty stands for what is believed of heads before any image is seen: it fades as images grow in number.
+        penalty = (row.penalty or 0.0) * choice.images * len(caches["train"]) / total
+        scale = np.sqrt(self._features.width)
+
+        def objective(flat: Array) -> tuple[float, Array]:
+            self._heartbeat.step(patient=True)
+            kernel, bias = unflatten(flat, self._class_count)
+            here = np.zeros(1 + flat.size)
+            for (features, labels), of_images in zip(train, weights, strict=True):
+                columns = standardisation(features) / scale
+                loss, gradient = data_term(columns, labels, of_images / weight, kernel, bias)
+                here += np.concatenate([[loss], gradient.ravel()])
+            everywhere = self._peers.sum_exactly(here, Collective.HEAD_GRADIENT)
+            gradient = everywhere[1:].reshape(-1, self._class_count)
+            gradient[:-1] += penalty * kernel
+            return float(everywhere[0] + penalty / 2 * (kernel**2).sum()), gradient.ravel()
+
+        begun = choice.head.restated(standardisation)
+        start = np.concatenate([begun.kernel * scale, begun.bias[None]])
+        kernel, bias = unflatten(minimise(objective, start.ravel(), REFINING_ITERATIONS), self._class_count)
+        head = LinearHead(standardisation, kernel / scale, bias)
+        loss, accuracy = self._measured(head, train, self._class_weights)
+        row = replace(row, penalty=penalty, loss=loss, accuracy=accuracy)
+        if "validation" in caches:
+            loss, accuracy = self._measured(head, _chunks(caches["validation"]), np.ones(self._class_count))
+            row = replace(row, val_loss=loss, val_accuracy=accuracy)
+        return head, row
+
+    def _totals(
+        self, train: Sequence[_Chunk], weights: Sequence[Array], blocks: Sequence[int]
+    ) -> tuple[Standardisation, float, float]:
+        """The standardisation of all images of all workers, how many they are, and how much they weigh."""
+        width = self._features.width
+        here = np.zeros(2 * width + 2)
+        for (features, labels), of_images in zip(train, weights, strict=True):
+            exact = features.astype(np.float64)
+            here += np.concatenate([exact.sum(axis=0), (exact**2).sum(axis=0), [len(labels), of_images.sum()]])
+        *sums, count, weight = self._peers.sum_exactly(here, Collective.FEATURE_SUMS)
+        mean, square = np.array(sums).reshape(2, width) / count
+        return Standardisation.from_moments(mean, square - mean**2, blocks), float(count), float(weight)
+
+    def _measured(self, head: LinearHead, chunks: Iterable[_Chunk], class_weights: Array) -> tuple[float, float]:
+        """Loss and accuracy over all images of all workers."""
+        here = np.zeros(4)
+        for features, labels in chunks:
+            logits, weights = head.logits(features), class_weights[labels]
+            losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+            hits = logits.argmax(axis=1) == labels
+            here += [weights @ losses, weights.sum(), hits.sum(), len(labels)]
+        self._heartbeat.step(patient=True)
+        loss, weight, hits_in_all, count = self._peers.sum_exactly(here, Collective.HEAD_MEASURES)
+        return float(loss / weight), float(hits_in_all / count)
+
+
+def _chunks(caches: Iterable[ExampleCache]) -> Iterator[_Chunk]:
+    """Features and labels of usable images, some at a time."""
+    for cache in caches:
+        for start in range(0, len(cache.labels), CHUNK):
+            labels = cache.labels[start : start + CHUNK]
+            usable = labels != PADDING
+            if usable.any():
+                yield cache.examples[start : start + CHUNK][usable], labels[usable]
+
+
+def _left_out(
+    solved: SolvedHead, positions: npt.NDArray[np.int64], folds: npt.NDArray[np.int8], labels: npt.NDArray[np.int32]
+) -> LeftOut | None:
+    """What was said of the first variant of each image that was left out."""
+    if solved.left_out_logits is None:
+        return None
+    logits = solved.left_out_logits[: len(labels)]
+    judged = np.isfinite(logits).all(axis=1)
+    return LeftOut(positions[judged], folds[judged], labels[judged], logits[judged].astype(np.float32))
+
+
+def _row(number: int, step: PathStep, images: int) -> HistoryRow:
+    validation, left_out = step.validation, step.left_out
+    return HistoryRow(
+        epoch=number,
+        phase=HEAD,
+        loss=step.training.loss,
+        accuracy=step.training.accuracy,
+        val_loss=validation.loss if validation else None,
+        val_accuracy=validation.accuracy if validation else None,
+        learning_rate=None,
+        seconds=step.seconds,
+        images_per_s=images / step.seconds,
+        wait_share=0.0,
+        penalty=step.penalty,
+        left_out_loss=left_out.loss if left_out else None,
+        left_out_accuracy=left_out.accuracy if left_out else None,
+    )
