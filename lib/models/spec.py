@@ -208,7 +208,7 @@ def _problems(options: dict[str, str]) -> Iterator[str]:
     """What is wrong with options that the model knows."""
     for key, known in CHOICES.items():
         if key in options and options[key] not in known:
-            yield f"{key} is {options[key]!r}; expected {' or '.join(known)}"
+            yield f"{key} is {options[key]!r}; expected {', '.join(known[:-1])} or {known[-1]}"
     if "alpha" in options and not _is_positive(options["alpha"]):
         yield f"alpha is {options['alpha']!r}; expected a positive number"
     if not re.fullmatch("[1-9][0-9]{0,4}", options.get("size", "1")):

@@ -131,7 +131,8 @@ CONVERSION = {
 }  # fmt: skip
 FITTING = {
     "epochs", "batch_size", "learning_rate", "gradient_parts", "patience", "precision", "augment",
-    "augmented_features", "class_weight", "sampling", "head_units", "fine_tune_epochs", "fine_tune_layers",
+    "augmented_features", "class_weight", "sampling", "head", "head_memory_gib", "head_units",
+    "fine_tune_epochs", "fine_tune_layers",
     "fine_tune_rate", "fine_tune_decay", "optimizer", "weight_decay", "schedule", "warmup_epochs", "label_smoothing",
     "mixup", "ema", "clip_norm",
 }  # fmt: skip
