@@ -16,6 +16,7 @@ import pytest
 from cluster import drain_on_preemption
 from cluster.drain_on_preemption import nodes_here
 from tests.fakes.cluster import RayCluster, ray_cluster
+from tests.fakes.jobs import WAIT_S, wait_for
 from tests.fakes.metadata_server import MetadataServer, metadata_server
 
 SCRIPT = Path(drain_on_preemption.__file__)
@@ -96,13 +97,6 @@ def start_watcher(running: RayCluster, server: MetadataServer) -> Iterator[Calla
         process.communicate()
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 def test_a_node_whose_machine_is_taken_drains_and_leaves_when_its_work_has_left(
     add_node: Callable[[], Node], server: MetadataServer, start_watcher: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
@@ -121,12 +115,12 @@ def test_a_node_whose_machine_is_taken_drains_and_leaves_when_its_work_has_left(
     assert ray.get(work.place.remote()) == taken.node_id
     server.failures = [503, 503]
     watcher = start_watcher(taken)
-    wait_until(lambda: len(server.asked) > 4, "the metadata server is watched")
+    wait_for(lambda: len(server.asked) > 4, "the metadata server is watched")
     assert taken.deadline_ms is None
 
     server.set("preempted", "TRUE")
 
-    _, log = watcher.communicate(timeout=30)
+    _, log = watcher.communicate(timeout=WAIT_S)
     assert watcher.returncode == 0, log
     assert log.count("does not answer (HTTP 503); trying again") == 2
     assert "Google reclaims this spot machine" in log
@@ -139,7 +133,7 @@ def test_a_node_whose_machine_is_taken_drains_and_leaves_when_its_work_has_left(
     assert {ray.get(it.place.remote()) for it in new} == {other.node_id}
 
     ray.kill(work)
-    wait_until(lambda: not taken.record["Alive"], "the node has left")
+    wait_for(lambda: not taken.record["Alive"], "the node has left")
     assert "Google reclaims this spot machine" in taken.record["DeathReasonMessage"]
     assert other.record["Alive"]
 
@@ -150,19 +144,19 @@ def test_a_gpu_machine_with_maintenance_ahead_has_an_hour(
     taken = add_node()
     server.set("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE")
     watcher = start_watcher(taken)
-    _, log = watcher.communicate(timeout=30)
+    _, log = watcher.communicate(timeout=WAIT_S)
     assert watcher.returncode == 0, log
     assert re.search(r"Google ends this machine for maintenance of its host, 35\d\d s are left", log)
-    wait_until(lambda: not taken.record["Alive"], "the node has left")
+    wait_for(lambda: not taken.record["Alive"], "the node has left")
 
 
 def test_a_pod_that_ends_drains_its_node_and_waits_for_it(
     add_node: Callable[[], Node], server: MetadataServer, start_watcher: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     taken = add_node()
-    watcher = start_watcher(taken, "--now", "--deadline-seconds", "60")
-    _, log = watcher.communicate(timeout=40)  # sooner than the deadline, since nothing runs there
+    watcher = start_watcher(taken, "--now", "--deadline-seconds", str(round(2 * WAIT_S)))
+    _, log = watcher.communicate(timeout=WAIT_S)  # sooner than the deadline, since nothing runs there
     assert watcher.returncode == 0, log
     assert not server.asked
     assert taken.node_id not in nodes_here()
-    wait_until(lambda: not taken.record["Alive"], "the node has left")
+    wait_for(lambda: not taken.record["Alive"], "the node has left")
