@@ -127,7 +127,9 @@ def _training(evaluation: Evaluation) -> Iterator[Doubt]:
         )
     unseen = metrics.val_accuracy if metrics.left_out_accuracy is None else metrics.left_out_accuracy
     if unseen is None:
-        yield Doubt(f"{name} was not validated", "No images were set aside to choose its best epoch.")
+        of_head = "No training image could be left out to choose the penalty of its head by: each class is one group."
+        of_epochs = "No images were set aside to choose its best epoch."
+        yield Doubt(f"{name} was not validated", of_epochs if metrics.penalty is None else of_head)
     elif metrics.accuracy - unseen > OVERFIT_GAP:
         which = "the validation images" if metrics.left_out_accuracy is None else "those left out in turn"
         yield Doubt(

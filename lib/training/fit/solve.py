@@ -166,6 +166,8 @@ class HeadSolver:
             text += f", cross-validated {best.left_out_loss:.4f}, accuracy {best.left_out_accuracy:.3f}"
         if best.val_accuracy is not None:
             text += f", validation {best.val_loss:.4f}, accuracy {best.val_accuracy:.3f}"
+        if best.left_out_loss is None and best.val_loss is None:
+            text += "; no image could be left out to choose the penalty by"
         self._task.reporter.report(Note(text))
 
     def _choose(self, blocks: Sequence[int]) -> _Choice:
