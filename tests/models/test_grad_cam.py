@@ -123,7 +123,7 @@ def test_the_heatmap_of_the_small_network_is_that_of_its_last_pooling() -> None:
 @pytest.mark.parametrize("nested_twice", [False, True])
 def test_the_map_of_a_transfer_model_is_inside_its_base(mobilenet: str, nested_twice: bool, tmp_path: Path) -> None:
     """Its logits are linear in the mean of the last map, so that the weight of a channel is that of its logit."""
-    network, images = built(mobilenet, 64), random_images(64)
+    network, images = built(f"{mobilenet},taps=last", 64), random_images(64)
     if nested_twice:
         network.save(tmp_path / "model.keras")
         network = built(f"saved:path={tmp_path}", 64)
