@@ -1,7 +1,7 @@
 """The linear head on a frozen base is solved, not trained: its loss has one minimum, whoever looks for it.
 
 Rank 0 chooses the penalty by cross-validation on all training images, or on as many as `--head-memory-gib` holds, while
-the others wait. If those were all, its head is the result, the same bits for any number of workers. If there are more,
+the others wait. If those were all, its head is the result, the same for any number of workers. If there are more,
 all workers together minimise the same loss over all images: each adds up loss and gradient of its own, from memory or
 streamed from storage, and L-BFGS takes the same steps on all of them.
 """
