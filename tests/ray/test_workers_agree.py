@@ -94,9 +94,12 @@ def test_two_workers_solve_the_head_that_one_solves(chain: Chain, tmp_path: Path
         job_here("train", *flags, "--output", tmp_path / folder, "--num-workers", workers, *more, *SETTINGS)
     one, two = (keras.saving.load_model(tmp_path / folder / "model.keras").get_weights() for folder in ("one", "two"))
     for a, b in zip(one, two, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2 * max(np.abs(b).max(), 1e-3))
+        if more:
+            np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+        else:
+            np.testing.assert_array_equal(a, b)
     histories = [pd.read_parquet(tmp_path / folder / "history.parquet") for folder in ("one", "two")]
-    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-2)
+    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-3)
     records = [json.loads((tmp_path / folder / "model.json").read_text()) for folder in ("one", "two")]
     assert records[0]["metrics"]["penalty"] == pytest.approx(records[1]["metrics"]["penalty"])
     assert records[1]["world_size"] == 2

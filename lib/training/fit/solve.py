@@ -1,7 +1,7 @@
 """The linear head on a frozen base is solved, not trained: its loss has one minimum, whoever looks for it.
 
 Rank 0 chooses the penalty by cross-validation on all training images, or on as many as `--head-memory-gib` holds, while
-the others wait. If those were all, its head is the result, the same for any number of workers. If there are more,
+the others wait. If those were all, its head is the result, the same bits for any number of workers. If there are more,
 all workers together minimise the same loss over all images: each adds up loss and gradient of its own, from memory or
 streamed from storage, and L-BFGS takes the same steps on all of them.
 """
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray.train
 from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 
 from lib.dataset.folds import NEVER_LEFT_OUT
 from lib.dataset.memory import ExampleCache
@@ -185,14 +186,17 @@ class HeadSolver:
         )
         # With fine-tuning, whose epochs the validation images judge, the head is judged by the same.
         judged_by_validation = self._task.config.fine_tune_epochs > 0 and self._task.info.count("validation") > 0
-        solved = solve(
-            examples,
-            self._class_count,
-            None if judged_by_validation else np.tile(fold_of[usable], len(variants)),
-            self._validation(len(positions)),
-            blocks,
-            lambda: self._heartbeat.move(patient=True),
-        )
+        validation = self._validation(len(positions))
+        # BLAS adds in another order with another number of threads, and Ray gives its workers one.
+        with threadpool_limits(1):
+            solved = solve(
+                examples,
+                self._class_count,
+                None if judged_by_validation else np.tile(fold_of[usable], len(variants)),
+                validation,
+                blocks,
+                lambda: self._heartbeat.move(patient=True),
+            )
         left_out = _left_out(solved, positions[usable], fold_of[usable], labels)
         rows = [_row(number, step, len(labels)) for number, step in enumerate(solved.path, 1)]
         return _Choice(solved.head, len(positions), rows, solved.chosen, left_out)
