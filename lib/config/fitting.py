@@ -16,7 +16,7 @@ class FitConfig(AcceleratorConfig):
     """How a model is fitted."""
 
     epochs: int = Field(default=30, ge=1)
-    """Maximum number of epochs; on a frozen base, of its new head. Early stopping may end sooner."""
+    """Maximum number of epochs, of a head only with --head adam. Early stopping may end sooner."""
     batch_size: int = Field(default=32, ge=1)
     """Images in one optimizer step, over all workers together."""
     learning_rate: float | None = Field(default=None, gt=0)
@@ -60,8 +60,8 @@ class FitConfig(AcceleratorConfig):
     or `none`. `auto` flips and rotates for a network that is trained from scratch, and changes nothing on a frozen
     base, where each changed copy costs features."""
     augmented_features: int = Field(default=4, ge=1)
-    """With --augment and a frozen base: differently changed copies of each training image whose features are computed;
-    epochs take turns with them."""
+    """With --augment and a frozen base: differently changed copies of each training image whose features are computed.
+    A solved head takes all of them; epochs of --head adam take turns with them."""
     class_weight: Literal["none", "balanced"] = "none"
     """`balanced` weighs each image in the loss by the inverse of how common its class is, 1 on average."""
     sampling: Literal["once", "balanced"] = "once"

@@ -8,9 +8,6 @@ assets: `model.keras` is complete in itself. Keras finds the layer's class if th
 A SavedModel is a program that may read and write files: use only those you trust, alone or in a `model.keras`.
 """
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +18,7 @@ import tensorflow as tf
 
 from lib.errors import SettingsError, one_line
 from lib.models.archive import unpack_saved_model
+from lib.models.closed import ClosedLayer, ClosedNetwork
 from lib.models.inputs import image_input
 from lib.models.spec import HUB, ModelSpec
 from lib.models.weights import copy_folder, given_weights
@@ -48,12 +46,12 @@ def build_hub_base(spec: ModelSpec, image_size: int) -> keras.Model:
     images = image_input(image_size)
     pixels = keras.layers.Rescaling(1 / 255, dtype="float32", name="rescaling")(images)
     layer = SavedModelLayer(output, width, name=HUB)
-    layer.saved_model = saved_model
+    layer.network = saved_model
     return keras.Model(images, layer(pixels), name="base")
 
 
-class SavedModel:
-    """A copy of a SavedModel, in a folder that goes when this object does, and the function that it serves."""
+class SavedModel(ClosedNetwork):
+    """A copy of a SavedModel, and the function that it serves."""
 
     def __init__(self, fill: Callable[[Path], None]) -> None:
         """Load what `fill` puts into an empty folder.
@@ -61,11 +59,9 @@ class SavedModel:
         Raises:
             ValueError: If it is no SavedModel, or it is not clear by which signature to call it.
         """
-        self._folder = Path(tempfile.mkdtemp())
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        fill(self._folder)
+        super().__init__(fill)
         try:
-            self._loaded = tf.saved_model.load(self._folder)  # kept, since its functions do not keep its variables
+            self._loaded = tf.saved_model.load(self.folder)  # kept, since its functions do not keep its variables
         except (OSError, tf.errors.OpError) as error:
             raise ValueError(f"it cannot be loaded: {one_line(error)[:300]}") from error
         self._function = _serving_signature(self._loaded.signatures)
@@ -79,14 +75,6 @@ class SavedModel:
             StorageError: If it cannot be read.
         """
         return cls(partial(_unpack if spec.is_archive else copy_folder, spec))
-
-    @classmethod
-    def copy(cls, source: Path) -> "SavedModel":
-        """A copy of a SavedModel on this machine."""
-        return cls(partial(shutil.copytree, source, dirs_exist_ok=True))
-
-    def copy_to(self, target: Path) -> None:
-        shutil.copytree(self._folder, target, dirs_exist_ok=True)
 
     def __call__(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """The outputs by name, for float32 (n, height, width, 3)."""
@@ -162,43 +150,11 @@ def _described(tensor: tf.Tensor | tf.TensorSpec) -> str:
 
 
 @keras.saving.register_keras_serializable(package="tissue")
-class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """Calls a SavedModel, never trains it, and takes its files along as assets.
+class SavedModelLayer(ClosedLayer[SavedModel]):
+    """Calls a SavedModel."""
 
-    Its weights are no Keras variables: they are in the assets, so `count_params` and `get_weights` leave them out.
-    """
-
-    saved_model: SavedModel | None = None
-
-    def __init__(self, output: str, width: int, **options: Any) -> None:
-        """Say what comes out; the SavedModel itself is set afterwards, by whoever builds or loads the layer.
-
-        Args:
-            output: Name of the output to take.
-            width: How many features an image has.
-            **options: Those of any layer.
-        """
-        super().__init__(**options | {"dtype": "float32", "trainable": False})
-        self.output_name, self.width = output, width
+    kind = SavedModel
 
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
         """Features, float32 (n, width), of images, float32 (n, height, width, 3) from 0 to 1."""
-        if self.saved_model is None:
-            raise RuntimeError("this layer has no SavedModel yet; it comes with the assets of a model.keras")
-        return tf.cast(self.saved_model(pixels)[self.output_name], tf.float32)
-
-    def compute_output_spec(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
-        """Known without the SavedModel, since Keras rebuilds the graph before it loads assets."""
-        return keras.KerasTensor((pixels.shape[0], self.width), "float32")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "output": self.output_name, "width": self.width}
-
-    def save_assets(self, dir_path: str) -> None:
-        """Called by `keras.Model.save` with a folder in the archive."""
-        if self.saved_model is not None:
-            self.saved_model.copy_to(Path(dir_path))
-
-    def load_assets(self, dir_path: str) -> None:
-        """Called by `keras.saving.load_model` with that folder, which is gone afterwards."""
-        self.saved_model = SavedModel.copy(Path(dir_path))
+        return tf.cast(self.held(pixels)[self.output_name], tf.float32)

@@ -7,8 +7,6 @@ can use it. Keras finds the layer's class if this module is imported before `ker
 """
 
 import shutil
-import tempfile
-import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ import tensorflow as tf
 
 from lib.errors import SettingsError, TissueError, one_line
 from lib.models.channels import CHANNELS, MEAN, STD, channel_values
+from lib.models.closed import ClosedLayer, ClosedNetwork
 from lib.models.inputs import image_input, standardised
 from lib.models.spec import ONNX, ONNX_ENDING, ModelSpec
 from lib.models.weights import copy_folder, given_weights
@@ -59,8 +58,8 @@ def build_onnx_base(spec: ModelSpec, image_size: int) -> keras.Model:
     return keras.Model(images, layer(standardised(images, size, mean, std)), name="base")
 
 
-class OnnxNetwork:
-    """A copy of the files of an ONNX network, in a folder that goes when this object does, and its session."""
+class OnnxNetwork(ClosedNetwork):
+    """A copy of the files of an ONNX network, and its session."""
 
     def __init__(self, fill: Callable[[Path], None]) -> None:
         """Load what `fill` puts into an empty folder.
@@ -69,10 +68,8 @@ class OnnxNetwork:
             ValueError: If it cannot be loaded, or does not take one batch of images.
             TissueError: If ONNX Runtime is not installed.
         """
-        self._folder = Path(tempfile.mkdtemp())
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        fill(self._folder)
-        self._session = _session(_onnx_file(self._folder))
+        super().__init__(fill)
+        self._session = _session(_onnx_file(self.folder))
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(one.name for one in inputs)
@@ -89,14 +86,6 @@ class OnnxNetwork:
             StorageError: If it cannot be read.
         """
         return cls(partial(copy_folder if spec.is_folder else _copy_file, spec))
-
-    @classmethod
-    def copy(cls, source: Path) -> "OnnxNetwork":
-        """A copy of a folder on this machine."""
-        return cls(partial(shutil.copytree, source, dirs_exist_ok=True))
-
-    def copy_to(self, target: Path) -> None:
-        shutil.copytree(self._folder, target, dirs_exist_ok=True)
 
     def __call__(self, pixels: FloatArray, output: str) -> npt.NDArray[Any]:
         """An output, for float32 (n, height, width, 3); a network of a fixed batch of one runs once for each image."""
@@ -179,48 +168,16 @@ def _channels_first(images: Any) -> bool:
 
 
 @keras.saving.register_keras_serializable(package="tissue")
-class OnnxLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """Calls an ONNX network, never trains it, and takes its files along as assets.
+class OnnxLayer(ClosedLayer[OnnxNetwork]):
+    """Calls an ONNX network."""
 
-    Its weights are no Keras variables: they are in the assets, so `count_params` and `get_weights` leave them out.
-    """
-
-    network: OnnxNetwork | None = None
-
-    def __init__(self, output: str, width: int, **options: Any) -> None:
-        """Say what comes out; the network itself is set afterwards, by whoever builds or loads the layer.
-
-        Args:
-            output: Name of the output to take.
-            width: How many features an image has.
-            **options: Those of any layer.
-        """
-        super().__init__(**options | {"dtype": "float32", "trainable": False})
-        self.output_name, self.width = output, width
+    kind = OnnxNetwork
 
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
         """Features, float32 (n, width), of images, float32 (n, height, width, 3)."""
         return tf.ensure_shape(tf.numpy_function(self._run, [pixels], tf.float32), (None, self.width))
 
     def _run(self, pixels: FloatArray) -> FloatArray:
-        if self.network is None:
-            raise RuntimeError("this layer has no ONNX network yet; it comes with the assets of a model.keras")
         if not len(pixels):
             return np.zeros((0, self.width), np.float32)
-        return self.network(pixels, self.output_name).astype(np.float32, copy=False)
-
-    def compute_output_spec(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
-        """Known without the network, since Keras rebuilds the graph before it loads assets."""
-        return keras.KerasTensor((pixels.shape[0], self.width), "float32")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "output": self.output_name, "width": self.width}
-
-    def save_assets(self, dir_path: str) -> None:
-        """Called by `keras.Model.save` with a folder in the archive."""
-        if self.network is not None:
-            self.network.copy_to(Path(dir_path))
-
-    def load_assets(self, dir_path: str) -> None:
-        """Called by `keras.saving.load_model` with that folder, which is gone afterwards."""
-        self.network = OnnxNetwork.copy(Path(dir_path))
+        return self.held(pixels, self.output_name).astype(np.float32, copy=False)

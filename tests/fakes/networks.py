@@ -1,5 +1,7 @@
 """Weights of Keras networks that tell images apart, though nothing was learned."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +32,27 @@ def _lively(weight: np.ndarray, random: np.random.Generator) -> np.ndarray:
     height, width, inputs, outputs = weight.shape
     fan_in = height * width * (1 if outputs == 1 else inputs)  # the kernel of a depthwise convolution ends in 1
     return random.normal(0, np.sqrt(2 / fan_in), weight.shape).astype(weight.dtype)
+
+
+SCRIPT = """
+import sys
+import keras
+import numpy as np
+from lib.models.saved import load_network
+from lib.storage.location import Location
+
+folder = sys.argv[1]
+network = load_network(Location(folder))
+images = np.load(f"{folder}/images.npy")
+embedding = keras.Model(network.input, network.layers[-1].input)
+for name, model in (("logits", network), ("embeddings", embedding)):
+    np.save(f"{folder}/{name}.npy", keras.ops.convert_to_numpy(model(images)))
+network.save(f"{folder}/again.keras")
+"""
+
+
+def in_another_process(folder: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logits and embeddings of a model folder's network there; it is also saved once more, as `again.keras`."""
+    np.save(folder / "images.npy", images)
+    subprocess.run([sys.executable, "-c", SCRIPT, str(folder)], check=True, capture_output=True)
+    return np.load(folder / "logits.npy"), np.load(folder / "embeddings.npy")

@@ -1,7 +1,5 @@
 """SavedModels as TF Hub offers them: used as a frozen base, kept whole in model.keras, refused by name if unfit."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from lib.models.saved import load_network
 from lib.models.spec import check_spec, parse_spec
 from lib.storage.location import Location
 from lib.training.fit.synchronous import SynchronousModel
+from tests.fakes.networks import in_another_process
 
 SIZE, WIDTH, CLASS_COUNT = 20, 6, 3
 
@@ -86,20 +85,9 @@ def test_a_trained_model_is_the_same_in_a_fresh_process_without_the_saved_model(
     assert np.abs(trained - before).max() > 0.01
     network.save(tmp_path / "model.keras")
     folder.rename(tmp_path / "gone")
-    np.save(tmp_path / "images.npy", pixels)
-    script = (
-        "import sys, numpy as np, keras\n"
-        "from lib.models.saved import load_network\n"
-        "from lib.storage.location import Location\n"
-        "network = load_network(Location(sys.argv[1]))\n"
-        "images = np.load(sys.argv[1] + '/images.npy')\n"
-        "embedding = keras.Model(network.input, network.layers[-1].input)\n"
-        "assert embedding(images).shape == (4, 6)\n"
-        "np.save(sys.argv[1] + '/logits.npy', keras.ops.convert_to_numpy(network(images)))\n"
-        "network.save(sys.argv[1] + '/again.keras')\n"
-    )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True)
-    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), trained, rtol=1e-5, atol=1e-6)
+    logits, embeddings = in_another_process(tmp_path, pixels)
+    assert embeddings.shape == (4, 6)
+    np.testing.assert_allclose(logits, trained, rtol=1e-5, atol=1e-6)
     (tmp_path / "model.keras").unlink()
     (tmp_path / "again.keras").rename(tmp_path / "model.keras")
     reopened = load_network(Location(str(tmp_path)))

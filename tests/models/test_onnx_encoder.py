@@ -23,6 +23,7 @@ from lib.models.weights import file_digest
 from lib.storage.location import Location
 from lib.training.trainer import check_fit
 from tests.fakes.model_folders import build_model_folder
+from tests.fakes.networks import in_another_process
 from tests.fakes.onnx_networks import WIDTH, expected_features, write_onnx
 
 SIZE, CLASS_COUNT = 10, 3
@@ -140,18 +141,9 @@ def test_a_trained_model_is_the_same_in_a_fresh_process_without_the_file(tmp_pat
     logits = array(network(images()))
     network.save(tmp_path / "model.keras")
     file.unlink()
-    np.save(tmp_path / "images.npy", images())
-    script = (
-        "import sys, numpy as np, keras\n"
-        "from lib.models.saved import load_network\n"
-        "from lib.storage.location import Location\n"
-        "network = load_network(Location(sys.argv[1]))\n"
-        "images = np.load(sys.argv[1] + '/images.npy')\n"
-        "assert keras.Model(network.input, network.layers[-1].input)(images).shape == (4, 5)\n"
-        "np.save(sys.argv[1] + '/logits.npy', keras.ops.convert_to_numpy(network(images)))\n"
-    )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True)
-    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), logits, rtol=1e-5, atol=1e-6)
+    found, embeddings = in_another_process(tmp_path, images())
+    assert embeddings.shape == (4, 5)
+    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-6)
 
 
 def test_plain_keras_says_which_module_it_lacks(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lib.dataset.folds import NEVER_LEFT_OUT
 from lib.models import softmax_regression
-from lib.models.softmax_regression import PENALTIES, Examples, LinearHead, Standardisation, solve
+from lib.models.softmax_regression import PENALTIES, Examples, LinearHead, Objective, Standardisation, solve
 
 CLASSES = 3
 
@@ -42,18 +42,33 @@ def test_the_head_is_the_one_that_scikit_learn_finds(count: int, width: int) -> 
     assert not difference.any()
 
 
-def test_weights_count_as_if_an_image_were_there_as_often() -> None:
+def test_an_image_of_weight_two_counts_as_two_images() -> None:
     examples = blobs(50, 8)
-    again = Examples(examples.features, examples.labels, np.where(np.arange(50) < 10, 2.0, 1.0))
+    weighted = Examples(examples.features, examples.labels, np.where(np.arange(50) < 10, 2.0, 1.0))
     repeated = np.concatenate([np.arange(50), np.arange(10)])
-    doubled = Examples(examples.features[repeated], examples.labels[repeated], np.ones(60))
-    standardisation = Standardisation.of(examples.features)
-    weighted, listed = solve(again, CLASSES).head, solve(doubled, CLASSES).head
-    columns = examples.features
-    assert loss_of(weighted, again, 1e-4) == pytest.approx(
-        loss_of(listed.restated(standardisation), again, 1e-4), rel=0.02
-    )
-    np.testing.assert_allclose(weighted.logits(columns), listed.logits(columns), atol=0.3)
+    listed = Examples(examples.features[repeated], examples.labels[repeated], np.ones(60))
+    columns = Standardisation.of(examples.features)(examples.features) / np.sqrt(8)
+    rng, penalty = np.random.default_rng(0), np.full(8, 1e-3)
+    for _ in range(5):
+        place = rng.normal(size=9 * CLASSES)
+        of_weights, of_list = (
+            Objective(some, found, CLASSES, penalty)(place)
+            for some, found in ((columns, weighted), (columns[repeated], listed))
+        )
+        assert of_weights[0] == pytest.approx(of_list[0])
+        np.testing.assert_allclose(of_weights[1], of_list[1], atol=1e-12)
+
+
+def test_the_gradient_of_the_objective_is_its_slope() -> None:
+    examples, rng = blobs(20, 4), np.random.default_rng(0)
+    objective = Objective(rng.normal(size=(20, 4)), examples, CLASSES, np.full(4, 0.1))
+    place = rng.normal(size=5 * CLASSES)
+    gradient = objective(place)[1]
+    for number in range(len(place)):
+        step = np.zeros_like(place)
+        step[number] = 1e-6
+        slope = (objective(place + step)[0] - objective(place - step)[0]) / 2e-6
+        assert gradient[number] == pytest.approx(slope, abs=1e-7)
 
 
 @pytest.mark.parametrize(("count", "width"), [(60, 12), (40, 90)])
@@ -67,23 +82,24 @@ def test_principal_axes_change_the_way_and_not_the_head(
     np.testing.assert_allclose(turned.logits(examples.features), plain.logits(examples.features), atol=2e-3)
 
 
-def test_what_is_said_of_a_left_out_image_comes_from_a_head_that_has_not_seen_it() -> None:
+def test_what_is_said_of_a_left_out_image_comes_from_a_head_that_has_not_seen_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(softmax_regression, "PENALTIES", (1e-3,))
     examples, folds = blobs(60, 6), np.arange(60) % 4
     folds[:5] = NEVER_LEFT_OUT
-    solved = solve(examples, CLASSES, folds)
-    assert solved.left_out_logits is not None
-    assert np.isnan(solved.left_out_logits[:5]).all()
-    assert np.isfinite(solved.left_out_logits[5:]).all()
     changed = examples.labels.copy()
     changed[folds == 2] = (changed[folds == 2] + 1) % CLASSES
-    other = solve(Examples(examples.features, changed, examples.weights), CLASSES, folds)
-    penalties = [step.penalty for step in other.path]
-    if penalties[other.chosen] == solved.path[solved.chosen].penalty:
-        np.testing.assert_allclose(
-            other.left_out_logits[folds == 2],
-            solved.left_out_logits[folds == 2],
-            atol=1e-3,  # type: ignore[index]
-        )
+    said, said_of_changed = (
+        solve(Examples(examples.features, labels, examples.weights), CLASSES, folds).left_out_logits
+        for labels in (examples.labels, changed)
+    )
+    assert said is not None
+    assert said_of_changed is not None
+    assert np.isnan(said[:5]).all()
+    assert np.isfinite(said[5:]).all()
+    np.testing.assert_allclose(said_of_changed[folds == 2], said[folds == 2], atol=1e-4)
+    assert np.abs(said_of_changed[folds == 3] - said[folds == 3]).max() > 0.1
 
 
 def test_the_penalty_is_the_one_with_the_lowest_loss_on_images_left_out() -> None:
