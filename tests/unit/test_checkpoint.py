@@ -74,7 +74,9 @@ def test_a_state_is_read_from_the_json_that_earlier_versions_wrote_too() -> None
         f'"rows": [{row}], "sums": [1.5, 3.0]}}'
     )
     assert repr(TrainState.from_json(text)) == repr(state(1, step=7))
-    assert json.dumps(asdict(state(1, step=7))) == text
+    written = asdict(state(1, step=7))
+    assert list(written) == list(json.loads(text))
+    assert list(written["rows"][0])[:10] == list(json.loads(row))  # later columns come after those of earlier versions
 
 
 def test_many_arrays_keep_their_order(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ConvertConfig:
     (folder / "source/train/liver/notes.txt").write_text("not an image")
     config = ConvertConfig(
         source=str(folder / "source"), output=str(folder / "dataset"),
-        image_size=SIZE, images_per_shard=4, validation_fraction=0.2, quality=90,
+        image_size=SIZE, images_per_shard=4, validation_fraction=0.2, quality=90, group_by=r"(.+)\.tif$",
     )  # fmt: skip
     convert_here(config)
     return config
@@ -87,7 +87,9 @@ def test_names_are_known_without_decoding(source: ImageSource, split: str) -> No
     start, stop = 1, source.count(split)
     known = pa.concat_tables([source.names(unit) for unit in units(source, split, start, stop)])
     assert known.column_names == NAMES
-    assert known.to_pylist() == decoded(source, split, start, stop).select(NAMES).to_pylist()
+    names = ["position", "image_id", "path", "label"]
+    assert known.select(names).to_pylist() == decoded(source, split, start, stop).select(names).to_pylist()
+    assert known["group"].to_pylist() == [path.removesuffix(".tif") for path in known["path"].to_pylist()]
 
 
 def test_a_split_that_does_not_exist_is_empty(source: ImageSource) -> None:
