@@ -10,6 +10,8 @@ from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import AcceleratorConfig, WorkerCount, WorkerCountSetting
 
 USUAL_PATIENCE = 5
+FEWEST_TO_CHOOSE = 20
+"""Validation images that tell one epoch from another well enough."""
 
 
 class FitConfig(AcceleratorConfig):
@@ -45,8 +47,11 @@ class FitConfig(AcceleratorConfig):
     """Parts of a global batch whose gradients are computed apart and added in a fixed order: any number of workers that
     divides it gives the same weights. Batch normalisation that is trained sees one part at a time."""
     patience: int | None = Field(default=None, ge=1)
-    """Epochs without a better validation loss before training stops; the best epoch is kept either way. By default 5,
-    or a third of the epochs if that is more and the --schedule is `cosine`, which is best at its end."""
+    """Epochs without a better validation loss before training stops (see --keep-epoch). By default 5, or a
+    third of the epochs if that is more and the --schedule is `cosine`, which is best at its end."""
+    keep_epoch: Literal["auto", "best", "last"] = "auto"
+    """Which epoch becomes the model: the `best` by its validation loss, or the `last`, which --patience never ends;
+    `auto` takes the last where there are fewer than 20 validation images, whose luck would choose."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Arithmetic of the layers while training. Weights and the saved model are float32 in any case."""
     cache: Annotated[Literal["auto", "memory", "none"], NOT_IDENTITY] = "auto"
@@ -115,6 +120,10 @@ class FitConfig(AcceleratorConfig):
         if "auto" in self.augment:
             return ("flip", "rotate") if from_scratch else ()
         return tuple(change for change in self.augment if change != "none")
+
+    def keeps_last(self, validation_images: int) -> bool:
+        """Whether the last epoch becomes the model, whatever the validation images say of it."""
+        return self.keep_epoch == "last" or (self.keep_epoch == "auto" and validation_images < FEWEST_TO_CHOOSE)
 
     def patience_in(self, epochs: int) -> int:
         """Epochs without a better one before a stretch of so many epochs ends."""

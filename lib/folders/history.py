@@ -26,6 +26,7 @@ class HistoryRow:
         penalty: Of a head that is solved; see `lib.models.softmax_regression`.
         left_out_loss: Loss of each training image by a head that was solved without it; None without such.
         left_out_accuracy: The accuracy of these heads.
+        keeps_last: Whether the last epoch is kept, since too few validation images could choose one.
     """
 
     epoch: int
@@ -41,6 +42,7 @@ class HistoryRow:
     penalty: float | None = None
     left_out_loss: float | None = None
     left_out_accuracy: float | None = None
+    keeps_last: bool = False
 
     @property
     def watched_loss(self) -> float:
@@ -52,6 +54,7 @@ class HistoryRow:
 
 _COLUMN_TYPES: dict[object, tuple[pa.DataType, bool]] = {
     int: (pa.int32(), False),
+    bool: (pa.bool_(), False),
     str: (pa.string(), False),
     float: (pa.float64(), False),
     float | None: (pa.float64(), True),
@@ -60,8 +63,12 @@ HISTORY_SCHEMA = pa.schema([pa.field(field.name, *_COLUMN_TYPES[field.type]) for
 
 
 def best_row(rows: Sequence[HistoryRow]) -> HistoryRow:
-    """The epoch whose weights are kept: the first of those with the lowest watched loss."""
-    return min(rows, key=lambda row: row.watched_loss)
+    """The epoch whose weights are kept: the first of those with the lowest watched loss.
+
+    The last whose loss is a number, where no epoch is chosen.
+    """
+    numbers = [row for row in rows if row.watched_loss < math.inf]
+    return numbers[-1] if numbers and rows[-1].keeps_last else min(rows, key=lambda row: row.watched_loss)
 
 
 def history_table(rows: Sequence[HistoryRow]) -> pa.Table:

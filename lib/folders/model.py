@@ -88,6 +88,8 @@ class BestEpoch(Record):
     left_out_loss: float | None = None
     """Of training images by heads that were solved without them; None where no head was solved."""
     left_out_accuracy: float | None = None
+    keeps_last: bool = False
+    """Whether the last epoch was kept, not chosen."""
 
 
 class SweepRecord(Record):

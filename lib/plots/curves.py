@@ -17,7 +17,8 @@ def curves(history: pd.DataFrame) -> Picture:
     Args:
         history: One row an epoch: `epoch` (from 1), `loss`, `accuracy` in [0, 1], and optionally
             `val_loss` and `val_accuracy`, which may be NaN, as `left_out_loss`, `left_out_accuracy` and `penalty` of a
-            head that was solved, and `phase`; where that changes, a line is drawn. Other columns are ignored.
+            head that was solved, `keeps_last` where no epoch was chosen, and `phase`; where that changes, a line is
+            drawn. Other columns are ignored.
 
     Returns:
         PNG and SVG.
@@ -52,14 +53,19 @@ def _axis_name(history: pd.DataFrame, best: int | None, measure: str) -> str:
     if best is None:
         return what
     penalty = f"{history.loc[history['epoch'] == best, 'penalty'].iloc[0]:.0e}" if solved.all() else f"epoch {best}"
-    return f"{what} (dotted: best, {penalty}, lowest {measure})"
+    return f"{what} (dotted: {f'best, {penalty}, lowest {measure}' if measure else f'kept, {penalty}, the last'})"
 
 
 def best_epoch(history: pd.DataFrame) -> tuple[int | None, str]:
-    """The epoch with the lowest of the first of `LOSSES` that there is, and the name of that loss."""
+    """The epoch with the lowest of the first of `LOSSES` that there is, and the name of that loss.
+
+    Without a name the last epoch whose loss is a number, where no epoch was chosen.
+    """
     for column, measure in LOSSES.items():
         if column in history and np.isfinite(history[column]).any():
             finite = history[np.isfinite(history[column])]
+            if "keeps_last" in history and history["keeps_last"].iloc[-1]:
+                return int(finite["epoch"].iloc[-1]), ""
             return int(finite["epoch"].to_numpy()[int(finite[column].to_numpy().argmin())]), measure
     return None, ""
 

@@ -37,7 +37,7 @@ DEFAULTS = {
 }
 """What the environment may say otherwise."""
 LOSSES = ("loss", "accuracy", "val_loss", "val_accuracy")
-EPOCH_METRICS = [name for name in HISTORY_SCHEMA.names if name not in {"epoch", "phase"}]
+EPOCH_METRICS = [name for name in HISTORY_SCHEMA.names if name not in {"epoch", "phase", "keeps_last"}]
 TRIAL_METRICS = ("val_loss", "val_accuracy", "best_epoch", "epochs", "seconds")
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import LaneOrder
-from lib.folders.history import HistoryRow
+from lib.folders.history import HistoryRow, best_row
 from lib.models.augmentation import DRAWS, MIXING
 from lib.models.registry import build_network, trained_batch_normalisation
 from lib.models.spec import parse_spec
@@ -315,24 +316,24 @@ def test_a_few_images_are_learned_by_heart() -> None:
 class Script(keras.callbacks.Callback):
     """Plays losses that a test has written, and weights that tell the epoch they are from."""
 
-    def __init__(self, fit: PhaseFit, losses: list[float]) -> None:
+    def __init__(self, fit: PhaseFit, losses: list[float], *, keeps_last: bool) -> None:
         super().__init__()
-        self.fit, self.losses = fit, losses
+        self.fit, self.losses, self.keeps_last = fit, losses, keeps_last
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         network = self.fit.model.network
         network.set_weights([np.full_like(weight, epoch + 1) for weight in network.get_weights()])
         row = HistoryRow(epoch + 1, "fit", 0.5, 0.5, self.losses[epoch], 0.5, 0.001, 1.0, 1.0, 0.0)
-        self.fit.rows.append(row)
+        self.fit.rows.append(replace(row, keeps_last=self.keeps_last))
 
 
-def play(losses: list[float], patience: int) -> PhaseFit:
+def play(losses: list[float], patience: int, *, keeps_last: bool = False) -> PhaseFit:
     """A phase with these losses of validation."""
     model = synchronous(small_network(), [2])
     batches = cached_batches(striped_cache(per_class=1), LaneOrder(3, batch_size=3))
     fit = PhaseFit(Phase(0, "fit", len(losses)), model, batches, [], None)
     images, labels, weights = batch(2)
-    hooks = [Script(fit, losses), KeepBest(fit, patience)]
+    hooks = [Script(fit, losses, keeps_last=keeps_last), KeepBest(fit, patience)]
     model.fit(images, labels, sample_weight=weights, batch_size=2, epochs=len(losses), callbacks=hooks, verbose=0)
     return fit
 
@@ -341,6 +342,13 @@ def test_a_phase_ends_when_patience_does_and_keeps_the_weights_of_the_best_epoch
     fit = play([0.9, 0.4, 0.6, 0.5, 0.1], patience=2)
     assert (len(fit.rows), fit.best_epoch, fit.best_loss, fit.is_over) == (4, 2, 0.4, True)
     assert all((weight == 2).all() for weight in fit.best_weights)
+
+
+def test_the_last_epoch_is_kept_and_patience_ends_nothing_where_none_is_chosen() -> None:
+    fit = play([0.9, 0.4, 0.6, 0.5, float("nan")], patience=2, keeps_last=True)
+    assert (len(fit.rows), fit.best_epoch, fit.best_loss, fit.is_over) == (5, 4, 0.5, False)
+    assert all((weight == 4).all() for weight in fit.best_weights)
+    assert best_row(fit.rows).epoch == 4
 
 
 def test_a_loss_that_is_no_number_is_never_the_best() -> None:

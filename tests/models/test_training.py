@@ -179,7 +179,7 @@ def test_training_stopped_before_its_first_checkpoint_begins_again(here: Trainin
 def test_patience_is_counted_across_a_stop(here: TrainingHere, tmp_path: Path) -> None:
     here.build = plain
     here.use_optimizer(lambda: keras.optimizers.SGD(0.0))  # no epoch is better than the first
-    fit = {"epochs": 9, "batch_size": 4, "patience": 3}
+    fit = {"epochs": 9, "batch_size": 4, "patience": 3, "keep_epoch": "best"}
     here.run(tmp_path, source(), stop_before=2 * STEPS + 1, **fit)
     resumed = here.run(tmp_path, source(), **fit)
     assert (resumed.steps, len(resumed.history), resumed.results["metrics"]["best_epoch"]) == (2 * STEPS, 4, 1)

@@ -134,7 +134,7 @@ FITTING = {
     "augmented_features", "class_weight", "sampling", "head", "head_memory_gib", "head_units",
     "fine_tune_epochs", "fine_tune_layers",
     "fine_tune_rate", "fine_tune_decay", "optimizer", "weight_decay", "schedule", "warmup_epochs", "label_smoothing",
-    "mixup", "ema", "clip_norm",
+    "mixup", "ema", "clip_norm", "keep_epoch",
 }  # fmt: skip
 APPLYING = {"model_dir", "test_time_augmentation", "logits"}
 
@@ -237,6 +237,12 @@ def test_images_are_flipped_and_turned_where_that_costs_nothing_unless_told_othe
 def test_none_and_auto_stand_alone(augment: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError, match="stands alone"):
         FitConfig(augment=augment)
+
+
+def test_few_validation_images_choose_no_epoch_unless_they_are_asked_to() -> None:
+    assert [FitConfig().keeps_last(images) for images in (0, 19, 20)] == [True, True, False]
+    assert not FitConfig(keep_epoch="best").keeps_last(0)
+    assert FitConfig(keep_epoch="last").keeps_last(1000)
 
 
 @pytest.mark.parametrize(

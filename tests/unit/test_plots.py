@@ -109,6 +109,12 @@ def test_without_validation_the_best_epoch_has_the_lowest_training_loss() -> Non
     assert best_epoch(history()[["epoch", "loss"]]) == (4, "training loss")
 
 
+def test_the_last_epoch_is_marked_where_none_was_chosen() -> None:
+    table = history().assign(val_loss=[0.9, 0.3, 0.5, np.nan], keeps_last=True)
+    assert best_epoch(table) == (3, "")
+    assert "kept, epoch 3, the last" in plots.curves(table).svg.decode()
+
+
 def test_a_history_that_is_all_nan_has_no_best_epoch_and_is_still_drawn() -> None:
     table = history().assign(loss=np.nan, val_loss=np.nan)
     assert best_epoch(table) == (None, "")

@@ -128,7 +128,7 @@ def _training(evaluation: Evaluation) -> Iterator[Doubt]:
     unseen = metrics.val_accuracy if metrics.left_out_accuracy is None else metrics.left_out_accuracy
     if unseen is None:
         of_head = "No training image could be left out to choose the penalty of its head by: each class is one group."
-        of_epochs = "No images were set aside to choose its best epoch."
+        of_epochs = "No images were set aside to tell how it does on new ones; its last epoch was kept."
         yield Doubt(f"{name} was not validated", of_epochs if metrics.penalty is None else of_head)
     elif metrics.accuracy - unseen > OVERFIT_GAP:
         which = "the validation images" if metrics.left_out_accuracy is None else "those left out in turn"
@@ -136,7 +136,7 @@ def _training(evaluation: Evaluation) -> Iterator[Doubt]:
             f"{name} overfits",
             f"It is right on {percent(metrics.accuracy)} of its training images, but on {percent(unseen)} of {which}.",
         )
-    if metrics.best_epoch == metrics.epochs and metrics.penalty is None:
+    if metrics.best_epoch == metrics.epochs and metrics.penalty is None and not metrics.keeps_last:
         yield Doubt(
             f"{name} was still improving",
             f"Its best epoch is its last, {metrics.epochs}: more epochs may help.",

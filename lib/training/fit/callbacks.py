@@ -75,15 +75,16 @@ class TrainedWeights(Hook):
 class RecordHistory(Hook):
     """Adds a row to the history after each epoch, and tells the driver of it and of each step."""
 
-    def __init__(self, fit: PhaseFit, reporter: Reporter | None) -> None:
+    def __init__(self, fit: PhaseFit, reporter: Reporter | None, *, keeps_last: bool = False) -> None:
         """Record.
 
         Args:
             fit: The phase.
             reporter: Tells the driver, on the worker that speaks for all.
+            keeps_last: Whether no epoch is chosen.
         """
         super().__init__(fit)
-        self._reporter = reporter
+        self._reporter, self._keeps_last = reporter, keeps_last
         self._started = time.monotonic()
         self._images, self._trained_s, self._waited_s = 0.0, 0.0, 0.0
 
@@ -132,6 +133,7 @@ class RecordHistory(Hook):
             seconds=time.monotonic() - self._started,
             images_per_s=numbers["images_per_s"],
             wait_share=numbers["wait_share"],
+            keeps_last=self._keeps_last,
         )
 
 

@@ -253,4 +253,5 @@ def _best_epoch(rows: Sequence[HistoryRow]) -> BestEpoch:
         penalty=best.penalty,
         left_out_loss=best.left_out_loss,
         left_out_accuracy=best.left_out_accuracy,
+        keeps_last=best.keeps_last,
     )

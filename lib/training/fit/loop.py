@@ -40,6 +40,7 @@ from lib.training.fit.plan import Phase, unfinished_phases
 from lib.training.fit.solve import HeadSolver, LeftOut
 from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.failures import LostPeerError
+from lib.training.workers.messages import Note
 from lib.training.workers.peers import Collective, Peers, TrainTask, start_collectives
 from lib.training.workers.watchdog import Heartbeat
 
@@ -171,7 +172,7 @@ class TrainingLoop:
         if newest and newest.state.phase == phase.number:
             fit.resume(newest)
         hooks: list[Hook] = [
-            RecordHistory(fit, self._task.reporter if self._peers.is_writer else None),
+            RecordHistory(fit, self._task.reporter if self._peers.is_writer else None, keeps_last=self._keeps_last()),
             JudgedWeights(fit, BatchStatistics(model, examples["train"], self._heartbeat)),
             KeepBest(fit, config.patience_in(phase.epochs)),
             TrainedWeights(fit),
@@ -197,6 +198,14 @@ class TrainingLoop:
             )
         fit.save(phase.epochs, 0, finished=True, wait=True)
         set_weights(model.network, fit.best_weights)
+
+    def _keeps_last(self) -> bool:
+        """Whether too few validation images could choose an epoch; said by the worker that speaks for all."""
+        config, images = self._task.config, self._task.info.count("validation")
+        keeps_last = config.keeps_last(images)
+        if keeps_last and self._peers.is_writer:
+            self._task.reporter.report(Note(f"{images} validation images: the last epoch is kept, not the best"))
+        return keeps_last
 
     def _compiled_model(self, phase: Phase, network: Network, order: LaneOrder) -> SynchronousModel:
         config, trained = self._task.config, trained_network(phase, network, self._task.config)

@@ -92,8 +92,8 @@ class PhaseFit:
         return done
 
     def keep_if_best(self, row: HistoryRow, epoch: int) -> None:
-        """Keep the weights of an epoch of this phase, from 1, if it is better than all before."""
-        if row.watched_loss < self.best_loss:
+        """Keep the weights of an epoch of this phase, from 1, if it is better than those before, or none is chosen."""
+        if row.watched_loss < (math.inf if row.keeps_last else self.best_loss):
             self.best_epoch, self.best_loss = epoch, row.watched_loss
             self.best_weights = self.model.network.get_weights()
 

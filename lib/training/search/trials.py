@@ -98,8 +98,10 @@ def _with(config: TrainConfig, parameters: Mapping[str, JsonValue]) -> TrainConf
 
 def _trial(config: TrainConfig, number: int, parameters: Mapping[str, JsonValue]) -> Trial:
     output = Location(config.output)
-    changed = _with(config, parameters).part(
+    changed = _with(config, parameters)
+    changed = changed.part(
         TrainConfig,
+        keep_epoch="best" if changed.keep_epoch == "auto" else changed.keep_epoch,  # by which trials are compared
         output=(output / SWEEP / TRIALS / f"{number:04d}").uri,
         features=config.features or (output / FEATURES).uri,
         num_workers=1,
