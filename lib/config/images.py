@@ -17,13 +17,18 @@ class TiffPolicy(Settings):
     max-projection` all its pages together."""
     tiff_range: str = "auto"
     """Sample values that become black and white, for samples of more than 8 bits, signed ones and floats. `auto`:
-    unsigned integers from 0 to the top of the fewest bits (8, 10, 12, 14, 16, 24, 32) that the files state or their
-    samples need; floats [0, 1] if they lie within; else as `percentile`: the `--tiff-percentiles` of the training
-    images, measured once. Or `LOW:HIGH` (`0:4095`, `--tiff-range=-1:1`), also by type (`uint16=0:4095,float32=0:1`)."""
+    unsigned integers from 0 to the top of the bits that the files state; floats [0, 1] if they lie within; else as
+    `percentile`: the `--tiff-percentiles` of training images of all classes, measured once, but files of different
+    scales are refused. Or `LOW:HIGH` (`0:4095`, `--tiff-range=-1:1`), also by type (`uint16=0:4095,float32=0:1`)."""
     tiff_percentiles: tuple[float, float] = (0.1, 99.9)
     """Percentiles of the pooled samples that become black and white where the range is measured."""
     tiff_page: str = "first"
-    """Which page of a file: `first`, its number counted from 0, or `max-projection`, the brightest over all pages."""
+    """Which page of a file: `first`, its number counted from 0, or `max-projection`, the brightest over all pages
+    (over the depths alone, where ImageJ's or OME's description tells them)."""
+    tiff_pages_as: Literal["pages", "channels"] = "pages"
+    """What the pages of a file are: images, of which --tiff-page chooses; or `channels`: two or three gray pages that
+    are the red, the green and the blue of one image (ImageJ's and OME's composites). With `channels`, --tiff-channels
+    chooses among the pages, and --tiff-page among depths, where ImageJ's or OME's description tells them apart."""
     tiff_channels: str = "auto"
     """Which samples of a pixel: `auto` by their stated meaning, refusing more than 4; or one number for gray or three
     for red, green and blue, counted from 0 (`2` or `0,3,1`), taken as plain intensities."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from lib.config.images import ImageConfig
 from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table
 from lib.folders.dataset import DatasetRecord
-from lib.folders.manifest import DuplicateCounts, read_manifest
+from lib.folders.manifest import DuplicateCounts, Scale, read_manifest
 from lib.folders.output import OutputFolder, read_complete
 from lib.folders.shards import ImageEncoding, read_shard, read_shard_names, shards_of
 from lib.ingest.image import decode_jpeg
@@ -52,6 +52,11 @@ class ShardSource:
     @property
     def content_hash(self) -> str:
         return self.record.content_hash
+
+    @property
+    def micrometres(self) -> Scale | None:
+        """How wide the pixels of the TIFFs were."""
+        return self.record.micrometres
 
     @property
     def image_encoding(self) -> ImageEncoding:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.folders.manifest import Counts
+from lib.folders.manifest import PIXEL_FIELDS, Counts
 
 DECODED_SCHEMA = pa.schema(
     [
@@ -25,6 +25,7 @@ DECODED_SCHEMA = pa.schema(
         pa.field("image", pa.binary()),  # uint8, (image_size, image_size, 3) in C order; null if refused
         pa.field("reason", pa.string()),  # null unless refused
         pa.field("detail", pa.string()),
+        *PIXEL_FIELDS,  # null for images of shards, whose manifest has them
     ]
 )
 """In memory only, between tasks."""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table
-from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, DuplicateCounts
+from lib.folders.manifest import Accounting, DuplicateCounts, manifest_table
 from lib.folders.output import OutputFolder
 from lib.ingest.duplicates import find_duplicates, with_checksums
 from lib.ingest.image import decode_jpeg, encode_jpeg
@@ -45,6 +45,10 @@ class TiffSource:
     def list_labelled(cls, folder: Location, images: ImageConfig, listing: ListingConfig) -> "TiffSource":
         """List a training source (see `lib.ingest.listing.list_labelled` for what it raises)."""
         return cls(folder, list_labelled(folder, listing), images.part(ImageConfig), listing.images_per_shard)
+
+    @property
+    def micrometres(self) -> None:
+        """None: nobody has opened the files yet."""
 
     @property
     def image_encoding(self) -> None:
@@ -88,7 +92,7 @@ class TiffSource:
             "reason": pc.if_else(is_used, reasons.take(place), "test_split"),
             "detail": details.take(place),
         }
-        manifest = pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names}, schema=MANIFEST_SCHEMA)
+        manifest = manifest_table(columns, images.num_rows)
         account = Accounting.of(pa.concat_tables([manifest, self.listing.excluded]), self.listing.ids)
         return TrainedImages(checksums, account.counts)
 

@@ -8,11 +8,12 @@ import pyarrow.compute as pc
 from lib.config.prediction import PredictConfig
 from lib.dataset.tiff_source import TiffSource
 from lib.evaluation.predictor import predict_units
-from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, write_manifest
+from lib.folders.manifest import Accounting, Scale, manifest_table, write_manifest
 from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder, read_complete
-from lib.folders.predictions import PredictionsRecord, read_account
+from lib.folders.predictions import VERDICT_SCHEMA, PredictionsRecord, read_account
 from lib.ingest.listing import Listing, list_unlabelled
+from lib.ingest.pixel_doubts import OTHER_SCALE, find_pixel_doubts, scale_of, tell_pixel_doubts
 from lib.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,12 @@ def _predict(
     manifest = manifest_of(listing, account.verdicts)
     accounting = Accounting.of(manifest, listing.ids)
     write_manifest(manifest, folder.location)
-    accounting.refuse_too_many_bad(config.max_bad_fraction)
+    accounting.refuse_too_many_bad(config.max_bad_fraction, folder.location)
     images = accounting.counts.accepted
+    pixels = find_pixel_doubts(manifest, model.image_policy)
+    scale = scale_of(manifest)
+    tell_pixel_doubts(pixels, Location(config.source))
+    warn_of_other_scale(scale, model, config)
     warn_of_unfamiliar(account.unfamiliar, images, config)
     return folder.complete(
         PredictionsRecord(
@@ -56,6 +61,8 @@ def _predict(
             images=images,
             unfamiliar=account.unfamiliar,
             abstained=account.abstained,
+            pixels=pixels,
+            micrometres=scale,
             seconds=round(work.seconds, 3),
             images_per_s=round(work.images / work.seconds, 1),
         )
@@ -84,10 +91,22 @@ def manifest_of(listing: Listing, verdicts: pa.Table) -> pa.Table:
     has_verdict = pc.is_valid(places)
     images, found = listing.images.filter(has_verdict), verdicts.take(places.filter(has_verdict))
     columns = {name: images[name] for name in images.column_names}
-    columns |= {name: found[name] for name in ("checksum", "reason", "detail")}
+    columns |= {name: found[name] for name in VERDICT_SCHEMA.names if name != "image_id"}
     columns["verdict"] = pc.if_else(pc.is_valid(found["reason"]), "quarantined", "accepted")
-    accounted = pa.table([columns[name] for name in MANIFEST_SCHEMA.names], schema=MANIFEST_SCHEMA)
-    return pa.concat_tables([accounted, listing.excluded])
+    return pa.concat_tables([manifest_table(columns, images.num_rows), listing.excluded])
+
+
+def warn_of_other_scale(scale: Scale | None, model: ModelRecord, config: PredictConfig) -> None:
+    """Say so where pixels are of another width than those of the training images."""
+    if scale is None or model.micrometres is None:
+        return
+    trained = model.micrometres.median
+    if max(scale.median, trained) > OTHER_SCALE * min(scale.median, trained):
+        logger.warning(
+            "the pixels of %s are %.3g micrometres wide, those that %s was trained on %.3g: bring the images to that "
+            "scale, or do not rely on its predictions",
+            *(config.source, scale.median, config.model_dir, trained),
+        )
 
 
 def warn_of_unfamiliar(unfamiliar: int | None, images: int, config: PredictConfig) -> None:

@@ -9,7 +9,18 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from lib.config.images import ImageConfig
-from lib.folders.manifest import NOWHERE, SPLITS, VERDICTS, Counts, DuplicateCounts, VerdictCounts, read_manifest
+from lib.folders.manifest import (
+    NOWHERE,
+    SPLITS,
+    VERDICTS,
+    Counts,
+    DuplicateCounts,
+    PixelDoubt,
+    Scale,
+    VerdictCounts,
+    quarantined_files,
+    read_manifest,
+)
 from lib.folders.output import read_complete
 from lib.folders.record import CompletionRecord
 from lib.folders.shards import ImageEncoding, ShardFile
@@ -46,6 +57,10 @@ class DatasetRecord(CompletionRecord):
     content_hash: str
     """Changes when an image, its label, its split or its conversion changes."""
     duplicates: DuplicateCounts | None = None
+    pixels: list[PixelDoubt] = Field(default_factory=list)
+    """What to doubt of the pixels that came out."""
+    micrometres: Scale | None = None
+    """Of a pixel; None where no file says."""
     seconds: float
 
 
@@ -174,9 +189,7 @@ def _class_counts(by_split: Mapping[str, Mapping[str, VerdictCounts]]) -> tuple[
 
 
 def _refused_files(manifest: pa.Table) -> tuple[RefusedFile, ...]:
-    refused = manifest.filter(pc.equal(manifest["verdict"], "quarantined")).sort_by("path")
-    fields = ["path", "label", "split", "reason", "detail"]
-    return tuple(RefusedFile(**row) for row in refused.select(fields).slice(0, MOST_REFUSED).to_pylist())
+    return tuple(RefusedFile(**row) for row in quarantined_files(manifest).slice(0, MOST_REFUSED).to_pylist())
 
 
 def find_overlap(manifest: pa.Table) -> Overlap:

@@ -1,8 +1,11 @@
 """The manifest: what became of each listed file, and the proof that none is lost."""
 
+import csv
 import hashlib
+import io
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +17,32 @@ from lib.storage.drive.names import UNREADABLE
 from lib.storage.location import Location
 from lib.storage.tables import read_table, write_table
 
-MANIFEST_FILE = "manifest.parquet"
+MANIFEST_FILE, QUARANTINED_FILE = "manifest.parquet", "quarantined.csv"
+PIXEL_FIELDS = [
+    pa.field("sample_type", pa.string()),  # as the file stores them: uint8, uint12, float32
+    pa.field("pages", pa.int32()),  # of the file
+    pa.field("micrometres", pa.float32()),  # the side of a pixel of the file; null where it does not say
+    pa.field("black", pa.float32()),  # share of the values that came out as 0; of a grid of pixels
+    pa.field("white", pa.float32()),  # as 255
+    pa.field("levels", pa.int16()),  # different values from 0 to 255 that came out
+    pa.field("note", pa.string()),  # what was not read as the file states it: one of `NOTES`
+]
+"""What the conversion to 8 bits made of an image; null where it was refused, or is not an image."""
+PIXEL_DOUBTS = {
+    "one_colour": "came out nearly of one colour",
+    "clipped": "came out a quarter white or more: their range ends too low",
+    "few_levels": "came out with fewer than 16 of 256 levels",
+    "empty_alpha": "were read without their alpha channel, by which nothing could be seen",
+    "unused_pages": "were read from one page of several",
+    "untrained_type": "are of a sample type that no training image has",
+    "mixed_scales": "are of scales that differ by more than 1.5 times",
+}
+"""What makes one doubt the pixels of images, by kind, as it goes on after `images`."""
+NOTES = {
+    "empty_alpha": "an alpha channel by which nothing could be seen, and which was left out",
+    "reduced_first": "the first page is a small copy; the whole image after it was read",
+}
+"""By code."""
 MANIFEST_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -28,11 +56,13 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("version", pa.string()),
+        *PIXEL_FIELDS,
     ]
 )
 SPLITS = ("train", "validation", "test")
 VERDICTS = ("accepted", "quarantined", "excluded")
-LISTING_SCHEMA = pa.schema([field for field in MANIFEST_SCHEMA if field.name not in {"verdict", "reason", "detail"}])
+_FOUND_LATER = {"verdict", "reason", "detail", *(field.name for field in PIXEL_FIELDS)}
+LISTING_SCHEMA = pa.schema([field for field in MANIFEST_SCHEMA if field.name not in _FOUND_LATER])
 NOWHERE = "-"
 """Stands for the split and the class of files that have none."""
 EXCLUSIONS = {
@@ -47,6 +77,19 @@ EXCLUSIONS = {
     "test_split": "kept for testing, so not touched by training",
 }
 """Why a file is left out, by reason code."""
+REMEDIES = {
+    "unknown_channels": "--tiff-alpha ignore leaves the extra channel out",
+    "transparent": "--tiff-alpha white or ignore",
+    "too_many_channels": "--tiff-channels 0,1,2 says which to use",
+    "too_large": "--max-pixels",
+    "constant": "--tiff-constant keep",
+    "float_range": "--tiff-range LOW:HIGH or percentile",
+    "signed_range": "--tiff-range LOW:HIGH or percentile",
+    "no_range": "--tiff-range LOW:HIGH",
+    "no_such_page": "--tiff-page first",
+}
+"""Which setting reads images that were refused, by reason code; for other reasons none does."""
+MOST_EXAMPLES = 5
 ROWS_AT_ONCE = 10_000
 """Rows that are Python objects at one time: a listing of millions is kept in columns."""
 
@@ -79,9 +122,66 @@ class DuplicateCounts(Record):
     """With images both in the test split and outside it."""
 
 
+class Scale(Record):
+    """How wide the pixels of some images are, in micrometres."""
+
+    images: int
+    """Whose files say so."""
+    least: float
+    median: float
+    greatest: float
+
+
+class PixelDoubt(Record):
+    """Images that the conversion to 8 bits may have spoiled, or that are of another kind than the others."""
+
+    kind: str
+    """One of `PIXEL_DOUBTS`."""
+    label: str | None
+    """Of one class; None for images without labels, or of all classes."""
+    sample_type: str | None
+    """As the files store them; None for all types."""
+    images: int
+    of: int
+    """All images of the class and type."""
+    advice: str
+    """What helps."""
+
+    @property
+    def group(self) -> str:
+        """`12 of 40 of liver (uint16)`."""
+        of_class = f" of {self.label}" if self.label else ""
+        return f"{self.images:,} of {self.of:,}{of_class}" + (f" ({self.sample_type})" if self.sample_type else "")
+
+
+def manifest_table(columns: Mapping[str, pa.Array | pa.ChunkedArray], rows: int) -> pa.Table:
+    """Rows of `MANIFEST_SCHEMA`; columns that are not given are null."""
+    nulls = {field.name: pa.nulls(rows, field.type) for field in MANIFEST_SCHEMA if field.name not in columns}
+    return pa.table({name: (nulls | dict(columns))[name] for name in MANIFEST_SCHEMA.names}, schema=MANIFEST_SCHEMA)
+
+
 def write_manifest(manifest: pa.Table, folder: Location) -> None:
-    """Write the manifest (`MANIFEST_SCHEMA`) of a dataset or predictions folder."""
+    """Write the manifest (`MANIFEST_SCHEMA`) of a dataset or predictions folder, and a list of its bad images.
+
+    The list is for people: a spreadsheet opens it, and takes it for UTF-8 by its first bytes. There is none where no
+    image is bad.
+    """
     write_table(manifest, folder / MANIFEST_FILE)
+    bad, place = quarantined_files(manifest), folder / QUARANTINED_FILE
+    if bad.num_rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, bad.column_names)
+        writer.writeheader()
+        writer.writerows(bad.to_pylist())
+        place.write_bytes(text.getvalue().encode("utf-8-sig"))
+    elif place.exists():
+        place.delete()
+
+
+def quarantined_files(manifest: pa.Table) -> pa.Table:
+    """The images that were refused, by path: `path`, `label`, `split`, `reason` and `detail`."""
+    bad = manifest.filter(pc.equal(manifest["verdict"], "quarantined")).sort_by("path")
+    return bad.select(["path", "label", "split", "reason", "detail"])
 
 
 def read_manifest(folder: Location, columns: list[str] | None = None) -> pa.Table:
@@ -109,11 +209,13 @@ class Accounting:
         counts: All files, by verdict.
         by_split: Files by split, label and verdict. Excluded files have neither; they stand under `NOWHERE`.
         reasons: Files by reason code, the most frequent first.
+        examples: Some quarantined files, each with what was wrong.
     """
 
     counts: Counts
     by_split: dict[str, dict[str, VerdictCounts]]
     reasons: dict[str, int]
+    examples: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, manifest: pa.Table, listed_ids: pa.ChunkedArray) -> "Accounting":
@@ -131,20 +233,30 @@ class Accounting:
         reasons = Counter({reason: count for (reason,), count in _counts(manifest, ["reason"]).items() if reason})
         verdicts = {verdict: count for (verdict,), count in _counts(manifest, ["verdict"]).items()}
         counts = Counts.model_validate({"listed": manifest.num_rows} | dict.fromkeys(VERDICTS, 0) | verdicts)
-        return cls(counts, by_split, dict(reasons.most_common()))
+        bad = quarantined_files(manifest).slice(0, MOST_EXAMPLES).to_pylist()
+        examples = [f"{row['path']} ({row['detail'] or row['reason']})" for row in bad]
+        return cls(counts, by_split, dict(reasons.most_common()), examples)
 
-    def refuse_too_many_bad(self, max_bad_fraction: float) -> None:
+    def refuse_too_many_bad(self, max_bad_fraction: float, folder: Location) -> None:
         """Stop a run whose images are too often bad.
 
+        Args:
+            max_bad_fraction: What is allowed, in [0, 1].
+            folder: Has the manifest.
+
         Raises:
-            TooManyBadImagesError: If more than `max_bad_fraction` of the images are quarantined.
+            TooManyBadImagesError: If more than that are quarantined. The message names some with their reasons, and
+                what reads such files.
         """
         bad, images = self.counts.quarantined, self.counts.accepted + self.counts.quarantined
         if images and bad / images > max_bad_fraction:
-            named = [f"{count} {reason}" for reason, count in self.reasons.items() if reason not in EXCLUSIONS]
+            reasons = [reason for reason in self.reasons if reason not in EXCLUSIONS]
+            named = ", ".join(f"{self.reasons[reason]} {reason}" for reason in reasons[:3])
+            remedies = "; ".join(f"{REMEDIES[reason]} ({reason})" for reason in reasons if reason in REMEDIES)
             raise TooManyBadImagesError(
-                f"{bad} of {images} images are bad ({', '.join(named[:3])}), "
-                f"more than --max-bad-fraction {max_bad_fraction:g} allows"
+                f"{bad} of {images} images are bad ({named}), more than --max-bad-fraction {max_bad_fraction:g} "
+                f"allows: {', '.join(self.examples)}{' ...' if bad > len(self.examples) else ''}; all of them are in "
+                f"{(folder / QUARANTINED_FILE).uri}" + (f". What reads such files: {remedies}" if remedies else "")
             )
 
 

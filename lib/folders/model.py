@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import Field, JsonValue
 
 from lib.config.images import ImageConfig
-from lib.folders.manifest import Counts, DuplicateCounts
+from lib.folders.manifest import Counts, DuplicateCounts, Scale
 from lib.folders.record import CompletionRecord, Record
 from lib.folders.shards import ImageEncoding
 from lib.storage.location import Location
@@ -155,6 +155,8 @@ class ModelRecord(CompletionRecord, FitRecord):
     """What the base started from: `imagenet`, `none` or a URI."""
     weights_sha256: str | None = None
     dataset_hash: str
+    micrometres: Scale | None = None
+    """Of a pixel of its training images' files; None where no file says, or they were streamed."""
     counts: Counts | None = None
     """Of a source that was streamed."""
     seconds: float

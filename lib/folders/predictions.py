@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
-from lib.folders.manifest import Counts, read_manifest
+from lib.folders.manifest import PIXEL_FIELDS, Counts, PixelDoubt, Scale, read_manifest
 from lib.folders.model import ModelRecord
 from lib.folders.record import CompletionRecord
 from lib.storage.location import Location
-from lib.storage.tables import footer, read_table, write_table
+from lib.storage.tables import footer, read_table, rows_as_json, write_table
 
 PREDICTIONS, EMBEDDINGS, GRAD_CAM, THUMBNAILS = "predictions", "embeddings", "grad_cam", "thumbnails"
 """Folders of tables, a file a unit."""
@@ -71,6 +72,7 @@ VERDICT_SCHEMA = pa.schema(
         pa.field("checksum", pa.string()),
         pa.field("reason", pa.string()),  # null unless refused
         pa.field("detail", pa.string()),
+        *PIXEL_FIELDS,
     ]
 )
 VERDICTS_KEY, COUNTS_KEY = b"verdicts", b"counts"
@@ -100,6 +102,10 @@ class PredictionsRecord(CompletionRecord):
     """Images far from all training images; None if the model has no reference."""
     abstained: int | None = None
     """Images for which the model abstains."""
+    pixels: list[PixelDoubt] = Field(default_factory=list)
+    """What to doubt of the pixels that came out."""
+    micrometres: Scale | None = None
+    """Of a pixel; None where no file says."""
     seconds: float
     images_per_s: float
 
@@ -146,9 +152,9 @@ def with_account(predictions: pa.Table, decoded: pa.Table) -> pa.Table:
         predictions: Predictions of the images that were not refused.
         decoded: The unit (`DECODED_SCHEMA`).
     """
-    verdicts = decoded.select(VERDICT_SCHEMA.names).to_pylist()
+    verdicts = rows_as_json(decoded.select(VERDICT_SCHEMA.names))
     counts = {name: _true_count(predictions, name) for name in COUNTED}
-    return predictions.replace_schema_metadata({VERDICTS_KEY: json.dumps(verdicts), COUNTS_KEY: json.dumps(counts)})
+    return predictions.replace_schema_metadata({VERDICTS_KEY: verdicts, COUNTS_KEY: json.dumps(counts)})
 
 
 def _true_count(predictions: pa.Table, name: str) -> int | None:

@@ -15,7 +15,7 @@ from lib.errors import StorageError
 from lib.folders.manifest import MANIFEST_SCHEMA
 from lib.folders.record import Record
 from lib.storage.location import Location
-from lib.storage.tables import Row, footer, read_table_file, write_table
+from lib.storage.tables import Row, footer, read_table_file, rows_as_json, write_table
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -57,7 +57,7 @@ def shards_of(dataset: Location) -> Location:
 
 def write_shard(images: list[Row], verdicts: pa.Table, location: Location) -> None:
     """Write the accepted images of a unit, and the verdicts on all of its files."""
-    metadata = {VERDICTS_KEY: json.dumps(verdicts.to_pylist(), ensure_ascii=False).encode()}
+    metadata = {VERDICTS_KEY: rows_as_json(verdicts)}
     write_table(pa.Table.from_pylist(images, schema=SHARD_SCHEMA.with_metadata(metadata)), location)
 
 

@@ -16,6 +16,7 @@ from lib.folders.shards import ImageEncoding, ShardFile, read_verdicts, shards_o
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
+from lib.ingest.pixel_doubts import find_pixel_doubts, scale_of, tell_pixel_doubts
 from lib.ingest.tiff.ranges import with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
@@ -68,11 +69,13 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
     manifest = pa.concat_tables([converted.select(MANIFEST_SCHEMA.names), listing.excluded])
     accounting = Accounting.of(manifest, listing.ids)
     write_manifest(manifest, folder.location)
-    accounting.refuse_too_many_bad(config.max_bad_fraction)
+    accounting.refuse_too_many_bad(config.max_bad_fraction, folder.location)
     refuse_emptied_classes(converted, listing.class_names)
     duplicates = find_duplicates(converted)
     if config.duplicates == "refuse":
         duplicates.refuse(Location(config.source))
+    pixels = find_pixel_doubts(manifest, config)
+    tell_pixel_doubts(pixels, Location(config.source))
     record = DatasetRecord(
         class_names=listing.class_names,
         image_size=config.image_size,
@@ -85,6 +88,8 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
         shards=_shard_files(converted),
         content_hash=content_hash(converted, config),
         duplicates=duplicates.counts,
+        pixels=pixels,
+        micrometres=scale_of(manifest),
         seconds=round(seconds, 3),
     )
     return _finish(folder, record, shard_names([converted]))

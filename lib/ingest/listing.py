@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from lib.config.images import ListingConfig
 from lib.errors import SettingsError
-from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, ROWS_AT_ONCE, content_digest
+from lib.folders.manifest import LISTING_SCHEMA, ROWS_AT_ONCE, content_digest, manifest_table
 from lib.folders.shards import shard_column, shard_name
 from lib.ingest.duplicates import find_duplicates, make_sure, with_checksums
 from lib.ingest.labels import (
@@ -173,11 +173,9 @@ def _divided(placed: pa.Table) -> tuple[pa.Table, pa.Table]:
     is_image = pc.is_null(placed["reason"])
     images = placed.filter(is_image).select(LISTING_SCHEMA.names)
     excluded = placed.filter(pc.invert(is_image))
-    nulls = pa.nulls(excluded.num_rows, pa.string())
     columns = {name: excluded[name] for name in ("image_id", "path", "size_bytes", "checksum", "version", "reason")}
-    columns |= dict.fromkeys(("label", "split", "group", "detail"), nulls)
     columns["verdict"] = pa.array(["excluded"] * excluded.num_rows, pa.string())
-    return images, pa.table([columns[name] for name in MANIFEST_SCHEMA.names], schema=MANIFEST_SCHEMA)
+    return images, manifest_table(columns, excluded.num_rows)
 
 
 def _placing(table: LabelTable | None, group_by: str | None) -> Place:

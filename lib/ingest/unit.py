@@ -11,7 +11,8 @@ import pyarrow as pa
 from lib.config.images import ImageConfig
 from lib.errors import ImageRefused
 from lib.ingest.image import resize_image
-from lib.ingest.tiff.decode import UInt8Array, decode_tiff
+from lib.ingest.pixel_use import pixel_use
+from lib.ingest.tiff.decode import TiffImage, UInt8Array, read_tiff
 from lib.ingest.tiff.isolate import run_isolated
 from lib.runtime.ray_data import is_repeated_task
 from lib.storage.location import FETCH_CONCURRENCY, Location
@@ -57,7 +58,7 @@ def read_unit(unit: pa.Table, source: Location, config: ImageConfig) -> Iterator
         StorageError: If a file cannot be read as it was listed: a fault, not a bad image.
     """
     cv2.setNumThreads(1)  # Ray runs one unit a core; OpenCV's own threads would only compete with it
-    decode = _decode_isolated if is_repeated_task() else decode_tiff
+    decode = _decode_isolated if is_repeated_task() else read_tiff
     for rows, contents in _fetched(batches_to_fetch(unit.to_pylist()), source):
         for row, (data, checksum) in zip(rows, contents, strict=True):
             yield _result(row | {"checksum": checksum}, data, config, decode)
@@ -103,15 +104,17 @@ def batches_to_fetch(rows: list[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _decode_isolated(data: bytes, config: ImageConfig) -> UInt8Array:
-    return run_isolated(ISOLATED_S, decode_tiff, data, config)
+def _decode_isolated(data: bytes, config: ImageConfig) -> TiffImage:
+    return run_isolated(ISOLATED_S, read_tiff, data, config)
 
 
-def _result(row: Row, data: bytes, config: ImageConfig, decode: Callable[..., UInt8Array]) -> UnitResult:
+def _result(row: Row, data: bytes, config: ImageConfig, decode: Callable[..., TiffImage]) -> UnitResult:
     try:
-        original = decode(data, config)
+        found = decode(data, config)
     except ImageRefused as refusal:
         verdict = {"verdict": "quarantined", "reason": refusal.code, "detail": refusal.detail}
         return UnitResult(row | verdict, None)
-    height, width = original.shape[:2]
-    return UnitResult(row | {"verdict": "accepted"}, resize_image(original, config.image_size), height, width)
+    height, width = found.rgb.shape[:2]
+    facts = {"sample_type": found.sample_type, "pages": found.pages, "micrometres": found.micrometres}
+    verdict = {"verdict": "accepted", "note": found.note} | facts | pixel_use(found.rgb)
+    return UnitResult(row | verdict, resize_image(found.rgb, config.image_size), height, width)

@@ -1,5 +1,6 @@
 """Parquet files in storage, written in one step and read as one table."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,6 +68,12 @@ def footer(location: Location) -> Mapping[bytes, bytes]:
         return location.read_parts(pq.read_schema).metadata or {}
     except pa.ArrowException as error:
         raise StorageError(f"{location.uri} cannot be read as Parquet: {error}") from error
+
+
+def rows_as_json(table: pa.Table) -> bytes:
+    """Rows for a footer: a JSON list of objects without their nulls, which `Table.from_pylist` fills in again."""
+    rows = [{name: value for name, value in row.items() if value is not None} for row in table.to_pylist()]
+    return json.dumps(rows, ensure_ascii=False).encode()
 
 
 def _parse(data: bytes, location: Location, columns: list[str] | None) -> pa.Table:

@@ -248,4 +248,5 @@ def _record(name: str, spec: ModelSpec, source: LabelledSource) -> dict[str, Any
         "weights": spec.weights,
         "weights_sha256": weights_digest(spec, source.image_size),
         "dataset_hash": source.content_hash,
+        "micrometres": source.micrometres,
     }

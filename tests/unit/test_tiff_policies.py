@@ -89,6 +89,7 @@ def test_not_a_number_has_no_place_in_any_range() -> None:
 def test_percentiles_that_were_never_measured_are_a_refusal() -> None:
     data = written(np.array([[0, 9]], np.uint16), "minisblack")
     assert refusal_of(data, policy(tiff_range="percentile")).code == "no_range"
+    assert refusal_of(data, policy(tiff_range="uint8=0:255")).code == "no_range"
     np.testing.assert_array_equal(decode_tiff(written(NOISE), policy(tiff_range="percentile")), NOISE)
 
 

@@ -9,19 +9,23 @@ import pyarrow as pa
 import pytest
 
 from lib.config.images import ImageConfig, TiffPolicy, parse_ranges
-from lib.errors import StorageError
+from lib.errors import DataError, StorageError
 from lib.folders.output import OutputFolder
 from lib.folders.sample_folder import SampleRecord
 from lib.ingest.tiff import ranges as tiff_range
-from lib.ingest.tiff.ranges import measure_ranges, resolve_policy, with_measured_ranges, with_ranges_of_run
+from lib.ingest.tiff.ranges import files_to_measure, resolve_policy, with_measured_ranges, with_ranges_of_run
 from lib.storage.location import Location
 from lib.storage.scan import StoredFile
-from tests.fakes.tiff_bytes import NOISE, gray_of, written
+from tests.fakes.tiff_bytes import NOISE, written
 
 RANDOM = np.random.default_rng(11)
-TEXTS = ["path", "checksum", "version", "split"]
+TEXTS = ["path", "checksum", "version", "split", "label"]
 SCHEMA = pa.schema([("size_bytes", pa.int64()), *((name, pa.string()) for name in TEXTS)])
 AUTO, PERCENTILE = TiffPolicy(), TiffPolicy(tiff_range="percentile", tiff_percentiles=(1, 99))
+
+
+def measure_ranges(files: list[bytes], policy: TiffPolicy) -> tiff_range.Ranges:
+    return tiff_range.measure_ranges([(f"{number}.tif", data) for number, data in enumerate(files)], policy)
 
 
 def noise(low: float, high: float, dtype: Any = np.uint16, side: int = 64) -> bytes:
@@ -31,25 +35,54 @@ def noise(low: float, high: float, dtype: Any = np.uint16, side: int = 64) -> by
     return written(samples.astype(dtype), "minisblack")
 
 
-@pytest.mark.parametrize(
-    ("brightest", "white"),
-    [(200, 255), (255, 255), (256, 1023), (1023, 1023), (4000, 4095), (4095, 4095), (9000, 16383), (60_000, 65535)],
-)
-def test_unsigned_integers_end_at_the_fewest_usual_bits_that_hold_them(brightest: int, white: int) -> None:
-    assert measure_ranges([noise(0, brightest) for _ in range(3)], AUTO) == {"uint16": (0, white)}
+@pytest.mark.parametrize(("darkest", "brightest"), [(0, 200), (100, 4000), (30_000, 31_000), (0, 65_535)])
+def test_unsigned_integers_that_state_nothing_go_by_their_percentiles(darkest: int, brightest: int) -> None:
+    low, high = measure_ranges([noise(darkest, brightest) for _ in range(3)], AUTO)["uint16"]
+    near = 0.002 * (brightest - darkest) + 1
+    assert (low, high) == (pytest.approx(darkest, abs=near), pytest.approx(brightest, abs=near))
 
 
-def test_full_range_16_bit_data_stays_as_the_format_says() -> None:
-    policy = resolve_policy(AUTO, measure_ranges([noise(0, 65535)], AUTO))
-    samples = written(np.array([[0, 128, 129, 32768, 65535]], np.uint16), "minisblack")
-    assert gray_of(samples, policy) == gray_of(samples, AUTO) == [0, 0, 1, 128, 255]
+def test_a_few_hot_pixels_do_not_make_the_others_dark() -> None:
+    hot = np.tile(np.arange(3000, dtype=np.uint16), (20, 1))
+    hot[0, :30] = 65535  # 30 of 60,000
+    low, high = measure_ranges([written(hot, "minisblack")], AUTO)["uint16"]
+    assert (low, high) == (pytest.approx(2, abs=2), pytest.approx(2998, abs=2))
 
 
-def test_a_few_hot_pixels_do_not_make_the_others_dark_and_one_bright_image_counts() -> None:
-    hot = np.full((200, 200), 3000, np.uint16)
-    hot[0, :3] = 65535  # 3 of 40,000, below 0.01 %
-    assert measure_ranges([written(hot, "minisblack")], AUTO) == {"uint16": (0, 4095)}
-    assert measure_ranges([noise(0, 4000)] * 40 + [noise(0, 60_000)], AUTO) == {"uint16": (0, 65535)}
+def test_an_image_of_one_value_ends_at_the_fewest_usual_bits_that_hold_it() -> None:
+    for value, white in ((200, 255), (256, 1023), (3000, 4095), (9000, 16383), (60_000, 65535)):
+        assert measure_ranges([written(np.full((8, 8), value, np.uint16), "minisblack")], AUTO) == {
+            "uint16": (0, white)
+        }
+
+
+def test_files_of_another_scale_are_refused_unless_one_range_is_asked_for() -> None:
+    files = [noise(0, 4000)] * 9 + [noise(0, 60_000)]
+    with pytest.raises(DataError, match=r"uint16 samples go from .* in \d\.tif, but from .* in 9\.tif"):
+        measure_ranges(files, AUTO)
+    assert measure_ranges(files, PERCENTILE)["uint16"][1] > 3900
+    between = [noise(0, top) for top in (4000, 12_000, 30_000, 60_000)]
+    assert measure_ranges(between, AUTO)["uint16"][1] > 50_000
+    blank = [noise(0, 60_000), noise(400, 420)]
+    assert measure_ranges(blank, AUTO)["uint16"][1] > 50_000
+
+
+def test_files_are_measured_of_every_class_every_folder_and_from_small_to_large() -> None:
+    rows = [
+        {"path": f"train/{label}/{slide}/{size:04d}.tif", "label": label, "size_bytes": size}
+        for label, slides in (("common", 40), ("rare", 2))
+        for slide in range(slides)
+        for size in range(100, 140)
+    ]
+    images = pa.Table.from_pylist(rows[::-1])
+    chosen = files_to_measure(images).to_pylist()
+    assert len(chosen) == tiff_range.MEASURED_FILES
+    assert {row["path"].rsplit("/", 1)[0] for row in chosen} == {row["path"].rsplit("/", 1)[0] for row in rows}
+    assert {row["size_bytes"] for row in chosen if row["label"] == "rare"} >= {100, 139}
+    assert files_to_measure(images).equals(files_to_measure(images))
+    many = pa.Table.from_pylist([{"path": f"train/{n}/a.tif", "label": str(n), "size_bytes": 1} for n in range(300)])
+    assert files_to_measure(many).num_rows == 300
+    assert sorted(files_to_measure(images.slice(0, 5))["path"].to_pylist()) == sorted(images["path"].to_pylist()[:5])
 
 
 def test_what_files_state_is_kept_to() -> None:
@@ -83,9 +116,10 @@ def test_each_sample_type_has_its_own_range() -> None:
     ranges = measure_ranges(files, AUTO)
     low, high = ranges["float32"]
     assert (low, high) == pytest.approx((-1, 1), abs=0.01)
-    assert ranges == {"uint16": (0, 4095), "float32": (low, high), "uint32": (0, 2**24 - 1)}
+    assert ranges.keys() == {"uint16", "float32", "uint32"}
+    assert ranges["uint16"] == (pytest.approx(4, abs=4), pytest.approx(3996, abs=4))
     resolved = resolve_policy(AUTO, ranges)
-    assert resolved.tiff_range == f"float32={low}:{high},uint16=0:4095,uint32=0:16777215"
+    assert resolved.tiff_range.startswith(f"float32={low}:{high},uint16=")
     assert parse_ranges(resolved.tiff_range) == ranges
 
 
@@ -104,8 +138,8 @@ def test_files_that_tell_nothing_are_passed_over() -> None:
         written(np.zeros((4, 4), np.float32) + 7, "minisblack"),
     ]
     assert measure_ranges(nothing, AUTO) == {}
-    assert resolve_policy(AUTO, {}) is AUTO
-    assert measure_ranges([*nothing, noise(0, 4000)], AUTO) == {"uint16": (0, 4095)}
+    assert resolve_policy(AUTO, {}).tiff_range == tiff_range.EIGHT_BITS
+    assert measure_ranges([*nothing, noise(0, 4000)], AUTO).keys() == {"uint16"}
 
 
 def test_the_pages_and_channels_of_the_policy_are_measured() -> None:
@@ -133,14 +167,18 @@ def source(tmp_path: Path) -> Location:
 
 def listed(source: Location) -> pa.Table:
     """What a listing says of each file, as far as measuring reads it."""
-    rows = [asdict(file) | {"split": file.path.split("/")[0]} for file in source.list_files()]
+    rows = [
+        asdict(file) | dict(zip(("split", "label"), file.path.split("/"), strict=False)) for file in source.list_files()
+    ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def test_a_data_set_is_measured_by_its_training_images(source: Location) -> None:
     images, config = listed(source), ImageConfig(image_size=64)
     resolved = with_measured_ranges(source, images, config)
-    assert resolved == ImageConfig(image_size=64, tiff_range="uint16=0:4095")
+    low, high = parse_ranges(resolved.tiff_range)["uint16"]
+    assert (low, high) == (pytest.approx(4, abs=5), pytest.approx(3996, abs=5))
+    assert resolved == ImageConfig(image_size=64, tiff_range=resolved.tiff_range)
     assert with_measured_ranges(source, images, resolved) is resolved
 
 
@@ -161,7 +199,7 @@ def test_a_bounded_number_of_files_is_read(source: Location, monkeypatch: pytest
     assert len(read) == 3
     assert all(name.startswith("train/") for name in read)
     monkeypatch.setattr(tiff_range, "MEASURED_BYTES", 1)
-    assert with_measured_ranges(source, images, ImageConfig()).tiff_range == "uint16=0:4095"
+    assert with_measured_ranges(source, images, ImageConfig()).tiff_range.startswith("uint16=")
 
 
 def test_an_interrupted_run_over_the_same_listing_reads_nothing_to_measure_again(
@@ -171,7 +209,7 @@ def test_an_interrupted_run_over_the_same_listing_reads_nothing_to_measure_again
     folder = OutputFolder(Location(str(tmp_path / "out")), SampleRecord, {}, {"listing": "a"})
     folder.begin()
     resolved = with_ranges_of_run(folder, source, images, ImageConfig())
-    assert resolved == ImageConfig(tiff_range="uint16=0:4095")
+    assert resolved.tiff_range.startswith("uint16=")
     monkeypatch.setattr(Location, "read_listed", None)
     folder.begin()
     assert with_ranges_of_run(folder, source, images, ImageConfig()) == resolved

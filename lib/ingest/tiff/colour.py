@@ -24,7 +24,7 @@ from lib.ingest.tiff.structure import (
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 
 
-def to_rgb(samples: Samples, page: Any, policy: TiffPolicy) -> UInt8Array:
+def to_rgb(samples: Samples, page: Any, policy: TiffPolicy) -> tuple[UInt8Array, str | None]:
     """Convert by the colour space of the page, or take the channels of the policy as they are.
 
     Args:
@@ -33,7 +33,8 @@ def to_rgb(samples: Samples, page: Any, policy: TiffPolicy) -> UInt8Array:
         policy: Its channels, range and alpha are used.
 
     Returns:
-        RGB, shape (height, width, 3), as stored: not turned upright.
+        RGB, shape (height, width, 3), as stored: not turned upright. And what was not read as the file states it
+        (`lib.folders.manifest.NOTES`), None for nothing.
 
     Raises:
         ImageRefused: If the meaning of the samples is not stated, or not handled.
@@ -43,6 +44,8 @@ def to_rgb(samples: Samples, page: Any, policy: TiffPolicy) -> UInt8Array:
     """
     colours, extra = split_channels(samples, page, policy)
     opacity = _opacity(extra, page, policy)
+    # An alpha channel that hides all of an image was never meant as one: a program left it unfilled.
+    note = "empty_alpha" if opacity is not None and not opacity.any() else None
     photometric = int(page.photometric)
     if photometric == PALETTE:
         rgb = _palette_to_rgb(colours, page)
@@ -56,7 +59,14 @@ def to_rgb(samples: Samples, page: Any, policy: TiffPolicy) -> UInt8Array:
         rgb = intensities_to_8_bits(colours, page, policy)
         rgb = 255 - rgb if photometric == WHITE_IS_ZERO else rgb
         rgb = np.repeat(rgb, 3, axis=2) if rgb.shape[2] == 1 else rgb
-    return rgb if opacity is None else _over_white(rgb, opacity, associated=_ASSOCIATED in page.extrasamples)
+    if opacity is None or note:
+        return rgb, note
+    return _over_white(rgb, opacity, associated=_ASSOCIATED in page.extrasamples), None
+
+
+def of_pages(policy: TiffPolicy) -> TiffPolicy:
+    """The policy for one page: where pages are channels, `tiff_channels` has chosen among the pages."""
+    return policy.model_copy(update={"tiff_channels": "auto"}) if policy.tiff_pages_as == "channels" else policy
 
 
 def holds_intensities(page: Any) -> bool:

@@ -5,23 +5,51 @@ In order: the pages are found (`tiff_pages`), their structure is checked before 
 (`tiff_colour`), and the image is turned upright. What neither the file nor the policy says is refused.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.tiff.colour import to_rgb
-from lib.ingest.tiff.eight_bits import UInt8Array
-from lib.ingest.tiff.pages import open_pages
+from lib.ingest.tiff.colour import holds_intensities, of_pages, to_rgb
+from lib.ingest.tiff.eight_bits import UInt8Array, sample_type
+from lib.ingest.tiff.pages import count_pages, open_pages
 from lib.ingest.tiff.refusals import REFUSAL_CODES, damage_as_refusal
+from lib.ingest.tiff.repairs import as_plainly_meant
 from lib.ingest.tiff.samples import read_samples
+from lib.ingest.tiff.scale import pixel_micrometres
 from lib.ingest.tiff.structure import check_pages
 
-__all__ = ["REFUSAL_CODES", "UInt8Array", "decode_tiff"]
+__all__ = ["REFUSAL_CODES", "TiffImage", "UInt8Array", "decode_tiff", "read_tiff"]
+
+
+@dataclass(frozen=True)
+class TiffImage:
+    """A decoded TIFF, and what its file said of it.
+
+    Attributes:
+        rgb: Shape (height, width, 3), contiguous.
+        sample_type: How the file stores it, as `uint16`.
+        pages: Of the file, as far as their chain can be followed.
+        micrometres: The side of a pixel; None where the file does not say, or says what no microscope has.
+        note: What was not read as the file states it (`lib.folders.manifest.NOTES`); None for nothing.
+    """
+
+    rgb: UInt8Array
+    sample_type: str
+    pages: int
+    micrometres: float | None
+    note: str | None
 
 
 def decode_tiff(data: bytes, policy: TiffPolicy) -> UInt8Array:
+    """The pixels alone of `read_tiff`."""
+    return read_tiff(data, policy).rgb
+
+
+def read_tiff(data: bytes, policy: TiffPolicy) -> TiffImage:
     """Decode a TIFF to 8-bit RGB.
 
     Samples are scaled to 0..255 by the range that `policy` or the file states, rounding half up. Gray becomes RGB;
@@ -33,9 +61,6 @@ def decode_tiff(data: bytes, policy: TiffPolicy) -> UInt8Array:
         policy: What to accept and how to convert it. `lib.ingest.tiff.ranges.with_measured_ranges` puts the ranges
             of a data set into it; with an unresolved `auto`, integers are scaled by the bits that the file states.
 
-    Returns:
-        RGB, shape (height, width, 3), contiguous.
-
     Raises:
         ImageRefused: If the bytes cannot be decoded without guessing; `code` is one of `REFUSAL_CODES`.
         MemoryError: If an image within `max_pixels` does not fit; the machine is at fault, not the image.
@@ -45,28 +70,56 @@ def decode_tiff(data: bytes, policy: TiffPolicy) -> UInt8Array:
         TIFF Revision 6.0, Adobe 1992; tifffile, and libtiff and libjpeg-turbo through imagecodecs.
     """
     with damage_as_refusal():
-        return _decode(data, policy)
+        try:
+            return _decode(data, policy)
+        except ImageRefused:
+            meant = as_plainly_meant(data)
+            if meant is None:
+                raise
+            return _decode(meant, policy)
 
 
-def _decode(data: bytes, policy: TiffPolicy) -> UInt8Array:
-    with open_pages(data, policy) as pages:
-        check_pages(data, pages, policy)
-        image = _decode_page(data, pages[0], policy)
-        for page in pages[1:]:
-            image = np.maximum(image, _decode_page(data, page, policy))
+def _decode(data: bytes, policy: TiffPolicy) -> TiffImage:
+    with open_pages(data, policy) as channels:
+        check_pages(data, [page for pages in channels for page in pages], policy)
+        first = channels[0][0]
+        if policy.tiff_pages_as == "pages":
+            image, note = _project(data, channels[0], policy)
+        else:
+            image, note = _as_colours(data, channels, policy), None
+        if policy.tiff_page == "first" and first.index:
+            note = note or "reduced_first"
+        found = TiffImage(image, sample_type(first), count_pages(data), pixel_micrometres(first), note)
     if policy.tiff_constant == "refuse" and (image == image[0, 0]).all():
         raise ImageRefused("constant", f"every pixel is {image[0, 0].tolist()}")
-    return image
+    return found
 
 
-def _decode_page(data: bytes, page: Any, policy: TiffPolicy) -> UInt8Array:
-    rgb = to_rgb(read_samples(data, page), page, policy)
-    return np.ascontiguousarray(_upright(rgb, page) if policy.tiff_orientation == "apply" else rgb)
+def _project(data: bytes, pages: Sequence[Any], policy: TiffPolicy) -> tuple[UInt8Array, str | None]:
+    """The brightest of some pages at each pixel, and what was not read as the file states it."""
+    image, note = _decode_page(data, pages[0], policy)
+    for page in pages[1:]:
+        image = np.maximum(image, _decode_page(data, page, policy)[0])
+    return image, note
+
+
+def _as_colours(data: bytes, channels: Sequence[Sequence[Any]], policy: TiffPolicy) -> UInt8Array:
+    """Gray pages as red, green and blue; a single one as gray, and nothing blue where there are two."""
+    if any(page.samplesperpixel > 1 or not holds_intensities(page) for pages in channels for page in pages):
+        raise ImageRefused("unsupported", "pages as channels, but they are no gray images")
+    grays = [_project(data, pages, of_pages(policy))[0][..., 0] for pages in channels]
+    grays = grays * 3 if len(grays) == 1 else [*grays, *[np.zeros_like(grays[0])] * (3 - len(grays))]
+    return np.ascontiguousarray(np.stack(grays, axis=-1))
+
+
+def _decode_page(data: bytes, page: Any, policy: TiffPolicy) -> tuple[UInt8Array, str | None]:
+    rgb, note = to_rgb(read_samples(data, page), page, policy)
+    return np.ascontiguousarray(_upright(rgb, page) if policy.tiff_orientation == "apply" else rgb), note
 
 
 def _upright(rgb: UInt8Array, page: Any) -> UInt8Array:
     """Apply the Orientation tag. Source: TIFF 6.0, section 8, tag 274."""
-    orientation = page.tags.valueof(274, 1)
+    orientation = page.tags.valueof(274, 1) or 1  # 0 is none of the eight: nothing was said
     if orientation not in range(1, 9):
         raise ImageRefused("damaged", f"orientation {orientation}, expected 1 to 8")
     mirrored, quarter_turns = {

@@ -52,6 +52,8 @@ def intensities_to_8_bits(samples: Samples, page: Any, policy: TiffPolicy) -> UI
     ranges = _ranges(policy.tiff_range)
     stated = ranges.get(sample_type(page)) or ranges.get("")
     if stated is None:
+        if ranges and samples.dtype.kind == "u" and stated_white(samples, page) == np.iinfo(samples.dtype).max:
+            raise ImageRefused("no_range", f"{sample_type(page)} samples, of which the training images have none")
         return to_full_scale(samples, page)
     check_finite(samples)
     return _scaled(samples, *stated)
@@ -76,7 +78,8 @@ def to_full_scale(samples: Samples, page: Any) -> UInt8Array:
     low, high = float(samples.min()), float(samples.max())
     if samples.dtype.kind == "i":
         raise ImageRefused("signed_range", f"{samples.dtype} from {low:g} to {high:g}: which is black or white?")
-    if low < 0 or high > 1:
+    rounding = 16 * max(float(np.finfo(samples.dtype).eps), float(np.finfo(np.float32).eps))
+    if low < -rounding or high > 1 + rounding:
         raise ImageRefused("float_range", f"samples from {low:g} to {high:g}, expected within [0, 1]")
     return _scaled(samples, 0, 1)
 

@@ -3,8 +3,8 @@
 import io
 import logging
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -13,26 +13,88 @@ import tifffile
 
 from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
+from lib.ingest.tiff.planes import PlaneLayout, plane_layout
 
 # tifffile logs what it repairs or skips in a damaged file. Whatever matters is checked and refused here, and
 # Python would print these messages on stderr once per bad image.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _BIG = 43  # the version number of BigTIFF
+_REDUCED = 1  # of NewSubfileType
+_COLOURS = 3
 
 
 @contextmanager
-def open_pages(data: bytes, policy: TiffPolicy) -> Iterator[list[Any]]:
-    """The pages (`tifffile.TiffPage`) that a policy chooses, at least one; their pixels can be read inside.
+def open_pages(data: bytes, policy: TiffPolicy) -> Iterator[list[list[Any]]]:
+    """The pages (`tifffile.TiffPage`) that a policy chooses; their pixels can be read inside.
+
+    Yields:
+        For each channel that is a page of its own the pages to project, at least one; a single list where pages are
+        whole images.
 
     Raises:
         ImageRefused: If the bytes are no TIFF, the chain of directories is damaged, or a page is not there.
     """
-    chosen = list(_chosen_directories(data, policy))
+    if policy.tiff_page != "max-projection" and policy.tiff_pages_as == "pages":
+        chosen = [[_directory(data, 0 if policy.tiff_page == "first" else int(policy.tiff_page))]]
+        with _tiff_file(data) as file:
+            (page,) = _pages(file, chosen)[0]
+            if policy.tiff_page == "first" and page.subfiletype & _REDUCED:
+                page = _whole_image(data, file, page)
+            yield [[page]]
+        return
+    directories = list(enumerate(_directories(data)))
     with _tiff_file(data) as file:
-        if policy.tiff_page == "max-projection" and file.pages.first.is_imagej:
-            _check_hyperstack(file, len(chosen))
-        yield [_page(file, *directory) for directory in chosen]
+        if file.pages.first.is_imagej:
+            _check_hyperstack(file, len(directories))
+        yield _pages(
+            file, [[directories[plane] for plane in some] for some in choose_planes(file, directories, policy)]
+        )
+
+
+def _pages(file: Any, chosen: list[list[tuple[int, int]]]) -> list[list[Any]]:
+    return [[_page(file, *directory) for directory in some] for some in chosen]
+
+
+def choose_planes(file: Any, directories: Sequence[tuple[int, int]], policy: TiffPolicy) -> list[list[int]]:
+    """The numbers of the pages to project, for each channel that is a page of its own."""
+    layout = plane_layout(file, len(directories))
+    if policy.tiff_pages_as == "pages" and layout is None:
+        return [list(range(len(directories)))]
+    layout = layout or PlaneLayout(channels=len(directories), depths=1, channel_step=1, depth_step=1)
+    if policy.tiff_pages_as == "pages" and layout.channels > 1:
+        found = f"{layout.channels} channels, each a page of its own; --tiff-pages-as channels reads them as colours"
+        raise ImageRefused("too_many_channels", found)
+    depths = list(range(layout.depths))
+    if policy.tiff_page != "max-projection":
+        number = 0 if policy.tiff_page == "first" else int(policy.tiff_page)
+        if number >= layout.depths:
+            raise ImageRefused("no_such_page", f"plane {number} of {layout.depths}, counted from 0")
+        depths = [number]
+    return [
+        [channel * layout.channel_step + depth * layout.depth_step for depth in depths]
+        for channel in _chosen_channels(layout.channels, policy)
+    ]
+
+
+def _chosen_channels(count: int, policy: TiffPolicy) -> Sequence[int]:
+    if policy.tiff_pages_as == "pages":
+        return [0]
+    if policy.tiff_channels == "auto":
+        if count > _COLOURS:
+            raise ImageRefused("too_many_channels", f"{count} channels as pages, at most {_COLOURS}")
+        return range(count)
+    chosen = [int(number) for number in policy.tiff_channels.split(",")]
+    if max(chosen) >= count:
+        raise ImageRefused("no_such_channel", f"channel {max(chosen)} of {count} pages, counted from 0")
+    return chosen
+
+
+@contextmanager
+def all_pages(data: bytes) -> Iterator[list[Any]]:
+    """Every page of a file."""
+    with _tiff_file(data) as file:
+        yield [_page(file, *directory) for directory in enumerate(_directories(data))]
 
 
 @contextmanager
@@ -49,6 +111,18 @@ def _tiff_file(data: bytes) -> Iterator[Any]:
         yield file
 
 
+def _whole_image(data: bytes, file: Any, first: Any) -> Any:
+    """The first larger page that is no reduced copy, where the first of all says it is one; else that one itself."""
+    for index, offset in islice(enumerate(_directories(data)), 1, None):
+        page = _page(file, index, offset)
+        if (
+            not page.subfiletype & _REDUCED
+            and page.imagewidth * page.imagelength > first.imagewidth * first.imagelength
+        ):
+            return page
+    return first
+
+
 def _page(file: Any, index: int, offset: int) -> Any:
     if index == 0:
         return file.pages.first
@@ -56,16 +130,21 @@ def _page(file: Any, index: int, offset: int) -> Any:
     return tifffile.TiffPage(file, index)
 
 
-def _chosen_directories(data: bytes, policy: TiffPolicy) -> Iterator[tuple[int, int]]:
-    """Index and offset of each chosen directory."""
-    if policy.tiff_page == "max-projection":
-        yield from enumerate(_directories(data))
-        return
-    number = 0 if policy.tiff_page == "first" else int(policy.tiff_page)
+def _directory(data: bytes, number: int) -> tuple[int, int]:
+    """Index and offset of a directory."""
     found = list(enumerate(islice(_directories(data), number + 1)))
     if len(found) <= number:
         raise ImageRefused("no_such_page", f"page {number} of {len(found)}, counted from 0")
-    yield found[-1]
+    return found[-1]
+
+
+def count_pages(data: bytes) -> int:
+    """How many pages a file has; those before the damage, where the chain of directories is damaged."""
+    count = 0
+    with suppress(ImageRefused):
+        for _ in _directories(data):
+            count += 1
+    return count
 
 
 def _check_hyperstack(file: Any, directories: int) -> None:
@@ -75,7 +154,7 @@ def _check_hyperstack(file: Any, directories: int) -> None:
         raise ImageRefused("unsupported", f"an ImageJ stack of {images} images in {directories} directories")
 
 
-def byte_order(data: bytes) -> str:
+def byte_order(data: bytes | bytearray) -> str:
     """`<` or `>`, as `struct` wants it."""
     return "<" if data[:2] == b"II" else ">"
 

@@ -4,18 +4,19 @@
 nearly black if all 16 were taken; a range of each image's own would make the same value look different in each.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeVar
+from itertools import pairwise
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.images import TiffPolicy
-from lib.errors import ImageRefused
+from lib.errors import DataError, ImageRefused
 from lib.folders.output import OutputFolder
-from lib.ingest.tiff.colour import holds_intensities, split_channels
+from lib.ingest.tiff.colour import holds_intensities, of_pages, split_channels
 from lib.ingest.tiff.eight_bits import UNRESOLVED, Samples, check_finite, needs_range, sample_type, stated_white
 from lib.ingest.tiff.pages import open_pages
 from lib.ingest.tiff.refusals import damage_as_refusal
@@ -28,7 +29,15 @@ PolicyT = TypeVar("PolicyT", bound=TiffPolicy)
 Ranges = dict[str, tuple[float, float]]
 
 MEASURED_FILES: Final = 64
+FILES_A_CLASS: Final = 2
+"""Measured of each class at least, however many classes there are."""
 MEASURED_BYTES: Final = 2**30  # a few whole slides are as good as many small images
+OTHER_SCALE: Final = 10.0
+"""Files whose ranges differ by such a factor, with none between them, are of different scales."""
+BLANK: Final = 0.01
+"""A file of integers whose range is such a share of the widest shows nothing, and is of no other scale for that."""
+EIGHT_BITS: Final = "uint8=0:255"
+"""The range of a data set none of whose files needs one: other types have none, and are refused."""
 _FILES_AT_ONCE: Final = 16
 _SAMPLES_PER_PAGE: Final = 2**16
 _USUAL_BITS: Final = (8, 10, 12, 14, 16, 24, 32, 64)
@@ -36,10 +45,10 @@ _BRIGHT_PERCENTILE: Final = 99.99  # above it are hot pixels
 
 
 def with_measured_ranges(source: Location, images: pa.Table, policy: PolicyT) -> PolicyT:
-    """Decide the ranges of a data set, from at most `MEASURED_FILES` of its training images (or 1 GiB of them).
+    """Decide the ranges of a data set, from about `MEASURED_FILES` of its training images (or 1 GiB of them).
 
-    The same listing gives the same ranges: the files are the first by `image_id`, which is a hash of their paths.
-    Damaged files do not count; they are refused later, one by one.
+    They are of every class and, as far as they reach, of every folder and every size of file (see `files_to_measure`).
+    The same listing gives the same ranges. Damaged files do not count; they are refused later, one by one.
 
     Args:
         source: The folder that the listed paths are relative to.
@@ -47,16 +56,49 @@ def with_measured_ranges(source: Location, images: pa.Table, policy: PolicyT) ->
         policy: A policy, or settings with one in them.
 
     Returns:
-        The policy with a `tiff_range` by sample type, as `uint16=0:4095`; the policy itself if its range is given,
-        or if no file has samples that need one.
+        The policy with a `tiff_range` by sample type, as `uint16=0:4095`; the policy itself if its range is given.
 
     Raises:
+        DataError: If files of one sample type are of different scales.
         StorageError: If a file cannot be read as it was listed.
     """
     if policy.tiff_range not in UNRESOLVED:
         return policy
     training = images.filter(pc.equal(images["split"], "train"))
-    return resolve_policy(policy, measure_ranges(_read_some(source, training), policy))
+    return resolve_policy(policy, measure_ranges(_read_some(source, files_to_measure(training)), policy))
+
+
+def files_to_measure(images: pa.Table) -> pa.Table:
+    """Some of the listed images, in turns of all classes and of all folders in them.
+
+    Of each folder first the smallest file and the largest, then those between: files of other sample types differ in
+    size, and this is all that a listing tells.
+
+    Args:
+        images: `path`, `label` and `size_bytes`.
+    """
+    folders = pc.replace_substring_regex(images["path"], "/[^/]*$", "")
+    labels, folders = (column.combine_chunks().dictionary_encode() for column in (images["label"], folders))
+    label, folder = (pc.fill_null(column.indices, -1).to_numpy() for column in (labels, folders))
+    order = np.lexsort((images["size_bytes"].to_numpy(), folder, label))
+    starts = np.flatnonzero(np.any(np.diff([label[order], folder[order]], axis=1, prepend=-2), axis=0))
+    stops = [*starts[1:], len(order)]
+    seen: Counter[int] = Counter()
+    turns = []
+    for start, stop in zip(starts, stops, strict=True):
+        number = int(label[order[start]])
+        places = [start + place for place in _spread(int(stop - start), MEASURED_FILES)]
+        turns += [(turn, seen[number], number, int(order[place])) for turn, place in enumerate(places)]
+        seen[number] += 1
+    wanted = max(MEASURED_FILES, FILES_A_CLASS * len(seen))
+    return images.take([row for *_, row in sorted(turns)[:wanted]])
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """The first place, the last, and then ever finer ones between them, each once."""
+    steps = 2 ** np.arange(int(np.log2(max(min(count, most), 1))) + 1)
+    places = [round((count - 1) * number / step) for step in steps for number in range(step + 1)]
+    return list(dict.fromkeys(places))[:most]
 
 
 def with_ranges_of_run(folder: OutputFolder[Any], source: Location, images: pa.Table, policy: PolicyT) -> PolicyT:
@@ -71,68 +113,97 @@ def with_ranges_of_run(folder: OutputFolder[Any], source: Location, images: pa.T
     return policy.model_copy(update={"tiff_range": measured})
 
 
-def _read_some(source: Location, images: pa.Table) -> Iterator[bytes]:
+def _read_some(source: Location, images: pa.Table) -> Iterator[tuple[str, bytes]]:
     read = 0
-    for start in range(0, min(images.num_rows, MEASURED_FILES), _FILES_AT_ONCE):
-        rows = images.slice(start, min(_FILES_AT_ONCE, MEASURED_FILES - start)).to_pylist()
-        files = [StoredFile.of(row) for row in rows]
-        for data, _ in source.read_listed(files):
-            yield data
+    for start in range(0, images.num_rows, _FILES_AT_ONCE):
+        files = [StoredFile.of(row) for row in images.slice(start, _FILES_AT_ONCE).to_pylist()]
+        for file, (data, _) in zip(files, source.read_listed(files), strict=True):
+            yield file.path, data
             read += len(data)
             if read > MEASURED_BYTES:
                 return
 
 
 def resolve_policy(policy: PolicyT, ranges: Ranges) -> PolicyT:
-    """The policy with measured ranges in place of `auto` or `percentile`; unchanged if there are none."""
-    if not ranges:
-        return policy
+    """The policy with measured ranges in place of `auto` or `percentile`; `EIGHT_BITS` if there are none."""
     text = ",".join(f"{kind}={low!r}:{high!r}" for kind, (low, high) in sorted(ranges.items()))
-    return policy.model_copy(update={"tiff_range": text})
+    return policy.model_copy(update={"tiff_range": text or EIGHT_BITS})
 
 
-def measure_ranges(files: Iterable[bytes], policy: TiffPolicy) -> Ranges:
+def measure_ranges(files: Iterable[tuple[str, bytes]], policy: TiffPolicy) -> Ranges:
     """The values of black and white in a data set, by sample type.
 
     Each page gives at most 65,536 of its samples, drawn with a fixed seed, and all are pooled. With `auto`:
 
-    - unsigned integers begin at 0 and end at the top of the fewest bits among 8, 10, 12, 14, 16, 24 and 32 that
-      hold 99.99 % of the samples, and that no file states more of. Full-range 16-bit data thus stays value / 257,
-      and brightness stays comparable with zero. Bits that are the file's own (12 or 14) are not measured.
+    - unsigned integers of which files state how many bits are used go from 0 to the top of these, or of the fewest
+      among 8, 10, 12, 14, 16, 24 and 32 that hold 99.99 % of the samples. Bits that are the type's own (12 or 14) are
+      not measured.
     - floats within [0, 1] need no range: each file is checked to be within when it is decoded.
-    - other floats and signed integers have no natural black: they go by percentiles.
+    - all others have no natural white, and go by `tiff_percentiles` of the pooled samples. The top of the bits that
+      they need would do for a camera that is lit to its limit; a fluorescent image has most of its light far below.
 
-    With `percentile`, all types go by `tiff_percentiles` of the pooled samples.
+    With `percentile`, all types go by `tiff_percentiles` of the pooled samples, whatever their scales.
 
     Args:
-        files: Whole files, a few dozen; those that are refused are passed over.
+        files: Names and contents of whole files, a few dozen; those that are refused are passed over.
         policy: Which pages and channels to measure, and how.
 
     Returns:
-        Low and high, low < high, by sample type (`uint16`); none for types that
-        need none, were not found, or are constant.
+        Low and high, low < high, by sample type (`uint16`); none for types that need none or were not found.
+
+    Raises:
+        DataError: If files of one sample type are of different scales, with `auto`.
     """
-    pooled: dict[str, list[Samples]] = defaultdict(list)
+    pooled: dict[str, list[_Drawn]] = defaultdict(list)
     stated: dict[str, int] = defaultdict(int)
-    for data in files:
+    for name, data in files:
         for kind, white, samples in _measurable(data, policy):
             if white:
                 stated[kind] = max(stated[kind], white)
             else:
-                pooled[kind].append(samples)
+                pooled[kind].append(_Drawn(name, samples))
+    if policy.tiff_range == "auto":
+        for kind, drawn in pooled.items():
+            _refuse_other_scales(kind, drawn, policy)
     kinds = stated.keys() | pooled.keys()
     found = {kind: _range(kind, _pool(pooled[kind]), stated[kind], policy) for kind in kinds}
     return {kind: (low, high) for kind, (low, high) in found.items() if low < high}
 
 
-def _pool(samples: list[Samples]) -> Samples:
-    return np.concatenate(samples) if samples else np.empty(0)
+class _Drawn(NamedTuple):
+    """Some samples of a file."""
+
+    name: str
+    samples: Samples
+
+
+def _refuse_other_scales(kind: str, drawn: list[_Drawn], policy: TiffPolicy) -> None:
+    """Refuse files of which some are of another scale: any one range would blacken or bleach the others.
+
+    Scales differ where ranges leave a gap between them. A data set in which images of all brightnesses occur has none.
+    """
+    ends = [_percentiles(one.samples, *policy.tiff_percentiles) for one in drawn]
+    widths = sorted((high - low, one.name, low, high) for one, (low, high) in zip(drawn, ends, strict=True))
+    least = BLANK * widths[-1][0] if kind.startswith(("uint", "int")) else 0.0
+    shown = [width for width in widths if width[0] > least]
+    for narrow, wide in pairwise(shown):
+        if wide[0] >= OTHER_SCALE * narrow[0]:
+            raise DataError(
+                f"{kind} samples go from {narrow[2]:g} to {narrow[3]:g} in {narrow[1]}, but from {wide[2]:g} to "
+                f"{wide[3]:g} in {wide[1]}: no one range fits both. Convert such files apart, or choose: "
+                "--tiff-range percentile (one range over all) or LOW:HIGH"
+            )
+
+
+def _pool(drawn: list[_Drawn]) -> Samples:
+    return np.concatenate([one.samples for one in drawn]) if drawn else np.empty(0)
 
 
 def _measurable(data: bytes, policy: TiffPolicy) -> list[tuple[str, int, Samples]]:
     """The type, the stated white (0 if there is none to keep to) and some samples of each page that needs a range."""
     try:
-        with damage_as_refusal(), open_pages(data, policy) as pages:
+        with damage_as_refusal(), open_pages(data, policy) as channels:
+            pages = [page for some in channels for page in some]
             check_pages(data, pages, policy)
             wanted = [page for page in pages if holds_intensities(page) and needs_range(page)]
             return [_drawn(data, page, policy) for page in wanted if policy.tiff_range != "auto" or _is_open(page)]
@@ -146,7 +217,7 @@ def _is_open(page: Any) -> bool:
 
 
 def _drawn(data: bytes, page: Any, policy: TiffPolicy) -> tuple[str, int, Samples]:
-    samples = split_channels(read_samples(data, page), page, policy)[0].ravel()
+    samples = split_channels(read_samples(data, page), page, of_pages(policy))[0].ravel()
     check_finite(samples)
     white = stated_white(samples, page) if samples.dtype.kind == "u" and policy.tiff_range == "auto" else 0
     drawn = samples
@@ -159,12 +230,12 @@ def _drawn(data: bytes, page: Any, policy: TiffPolicy) -> tuple[str, int, Sample
 
 def _range(kind: str, samples: Samples, stated: int, policy: TiffPolicy) -> tuple[float, float]:
     """Low and high, equal if there is no range to set."""
-    if policy.tiff_range == "auto" and kind.startswith("uint"):
-        needed = int(_percentiles(samples, _BRIGHT_PERCENTILE)[0]) if samples.size else 0
-        return 0, max(stated, next(top for bits in _USUAL_BITS if (top := 2**bits - 1) >= needed))
     if policy.tiff_range == "auto" and kind.startswith("float") and samples.min() >= 0 and samples.max() <= 1:
         return 0, 0
-    low, high = _percentiles(samples, *policy.tiff_percentiles)
+    low, high = _percentiles(samples, *policy.tiff_percentiles) if samples.size else (0, 0)
+    if policy.tiff_range == "auto" and kind.startswith("uint") and (stated or low == high):
+        needed = int(_percentiles(samples, _BRIGHT_PERCENTILE)[0]) if samples.size else 0
+        return 0, max(stated, next(top for bits in _USUAL_BITS if (top := 2**bits - 1) >= needed))
     return low, high
 
 

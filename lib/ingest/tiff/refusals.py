@@ -9,6 +9,7 @@ from lib.errors import ImageRefused, TissueError
 REFUSAL_CODES: Final = {
     "not_tiff": "the bytes do not begin like a TIFF or BigTIFF",
     "truncated": "the file ends before what it declares, or a strip was cut short or never written",
+    "sparse": "strips or tiles that were never written, as scanners leave those without tissue",
     "damaged": "the structure contradicts itself, or a strip cannot be decoded",
     "too_large": "more pixels are declared than `max_pixels`",
     "no_pixels": "the width, the height or the number of samples is 0",
@@ -23,7 +24,7 @@ REFUSAL_CODES: Final = {
     "not_finite": "NaN or infinity among the samples",
     "float_range": "floating-point samples outside [0, 1]: black and white are not stated",
     "signed_range": "signed integer samples: black and white are not stated",
-    "no_range": "`tiff_range` is `percentile`, and the data set had no such samples to measure",
+    "no_range": "samples whose black and white nothing states: the data set had none of their type to measure",
     "decoder_crashed": "the decoder crashed its process",
     "decoder_timeout": "the decoder did not come to an end",
 }

@@ -151,6 +151,9 @@ def _check_segments(data: bytes, page: Any) -> None:
     expected = math.ceil(page.imagelength / rows) * math.ceil(page.imagewidth / columns) * planes
     if len(segments) != expected:
         raise ImageRefused("damaged", f"{len(segments)} strips or tiles where {expected} make the image")
+    unwritten = segments.count((0, 0))
+    if unwritten:
+        raise ImageRefused("sparse", f"{unwritten} of {expected} strips or tiles were never written")
     for offset, size in segments:
         if min(offset, size) < 1 or offset + size > len(data):
             raise ImageRefused("truncated", f"{size} bytes at {offset}, in a file of {len(data)}")
@@ -169,7 +172,7 @@ def segment_shape(page: Any) -> tuple[int, int]:
     return operator.index(page.rowsperstrip), page.imagewidth
 
 
-def _row_bytes(page: Any) -> int:
+def row_bytes(page: Any) -> int:
     """Bytes of one row of a strip or tile, decoded."""
     samples = page.samplesperpixel if page.planarconfig == 1 else 1
     return math.ceil(operator.index(segment_shape(page)[1] * samples * page.bitspersample) / 8)
@@ -181,7 +184,7 @@ def _check_surplus(page: Any) -> None:
     Without this, 8 bits damaged to read as 1 would decode to a black and white picture: tifffile and libtiff
     both pass over the surplus.
     """
-    limit = 2 * segment_shape(page)[0] * _row_bytes(page) + _OVERHEAD
+    limit = 2 * segment_shape(page)[0] * row_bytes(page) + _OVERHEAD
     if max(page.databytecounts) > limit:
         raise ImageRefused("damaged", f"{max(page.databytecounts)} bytes compressed, {limit} are plausible")
 
@@ -191,27 +194,29 @@ def _check_uncompressed(page: Any) -> None:
 
     Source: `TiffPage.asarray` reads adjoining segments as one run from the first offset.
     """
-    rows, row_bytes = segment_shape(page)[0], _row_bytes(page)
+    rows, bytes_of_row = segment_shape(page)[0], row_bytes(page)
     per_plane = math.ceil(page.imagelength / rows)
     final_rows = rows if page.is_tiled else (page.imagelength - 1) % rows + 1
     for index, size in enumerate(page.databytecounts):
-        needed = row_bytes * (rows if (index + 1) % per_plane or page.is_tiled else final_rows)
+        needed = bytes_of_row * (rows if (index + 1) % per_plane or page.is_tiled else final_rows)
         found = f"strip or tile {index} has {size} bytes, its pixels need {needed}"
         if size < needed:
             raise ImageRefused("truncated", found)
-        if size > needed and (index + 1 < len(page.databytecounts) or size > rows * row_bytes + _PADDING):
+        if size > needed and (index + 1 < len(page.databytecounts) or size > rows * bytes_of_row + _PADDING):
             raise ImageRefused("damaged", found)
 
 
 def _check_codestreams(streams: Sequence[bytes], page: Any) -> None:
     """Each JPEG or JPEG 2000 stream has its end, the declared bits, and no more pixels than its segment.
 
+    Bytes of 0 or 255 after the end are filling.
+
     Source: libjpeg and OpenJPEG fill in what is missing at the end, with no error; the marker is that of
     ITU T.81 B.1.1.3 and T.800 A.4.4. The size inside the stream decides what the decoder allocates.
     """
     rows, columns = segment_shape(page)
     for index, stream in enumerate(streams):
-        if not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
+        if not stream.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
             raise ImageRefused("truncated", f"strip or tile {index} has no end marker")
         bits, height, width = _codestream_size(stream, jpeg=page.compression == JPEG)
         if height * width > rows * columns or bits != page.bitspersample:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 from lib.folders.checks import Checks
 from lib.folders.dataset import Dataset
+from lib.folders.manifest import PIXEL_DOUBTS, PixelDoubt
 from lib.report.doubts.doubt import Doubt
 from lib.report.formatting import count_of, has, was
+from lib.report.formatting import some as some_of
 from lib.report.report import Report
 
 
@@ -13,7 +15,7 @@ def data_doubts(report: Report) -> list[Doubt]:
     """What speaks against each dataset, and what its checks found."""
     found: list[Doubt] = []
     for dataset in report.datasets:
-        found += [*_refusals(dataset), *_overlap(dataset)]
+        found += [*_refusals(dataset), *_pixels(dataset), *_overlap(dataset)]
     for checks in report.checks:
         found += _near_duplicates(checks)
     return found
@@ -33,6 +35,16 @@ def _refusals(dataset: Dataset) -> Iterator[Doubt]:
             f"({worst.quarantined:,}). They are listed below. If good images are among them, the models have never "
             "seen their kind.",
         )
+
+
+def _pixels(dataset: Dataset) -> Iterator[Doubt]:
+    """What the conversion may have spoiled, a doubt a kind, its classes named."""
+    by_kind: dict[str, list[PixelDoubt]] = {}
+    for doubt in dataset.record.pixels:
+        by_kind.setdefault(doubt.kind, []).append(doubt)
+    for kind, some in by_kind.items():
+        groups = some_of([doubt.group for doubt in sorted(some, key=lambda doubt: -doubt.images)])
+        yield Doubt(f"Images that {PIXEL_DOUBTS[kind]}", f"{groups}. What helps: {some[0].advice}.")
 
 
 def _overlap(dataset: Dataset) -> Iterator[Doubt]:
