@@ -23,9 +23,9 @@ def pixel_use(rgb: UInt8Array) -> Row:
     """
     rows, columns = (max(math.ceil(side / GRID), 1) for side in rgb.shape[:2])
     values = np.ascontiguousarray(rgb[::rows, ::columns]).reshape(-1)
-    counts = cv2.calcHist([values], [0], None, [256], [0, 256])
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()
     return {
-        "black": round(float(counts[0, 0]) / values.size, 4),
-        "white": round(float(counts[255, 0]) / values.size, 4),
+        "black": round(float(counts[0]) / values.size, 4),
+        "white": round(float(counts[255]) / values.size, 4),
         "levels": int(np.count_nonzero(counts)),
     }

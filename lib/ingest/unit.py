@@ -115,6 +115,6 @@ def _result(row: Row, data: bytes, config: ImageConfig, decode: Callable[..., Ti
         verdict = {"verdict": "quarantined", "reason": refusal.code, "detail": refusal.detail}
         return UnitResult(row | verdict, None)
     height, width = found.rgb.shape[:2]
-    facts = {"sample_type": found.sample_type, "pages": found.pages, "micrometres": found.micrometres}
-    verdict = {"verdict": "accepted", "note": found.note} | facts | pixel_use(found.rgb)
-    return UnitResult(row | verdict, resize_image(found.rgb, config.image_size), height, width)
+    facts = {name: getattr(found, name) for name in ("sample_type", "pages", "micrometres", "note")}
+    accepted = row | {"verdict": "accepted"} | facts | pixel_use(found.rgb)
+    return UnitResult(accepted, resize_image(found.rgb, config.image_size), height, width)

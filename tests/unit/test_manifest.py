@@ -240,7 +240,7 @@ def accounting_with(accepted: int, quarantined: int) -> Accounting:
     [(10, 0, 0.0), (9, 1, 0.1), (9, 1, 1.0), (0, 10, 1.0), (99, 1, 0.01), (75, 25, 0.25), (93, 7, 0.07), (0, 0, 0.0)],
 )
 def test_up_to_the_allowed_share_of_bad_images_a_run_goes_on(accepted: int, quarantined: int, allowed: float) -> None:
-    accounting_with(accepted, quarantined).refuse_too_many_bad(allowed)
+    accounting_with(accepted, quarantined).refuse_too_many_bad(allowed, Location("out"))
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,10 @@ def test_beyond_the_allowed_share_a_run_is_refused(accepted: int, quarantined: i
     with pytest.raises(
         TooManyBadImagesError, match=rf"^{quarantined} of {accepted + quarantined} images are bad"
     ) as caught:
-        accounting_with(accepted, quarantined).refuse_too_many_bad(allowed)
+        accounting_with(accepted, quarantined).refuse_too_many_bad(allowed, Location("out"))
     assert f"({quarantined} truncated)" in str(caught.value)
 
 
 def test_just_the_allowed_share_is_allowed_whatever_the_rounding() -> None:
     for percent in range(101):
-        accounting_with(100 - percent, percent).refuse_too_many_bad(percent / 100)
+        accounting_with(100 - percent, percent).refuse_too_many_bad(percent / 100, Location("out"))

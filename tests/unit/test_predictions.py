@@ -19,7 +19,7 @@ from lib.dataset.shard_source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
 from lib.evaluation.predictor import most_confident_errors, prediction_table
-from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Accounting
+from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, PIXEL_FIELDS, Accounting
 from lib.folders.parts import part_name
 from lib.folders.predictions import (
     ABSTAINING_LOGIT_SCHEMA,
@@ -191,8 +191,9 @@ def test_the_manifest_has_each_listed_file_once_with_its_own_verdict(
     shuffled = order.sample(verdicts, len(verdicts))
     manifest = predict.manifest_of(listing, pa.concat_tables([unit(shuffled[:5]), unit(shuffled[5:])]))
     assert manifest.schema == MANIFEST_SCHEMA
+    nothing = dict.fromkeys(field.name for field in PIXEL_FIELDS)
     expected = [
-        row | {"checksum": "c", "reason": why, "detail": why, "verdict": "quarantined" if why else "accepted"}
+        row | nothing | {"checksum": "c", "reason": why, "detail": why, "verdict": "quarantined" if why else "accepted"}
         for row, (_, why) in zip(listing.images.to_pylist(), verdicts, strict=True)
     ]
     assert manifest.to_pylist() == [*expected, *listing.excluded.to_pylist()]

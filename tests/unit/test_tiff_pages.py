@@ -130,8 +130,9 @@ def test_tiles_that_were_never_written_are_a_reason_of_their_own() -> None:
     data = written(NOISE, tile=(16, 16))
     changed = bytearray(data)
     for code in (324, 325):
-        (place,) = struct.unpack_from("<I", data, entry_of(data, code) + 8)
-        struct.pack_into("<I", changed, place + 4 * 3, 0)
+        kind, _, place = struct.unpack_from("<HII", data, entry_of(data, code) + 2)
+        layout = {3: "<H", 4: "<I"}[kind]
+        struct.pack_into(layout, changed, place + 3 * struct.calcsize(layout), 0)
     assert refusal_of(bytes(changed)).code == "sparse"
 
 

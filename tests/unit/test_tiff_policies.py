@@ -55,12 +55,15 @@ def test_signed_samples_and_floats_are_accepted_with_a_range(dtype: type, order:
     assert gray_of(data, policy(tiff_range="-51:51")) == [0, 3, 128, 255, 255]
 
 
-def test_a_range_by_type_leaves_other_types_to_what_their_files_state() -> None:
+def test_a_range_by_type_leaves_other_types_to_what_their_files_state_and_refuses_those_that_state_nothing() -> None:
     by_type = policy(tiff_range="uint16=0:4095,float32=0:2")
     assert gray_of(written(np.array([[4095]], np.uint16), "minisblack"), by_type) == [255]
     assert gray_of(written(np.array([[1]], np.float32), "minisblack"), by_type) == [128]
     assert gray_of(written(np.array([[1]], np.float64), "minisblack"), by_type) == [255]
-    assert gray_of(written(np.array([[2**32 - 1]], np.uint32), "minisblack"), by_type) == [255]
+    full = np.array([[2**32 - 1]], np.uint32)
+    assert refusal_of(written(full, "minisblack"), by_type).code == "no_range"
+    stated = written(full // 2**16, "minisblack", extratags=[(281, "I", 1, 2**16 - 1, True)])
+    assert gray_of(stated, by_type) == [255]
 
 
 def test_8_bits_inks_palettes_and_alpha_have_their_own_range() -> None:

@@ -47,7 +47,7 @@ def _segments(page: Any) -> int:
     """How many strips or tiles one plane of a page takes."""
     rows, columns = segment_shape(page)
     planes = page.samplesperpixel if page.planarconfig == 2 else 1  # noqa: PLR2004 - separate planes
-    return math.ceil(page.imagelength / rows) * math.ceil(page.imagewidth / columns) * planes
+    return int(math.ceil(page.imagelength / rows) * math.ceil(page.imagewidth / columns) * planes)
 
 
 def _put(data: bytearray, tag: Any, value: int) -> None:
