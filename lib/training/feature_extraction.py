@@ -158,7 +158,12 @@ class FeatureTask:
 
 
 def compute_features(
-    source: ShardSource | TiffSource, spec: ModelSpec, config: TrainConfig, folder: Location, splits: Sequence[str]
+    source: ShardSource | TiffSource,
+    spec: ModelSpec,
+    config: TrainConfig,
+    folder: Location,
+    splits: Sequence[str],
+    only: npt.NDArray[np.int64] | None = None,
 ) -> FeatureSource:
     """Compute the features of every image of some splits, except those that are there.
 
@@ -170,6 +175,8 @@ def compute_features(
         config: Has precision, augmentation, seed and resources.
         folder: Where features are kept, of any number of bases and data sets.
         splits: Which splits; those without images are left out.
+        only: Positions of training images that are all that is asked for now, shape (n,). Their units are computed, and
+            found again when all are asked for.
 
     Raises:
         TissueError: If the base cannot be had or does not fit.
@@ -178,6 +185,8 @@ def compute_features(
     units = {split: source.units(split) for split in splits if source.count(split)}
     augmented = config.augmented_features if config.changes(from_scratch=False) else None
     kept = FeatureFolder(folder / _key(source, spec, config, units), augmented)
+    if only is not None:
+        units = {"train": [unit for unit in units["train"] if np.isin(only, unit["position"].to_numpy()).any()]}
     missing = {split: kept.missing(split, of_split) for split, of_split in units.items()}
     if any(missing.values()):
         _compute(units, missing, source.decoder, FeatureTask(spec, source.image_size, config, kept))

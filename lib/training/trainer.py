@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -27,7 +29,7 @@ from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource, compute_features
 from lib.training.fit.plan import plan_phases
 from lib.training.fit.worker import train_on_worker
-from lib.training.tracking import open_tracker
+from lib.training.tracking import Tracker, open_tracker
 from lib.training.workers.failures import user_error
 from lib.training.workers.lane_shards import FITTED_SPLITS, LaneShards, training_datasets
 from lib.training.workers.messages import MessageLog, Messages, ProgressWatcher, RemoteMessages
@@ -49,8 +51,22 @@ def train_model(config: TrainConfig) -> ModelRecord:
     spec = check_training(config)
     source = open_source(config)
     require_weights_of([spec], config.image_size)
+    return train_on(source, config)
+
+
+def train_on(source: LabelledSource, config: TrainConfig, *, tracked: bool = True) -> ModelRecord:
+    """Train one model on images that may be a part of what the settings name, unless that is complete.
+
+    Args:
+        source: The images.
+        config: Checked; see `check_training`.
+        tracked: Whether MLflow is told, if there is a server.
+
+    Raises:
+        TissueError: See `train_on_worker`.
+    """
     folder = model_folder(config, source)
-    return folder.once(lambda: _train(config, spec, source, folder))
+    return folder.once(lambda: _train(config, source, folder, open_tracker(config, folder) if tracked else Tracker()))
 
 
 def check_training(config: TrainConfig) -> ModelSpec:
@@ -139,10 +155,9 @@ def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> Ou
 
 
 def _train(
-    config: TrainConfig, spec: ModelSpec, source: LabelledSource, folder: OutputFolder[ModelRecord]
+    config: TrainConfig, source: LabelledSource, folder: OutputFolder[ModelRecord], tracker: Tracker
 ) -> ModelRecord:
-    started = time.monotonic()
-    tracker = open_tracker(config, folder)
+    started, spec = time.monotonic(), parse_spec(config.model)
     source, record = prepare_source(config, source, folder)
     start_ray(config)
     logger.info("train %s: %s", folder.location.name, spec.beginning)
@@ -166,12 +181,18 @@ def prepare_source(
     return source, {} if duplicates is None else {"duplicates": duplicates}
 
 
-def frozen_features(config: TrainConfig, spec: ModelSpec, source: LabelledSource) -> FeatureSource | None:
-    """The features of the images that a model is fitted to, if it has a frozen base; computed unless they are there."""
+def frozen_features(
+    config: TrainConfig, spec: ModelSpec, source: LabelledSource, only: npt.NDArray[np.int64] | None = None
+) -> FeatureSource | None:
+    """The features of the images that a model is fitted to, if it has a frozen base; computed unless they are there.
+
+    Args:
+        only: See `compute_features`.
+    """
     if not spec.has_frozen_base:
         return None
     kept = Location(config.features) if config.features else Location(config.output) / FEATURES
-    return compute_features(source, spec, config, kept, FITTED_SPLITS)
+    return compute_features(source, spec, config, kept, FITTED_SPLITS, only)
 
 
 def _fit_on_workers(

@@ -155,6 +155,21 @@ def test_what_is_there_is_not_computed_again(
     assert compute_features(source, spec, config, output, SPLITS) == features
 
 
+def test_features_of_some_images_are_found_again_when_all_are_wanted(
+    source: TiffSource, spec: ModelSpec, config: TrainConfig, features: FeatureSource, folder: Path
+) -> None:
+    output = Location(f"{folder}/some")
+    some = compute_features(source, spec, config, output, SPLITS, np.array([1, 9]))
+    parts = file_times(folder / "some")
+    assert [Path(file).name for file in sorted(parts)] == ["part-000000000.parquet", "part-000000008.parquet"]
+    np.testing.assert_array_equal(
+        some.read("train", range(9, 10)).features, features.read("train", range(9, 10)).features
+    )
+    every = compute_features(source, spec, config, output, SPLITS)
+    assert every.starts == features.starts
+    assert file_times(folder / "some").items() > parts.items()
+
+
 def test_augmented_variants_are_the_changed_images_and_validation_stays_as_it_is(
     source: TiffSource, spec: ModelSpec, config: TrainConfig, base: keras.Model, folder: Path
 ) -> None:

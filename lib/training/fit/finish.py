@@ -38,8 +38,8 @@ from lib.models.registry import Network
 from lib.plots import curves
 from lib.projector import ProjectorPoints, choose_points, projector_files, unit_length
 from lib.runtime.ray_data import stream_tables
+from lib.training.fit.head_examples import LeftOut
 from lib.training.fit.loader import SplitExamples
-from lib.training.fit.solve import LeftOut
 from lib.training.workers.lane_shards import REFERENCE
 from lib.training.workers.peers import Collective, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat

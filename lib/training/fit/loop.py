@@ -31,13 +31,14 @@ from lib.training.fit.callbacks import (
 )
 from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
 from lib.training.fit.finish import Finish
+from lib.training.fit.head_examples import LeftOut
 from lib.training.fit.image_statistics import measure_channels
 from lib.training.fit.loader import ExampleLoader, SplitExamples
 from lib.training.fit.objective import Objective
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.phases import layers_in, phase_optimizer, trained_network
 from lib.training.fit.plan import Phase, unfinished_phases
-from lib.training.fit.solve import HeadSolver, LeftOut
+from lib.training.fit.solve import HeadSolver
 from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.failures import LostPeerError
 from lib.training.workers.messages import Note

@@ -14,28 +14,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray.train
 from scipy.special import log_softmax
-from threadpoolctl import threadpool_limits
 
-from lib.dataset.folds import NEVER_LEFT_OUT
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import PADDING
 from lib.errors import DataError
 from lib.folders.history import HistoryRow
-from lib.models.reference import NEIGHBOURS, neighbour_distances
 from lib.models.registry import Network, set_head
 from lib.models.softmax_regression import (
     Examples,
     LinearHead,
     PathStep,
-    SolvedHead,
     Standardisation,
     data_term,
     minimise,
-    solve,
     unflatten,
 )
 from lib.runtime.ray_data import stream_tables
 from lib.training.feature_extraction import FeatureSource
+from lib.training.fit.head_examples import HeadExamples, LeftOut, read_examples
 from lib.training.fit.loader import SplitExamples
 from lib.training.fit.plan import HEAD
 from lib.training.workers.lane_shards import FOLDS
@@ -49,47 +45,6 @@ _Chunk = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 CHUNK = 4096
 """Images whose features are held in float64 at one time."""
 REFINING_ITERATIONS = 100
-MOST_QUERIES = 2000
-"""Images by which the distance is found that is usual between images of a kind."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What heads say of training images that they were solved without.
-
-    Attributes:
-        positions: Of the images in the training split, shape (n,), ascending.
-        folds: In which each was left out, shape (n,).
-        labels: Their classes, shape (n,).
-        logits: float32 (n, classes).
-    """
-
-    positions: npt.NDArray[np.int64]
-    folds: npt.NDArray[np.int8]
-    labels: npt.NDArray[np.int32]
-    logits: npt.NDArray[np.float32]
-
-    def distances(
-        self, positions: npt.NDArray[np.int64], embeddings: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """How far reference images are from those of other folds, as later images are from all of them.
-
-        Args:
-            positions: Of the reference images in the training split, ascending, shape (n,).
-            embeddings: float32 (n, d), each row of unit length.
-
-        Returns:
-            Of at most `MOST_QUERIES` reference images that were left out, evenly chosen, shape (m,).
-        """
-        place = np.searchsorted(self.positions, positions).clip(max=max(len(self.positions) - 1, 0))
-        fold = np.where(self.positions[place] == positions, self.folds[place], NEVER_LEFT_OUT)
-        asked = np.flatnonzero(fold != NEVER_LEFT_OUT)
-        asked = asked[:: max(-(-len(asked) // MOST_QUERIES), 1)]
-        found = [
-            neighbour_distances(embeddings[asked[fold[asked] == number]], embeddings[fold != number], NEIGHBOURS)
-            for number in np.unique(fold[asked])
-        ]
-        return np.concatenate([np.empty(0, np.float32), *found])
 
 
 @dataclass(frozen=True)
@@ -174,32 +129,22 @@ class HeadSolver:
     def _choose(self, blocks: Sequence[int]) -> _Choice:
         """Solve heads for all penalties on the images of the choice, and take the best."""
         folds = pa.concat_tables(stream_tables(ray.train.get_dataset_shard(FOLDS)))
-        positions, fold_of = folds["position"].to_numpy(), folds["fold"].to_numpy()
-        variants = [self._read("train", positions, variant) for variant in self._features.folder.variants("train")]
-        usable = variants[0].labels != PADDING
-        labels = variants[0].labels[usable]
-        self._refuse_empty_classes(labels)
-        examples = Examples(
-            np.concatenate([variant.features[usable] for variant in variants]),
-            np.tile(labels, len(variants)),
-            np.tile(self._class_weights[labels], len(variants)),
-        )
+        images = HeadExamples.read(self._features, folds, self._class_weights, self._be_patient)
+        self._refuse_empty_classes(images.labels)
         # With fine-tuning, whose epochs the validation images judge, the head is judged by the same.
         judged_by_validation = self._task.config.fine_tune_epochs > 0 and self._task.info.count("validation") > 0
-        validation = self._validation(len(positions))
-        # BLAS adds in another order with another number of threads, and Ray gives its workers one.
-        with threadpool_limits(1):
-            solved = solve(
-                examples,
-                self._class_count,
-                None if judged_by_validation else np.tile(fold_of[usable], len(variants)),
-                validation,
-                blocks,
-                lambda: self._heartbeat.move(patient=True),
-            )
-        left_out = _left_out(solved, positions[usable], fold_of[usable], labels)
-        rows = [_row(number, step, len(labels)) for number, step in enumerate(solved.path, 1)]
-        return _Choice(solved.head, len(positions), rows, solved.chosen, left_out)
+        solved = images.solve(
+            self._class_count,
+            blocks,
+            self._validation(folds.num_rows),
+            by_folds=not judged_by_validation,
+            on_step=self._be_patient,
+        )
+        rows = [_row(number, step, len(images.labels)) for number, step in enumerate(solved.path, 1)]
+        return _Choice(solved.head, folds.num_rows, rows, solved.chosen, images.left_out(solved))
+
+    def _be_patient(self) -> None:
+        self._heartbeat.move(patient=True)
 
     def _refuse_empty_classes(self, labels: npt.NDArray[np.int32]) -> None:
         for name, count in zip(
@@ -208,26 +153,11 @@ class HeadSolver:
             if not count:
                 raise DataError(f"class {name!r} has no usable training image left")
 
-    def _read(self, split: str, positions: npt.NDArray[np.int64], variant: int = 0) -> Examples:
-        """The features at some ascending positions, with label `PADDING` for refused images, read a chunk at a time."""
-        features = np.zeros((len(positions), self._features.width), np.float32)
-        labels = np.full(len(positions), PADDING, np.int32)
-        first = 0
-        while first < len(positions):
-            start = int(positions[first])
-            last = int(np.searchsorted(positions, start + CHUNK))
-            chunk = self._features.read(split, range(start, int(positions[last - 1]) + 1), variant)
-            features[first:last] = chunk.features[positions[first:last] - start]
-            labels[first:last] = chunk.labels[positions[first:last] - start]
-            first = last
-            self._heartbeat.move(patient=True)
-        return Examples(features, labels, np.ones(len(labels)))
-
     def _validation(self, most: int) -> Examples | None:
         """Validation images; of very many, as many as there are training images in the choice."""
         count = self._task.info.count("validation")
         every = np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(np.int64)
-        found = self._read("validation", every)
+        found = read_examples(self._features, "validation", every, on_chunk=self._be_patient)
         usable = found.labels != PADDING
         return found.where(usable) if usable.any() else None
 
@@ -300,17 +230,6 @@ def _chunks(caches: Iterable[ExampleCache]) -> Iterator[_Chunk]:
             usable = labels != PADDING
             if usable.any():
                 yield cache.examples[start : start + CHUNK][usable], labels[usable]
-
-
-def _left_out(
-    solved: SolvedHead, positions: npt.NDArray[np.int64], folds: npt.NDArray[np.int8], labels: npt.NDArray[np.int32]
-) -> LeftOut | None:
-    """What was said of the first variant of each image that was left out."""
-    if solved.left_out_logits is None:
-        return None
-    logits = solved.left_out_logits[: len(labels)]
-    judged = np.isfinite(logits).all(axis=1)
-    return LeftOut(positions[judged], folds[judged], labels[judged], logits[judged].astype(np.float32))
 
 
 def _row(number: int, step: PathStep, images: int) -> HistoryRow:
