@@ -2,8 +2,8 @@
 
     python -m jobs.pipeline --source gs://lab/organs --output gs://lab/results --models cnn vgg16 inception_v3
 
-A second run with the same output does only what is missing. Flags override `--config recipe.yaml`; `--help` lists
-every setting.
+With `--models auto` one model is chosen by training images, and only that is trained and tested. A second run with the
+same output does only what is missing. Flags override `--config recipe.yaml`; `--help` lists every setting.
 """
 
 import sys

@@ -2,12 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lib.config.base import NOT_IDENTITY, JobConfig, StorageUri
 from lib.config.fitting import FitConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.prediction import ForwardConfig, MeasureConfig
+
+AUTO = "auto"
+CANDIDATES = ("cnn_bn", "mobilenet_v2", "efficientnet_v2_b0", "resnet50")
+"""What `--models auto` tries unless told: a network from scratch, and three encoders from small to large."""
 
 
 class ReportConfig(JobConfig):
@@ -17,6 +21,8 @@ class ReportConfig(JobConfig):
     """Evaluation folders, shown side by side in this order."""
     output: Annotated[StorageUri, NOT_IDENTITY]
     """Report folder to write."""
+    choice: StorageUri | None = None
+    """Folder in which a pipeline with `--models auto` kept what it tried, to show that too."""
 
 
 class StatusConfig(JobConfig):
@@ -34,9 +40,33 @@ class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, Listi
     output: Annotated[StorageUri, NOT_IDENTITY]
     """Folder for `dataset/`, `models/<name>/`, `evaluations/<name>/` and `report/`."""
     models: tuple[str, ...] = Field(default=("cnn",), min_length=1)
-    """SPECs of the models to train, in this order (see `python -m jobs.train --help`)."""
+    """SPECs of the models to train, in this order (see `python -m jobs.train --help`). With `auto` first, only one is
+    trained: the best by cross-validation on training images of the SPECs that follow, or else of `cnn_bn`,
+    `mobilenet_v2`, `efficientnet_v2_b0` and `resnet50`, as far as their weights can be had."""
+    choice_images: int = Field(default=2000, ge=10, le=100_000)
+    """With `--models auto`: most training images, evenly from the classes, on which candidates are tried. A network
+    from scratch is trained on four fifths of them, five times."""
     layout: Literal["shards", "folder"] = "shards"
     """`folder` also writes `dataset/<split>/<label>/<name>.jpg`."""
+
+    @field_validator("models")
+    @classmethod
+    def _auto_first(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if AUTO in models[1:]:
+            raise ValueError("auto stands first, before the SPECs to choose from, and once")
+        return models
+
+    @property
+    def chooses(self) -> bool:
+        """Whether only the best of some candidates is trained."""
+        return self.models[0] == AUTO
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The SPECs to choose from, or to train all of."""
+        if not self.chooses:
+            return self.models
+        return self.models[1:] or CANDIDATES
 
 
 class DoctorConfig(PipelineConfig):

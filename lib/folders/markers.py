@@ -1,6 +1,7 @@
 """The completion file of each kind of output folder, and the job that writes it."""
 
 from lib.folders.checks import ChecksRecord
+from lib.folders.choice import ChoiceRecord
 from lib.folders.dataset import DatasetRecord
 from lib.folders.evaluation import EvaluationRecord
 from lib.folders.export_folder import ExportRecord
@@ -14,6 +15,7 @@ from lib.folders.sample_folder import SampleRecord
 KINDS: tuple[type[CompletionRecord], ...] = (
     SampleRecord,
     DatasetRecord,
+    ChoiceRecord,
     ModelRecord,
     ChecksRecord,
     EvaluationRecord,

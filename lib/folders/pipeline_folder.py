@@ -2,11 +2,12 @@
 
 from typing import ClassVar
 
+from lib.folders.choice import ChoiceOutcome
 from lib.folders.manifest import Counts
 from lib.folders.record import CompletionRecord
 
 DATASET, MODELS, EVALUATIONS, REPORT = "dataset", "models", "evaluations", "report"
-"""Beside the folders of checks and features."""
+"""Beside the folders of checks, features and, with `--models auto`, the choice."""
 
 
 class PipelineRecord(CompletionRecord):
@@ -21,3 +22,5 @@ class PipelineRecord(CompletionRecord):
     world_size: int
     """The most workers that trained a model."""
     seconds: float
+    choice: ChoiceOutcome | None = None
+    """With `--models auto`: what was chosen by training images."""

@@ -13,6 +13,7 @@ from lib.config.chain import ReportConfig
 from lib.errors import SettingsError
 from lib.evaluation.measures.comparison import compare
 from lib.folders.checks import Checks, NearDuplicates, read_checks, read_near_duplicates
+from lib.folders.choice import ChoiceRecord
 from lib.folders.dataset import Dataset, read_dataset
 from lib.folders.evaluation import (
     EvaluationRecord,
@@ -34,13 +35,15 @@ def collect(config: ReportConfig) -> Report:
     """Read everything the page shows.
 
     Raises:
-        SettingsError: If an evaluation folder, or the model, dataset or checks folder it names, is not complete.
+        SettingsError: If an evaluation folder, or the model, dataset or checks folder it names, is not complete; or the
+            folder of a choice.
         StorageError: If a file cannot be read.
         DataError: If evaluations that name the same dataset and split have predictions of different images.
     """
     folders = _Folders()
     evaluations = _with_names_apart([folders.read_evaluation(Location(uri)) for uri in config.evaluations])
-    return Report(evaluations, _contests(evaluations), _thumbnails(evaluations))
+    choice = read_complete(Location(config.choice), ChoiceRecord) if config.choice else None
+    return Report(evaluations, _contests(evaluations), _thumbnails(evaluations), choice)
 
 
 class _Folders:

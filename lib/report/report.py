@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lib.evaluation.measures.comparison import Comparison
 from lib.folders.checks import BaselineRecord, Checks, NearDuplicates
+from lib.folders.choice import ChoiceRecord
 from lib.folders.dataset import Dataset
 from lib.folders.evaluation import EvaluationRecord, LabelErrors, Layouts, Metrics
 from lib.folders.model import ModelRecord
@@ -152,11 +153,13 @@ class Report:
         evaluations: In the order in which they are shown.
         contests: The best against each of the others, the highest accuracy first; none where images differ.
         thumbnails: Thumbnails of each split of each dataset, by address and split, as far as images of it are shown.
+        choice: How its model was chosen by training images; None where nothing was chosen.
     """
 
     evaluations: tuple[Evaluation, ...]
     contests: tuple[Contest, ...]
     thumbnails: Mapping[tuple[str, str], Thumbnails]
+    choice: ChoiceRecord | None = None
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:

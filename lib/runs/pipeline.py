@@ -8,8 +8,11 @@ from lib.config.chain import PipelineConfig, ReportConfig
 from lib.config.conversion import ConvertConfig
 from lib.config.fitting import TrainConfig
 from lib.config.prediction import EvaluateConfig
+from lib.evaluation.choice.candidates import describe_missing, find_missing, plan_candidates
+from lib.evaluation.choice.choose import Candidates, choose_model
 from lib.evaluation.evaluate import evaluate_model
 from lib.folders.checks import CHECKS, ChecksRecord
+from lib.folders.choice import CHOICE, ChoiceRecord
 from lib.folders.dataset import DatasetRecord
 from lib.folders.evaluation import EvaluationRecord
 from lib.folders.features import FEATURES
@@ -28,12 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 def plan_models(config: PipelineConfig) -> dict[str, ModelSpec]:
-    """The models to train by the name of their folder, in order, checked without starting anything.
+    """The models to train, or to choose one from, by the name of their folder, checked without starting anything.
 
     Raises:
         SettingsError: If one of them cannot be trained with these settings.
     """
-    specs = [parse_spec(text) for text in config.models]
+    if config.chooses:
+        return plan_candidates(config)
+    specs = [parse_spec(text) for text in config.candidates]
     check_fit(config, specs)
     plan = dict(zip(folder_names(specs), specs, strict=True))
     coming: list[str] = []
@@ -50,31 +55,52 @@ def run_pipeline(config: PipelineConfig) -> PipelineRecord:
         TissueError: From the stage that failed; the stages before it stay complete.
     """
     started = time.monotonic()
-    output, plan = Location(config.output), plan_models(config)
-    require_weights_of(plan.values(), config.image_size)
-    run = RunRecord(marker=PipelineRecord.FILE, stages=_stages(plan))
-    return write_anew(output, run, lambda: _run_stages(config, plan, started), PipelineRecord)
+    models = _models_at_hand(config)
+    run = _run_record(config, () if config.chooses else models.plan)
+    return write_anew(Location(config.output), run, lambda: _run_stages(config, models, started), PipelineRecord)
 
 
-def _stages(plan: Iterable[str]) -> dict[str, str]:
-    """The folders that a pipeline fills, each with its job, for `jobs.status`."""
+def _models_at_hand(config: PipelineConfig) -> Candidates:
+    """The models to train, whose weights are all there, or to choose from, where some may be missing."""
+    plan = plan_models(config)
+    if not config.chooses:
+        require_weights_of(plan.values(), config.image_size)
+    if not config.chooses or (Location(config.output) / CHOICE / ChoiceRecord.FILE).exists():
+        return Candidates(plan, {})
+    missing = find_missing(plan, config.image_size)
+    if missing:
+        logger.warning("%s", describe_missing(plan, missing))
+    return Candidates(plan, missing)
+
+
+def _run_record(config: PipelineConfig, names: Iterable[str]) -> RunRecord:
+    """What `jobs.status` is told of a pipeline that fills folders of models with these names."""
+    return RunRecord(marker=PipelineRecord.FILE, stages=_stages(config, names))
+
+
+def _stages(config: PipelineConfig, names: Iterable[str]) -> dict[str, str]:
+    """The folders that a pipeline fills, each with its job."""
     jobs = {MODELS: ModelRecord.JOB, EVALUATIONS: EvaluationRecord.JOB}
     return {
         DATASET: DatasetRecord.JOB,
-        **{f"{folder}/{name}": job for name in plan for folder, job in jobs.items()},
+        **({CHOICE: ChoiceRecord.JOB} if config.chooses else {}),
+        **{f"{folder}/{name}": job for name in names for folder, job in jobs.items()},
         CHECKS: ChecksRecord.JOB,
         REPORT: ReportRecord.JOB,
     }
 
 
-def _run_stages(config: PipelineConfig, plan: dict[str, ModelSpec], started: float) -> PipelineRecord:
+def _run_stages(config: PipelineConfig, models: Candidates, started: float) -> PipelineRecord:
     output = Location(config.output)
     dataset = convert_images(config.part(ConvertConfig, output=(output / DATASET).uri), needs_test=True)
+    choice = _choose(config, models) if config.chooses else None
+    plan = {choice.chosen: models.plan[choice.chosen]} if choice else models.plan
     trained, evaluated = {}, {}
     for name, spec in plan.items():
         trained[name], evaluated[name] = _train_and_evaluate(config, name, spec)
     folders = tuple((output / EVALUATIONS / name).uri for name in plan)
-    write_report(config.part(ReportConfig, evaluations=folders, output=(output / REPORT).uri))
+    shown = {"evaluations": folders, "choice": (output / CHOICE).uri if choice else None}
+    write_report(config.part(ReportConfig, output=(output / REPORT).uri, **shown))
     return PipelineRecord(
         counts=dataset.counts,
         models={name: evaluation.metrics.accuracy for name, evaluation in evaluated.items()},
@@ -83,14 +109,30 @@ def _run_stages(config: PipelineConfig, plan: dict[str, ModelSpec], started: flo
         settings=config.model_dump(mode="json"),
         versions=package_versions(),
         completed_at=now(),
+        **({"choice": choice.outcome} if choice else {}),
     )
+
+
+def _choose(config: PipelineConfig, models: Candidates) -> ChoiceRecord:
+    """Choose a model by training images alone; from then on it is the only one."""
+    output = Location(config.output)
+    choice = choose_model(config, models, output / DATASET, _features(config), output / CHOICE)
+    require_weights_of([models.plan[choice.chosen]], config.image_size)
+    _run_record(config, [choice.chosen]).write(output)
+    return choice
+
+
+def _features(config: PipelineConfig) -> Location:
+    """Where the features of frozen bases are kept for all models."""
+    return Location(config.features) if config.features else Location(config.output) / FEATURES
 
 
 def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> tuple[ModelRecord, EvaluationRecord]:
     output = Location(config.output)
     dataset, model = (output / DATASET).uri, _model_folder(config, name).uri
-    features = config.features or (output / FEATURES).uri
-    train = config.part(TrainConfig, model=spec.text, dataset=dataset, source=None, output=model, features=features)
+    train = config.part(
+        TrainConfig, model=spec.text, dataset=dataset, source=None, output=model, features=_features(config).uri
+    )
     trained = train_model(train)
     checks, evaluation = config.checks or (output / CHECKS).uri, (output / EVALUATIONS / name).uri
     return trained, evaluate_model(

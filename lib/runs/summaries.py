@@ -90,12 +90,13 @@ def report_summary(record: ReportRecord, output: str) -> Summary:
 
 
 def pipeline_summary(record: PipelineRecord, output: str) -> Summary:
-    """From `pipeline.json`; the accuracy is the best one on the test split."""
+    """From `pipeline.json`; the accuracy is the best one on the test split, those of the choice are cross-validated."""
     return {
         **record.counts.as_json(),
         "images": record.counts.accepted,
         "accuracy": max(record.models.values()),
         "models": record.models,
+        **({"choice": record.choice.as_json()} if record.choice else {}),
         "world_size": record.world_size,
         **_speed(record.counts.accepted, record.seconds),
         "output": output,

@@ -4,6 +4,7 @@ from typing import Any
 
 from lib.config.images import ImageConfig
 from lib.folders.checks import ChecksRecord
+from lib.folders.choice import ChoiceRecord, TriedModel
 from lib.folders.dataset import DatasetRecord
 from lib.folders.evaluation import ClassMeans, EvaluationRecord, Metrics
 from lib.folders.model import BestEpoch, Calibration, ModelRecord
@@ -110,3 +111,27 @@ def checks_record(**changes: Any) -> ChecksRecord:
     """Of a data set without near duplicates."""
     content = {"dataset": "/lab/dataset", "split": "test", "images": 7, "near_duplicates": 0, "most_different_bits": 10}
     return ChecksRecord.model_validate(COMPLETION | content | changes)
+
+
+def choice_record(**changes: Any) -> ChoiceRecord:
+    """Of a choice between a network from scratch and two encoders, one of which could not be had."""
+    content = {
+        "chosen": "vgg16",
+        "accuracy": 0.91,
+        "loss": 0.25,
+        "corrected_accuracy": 0.905,
+        "corrected_loss": 0.26,
+        "images": 80,
+        "left_out": 78,
+        "groups": None,
+        "folds": 5,
+        "resamples": 2000,
+        "candidates": [
+            TriedModel(name="cnn_bn", spec="cnn_bn", accuracy=0.7, loss=0.9, won=0.025),
+            TriedModel(name="vgg16", spec="vgg16", accuracy=0.91, loss=0.25, won=0.975),
+            TriedModel(name="vgg19", spec="vgg19", reason="its weights cannot be had"),
+        ],
+        "floor": TriedModel(name="colours", accuracy=0.6, loss=1.1),
+        "seconds": 9.0,
+    }
+    return ChoiceRecord.model_validate(COMPLETION | content | changes)

@@ -1,9 +1,12 @@
 """`python -m jobs.doctor` on a source that is in order, and on one that is not."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from lib.errors import TissueError
+from lib.models.spec import ModelSpec
 from tests.fakes.jobs import job_here
 from tests.fakes.sources import damage, write_source
 
@@ -18,6 +21,25 @@ def test_a_run_that_can_work_has_an_estimate_and_leaves_nothing_behind(tmp_path:
     assert {"source", "output", "weights", "versions", "GPUs", "decoding", "disk", "memory", "estimate"} <= set(checks)
     assert summary["estimate"]["train_s"] > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_a_candidate_without_weights_is_a_warning_and_does_not_stop_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(specs: Iterable[ModelSpec], _: int) -> None:
+        if any(spec.weights == "imagenet" for spec in specs):
+            raise TissueError("the ImageNet weights of vgg16 are not on this machine")
+
+    monkeypatch.setattr("lib.evaluation.choice.candidates.require_weights_of", refuse)
+    source = write_source(tmp_path / "source", {"liver": 4, "lung": 4})
+    flags = ("--source", source, "--output", tmp_path / "out", "--image-size", 32)
+    summary = job_here("doctor", *flags, "--models", "auto", "cnn", "vgg16")
+    found = {finding["check"]: finding for finding in summary["findings"]}
+    assert summary["blocks"] == []
+    assert found["weights"]["state"] == "warning"
+    assert "vgg16 is left out: the ImageNet weights of vgg16 are not on this machine" in found["weights"]["detail"]
+    assert summary["estimate"]["train_s"] > 0
+    assert job_here("doctor", *flags, "--models", "auto", "vgg16")["blocks"] == ["weights"]
 
 
 def test_what_stands_in_the_way_is_named_with_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

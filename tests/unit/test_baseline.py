@@ -5,7 +5,12 @@ import pyarrow as pa
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from lib.evaluation.checks.colour_baseline import DEFAULT_STRENGTH, STRENGTHS, Baseline
+from lib.evaluation.checks.colour_baseline import (
+    DEFAULT_STRENGTH,
+    STRENGTHS,
+    Baseline,
+    cross_validated_colours,
+)
 from lib.folders.checks import BASELINE_SCHEMA, DESCRIPTOR_SCHEMA
 
 CLASS_NAMES = ["liver", "lung", "skin"]
@@ -146,3 +151,28 @@ def test_there_is_no_baseline_where_nothing_can_be_learnt_or_told(
     baseline = Baseline.of(pa.concat_tables([tinted("train", train), tinted("test", asked)]), split, CLASS_NAMES)
     assert baseline.record is None
     assert baseline.rows.equals(BASELINE_SCHEMA.empty_table())
+
+
+def histograms_of(descriptors: pa.Table) -> np.ndarray:
+    return np.array(descriptors["histogram"].to_pylist())
+
+
+def test_colours_are_cross_validated_by_models_that_have_not_seen_the_image() -> None:
+    images, folds = tinted("train", every(10)), np.tile([0, 1, 2, 3, -1], 6)
+    found = cross_validated_colours(images, histograms_of(images), folds, CLASS_NAMES)
+    labels = np.array([CLASS_NAMES.index(label) for label in images["label"].to_pylist()])
+    assert (np.isnan(found).all(axis=1) == (folds == -1)).all()
+    assert (found.argmax(axis=1) == labels)[folds != -1].mean() >= 0.9
+
+
+def test_what_is_said_of_a_fold_does_not_depend_on_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.evaluation.checks.colour_baseline.STRENGTHS", (1.0,))  # which all folds choose together
+    images, folds = tinted("train", every(10)), np.tile(range(5), 6)
+    names = np.array(images["label"].to_pylist())
+    names[folds == 2] = np.roll(names[folds == 2], 2)
+    found, other = (
+        cross_validated_colours(some, histograms_of(images), folds, CLASS_NAMES)
+        for some in (images, relabelled(images, names.tolist()))
+    )
+    np.testing.assert_array_equal(found[folds == 2], other[folds == 2])
+    assert not np.allclose(found[folds == 1], other[folds == 1])

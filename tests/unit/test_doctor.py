@@ -81,3 +81,7 @@ def test_the_estimate_grows_with_epochs_and_falls_with_gpus(tmp_path: Path, monk
     assert on_gpu.train_s == pytest.approx(long.train_s / 10)
     assert long.convert_s == pytest.approx(0.01 * list_source(config_for(source)).images.num_rows / 2)
     assert of(price_per_cpu_hour=0).cost == 0
+    chosen = of(models=("auto", "cnn", "vgg16"), epochs=10)
+    # 7 images train and 1 tests; a network from scratch is tried in five fits of four fifths of them
+    cnn, vgg16, tried = 0.01 * (10 * 3 * 7 + 1), 0.01 * 8, 0.01 * (7 + 10 * 3 * 4 * 7 + 7)
+    assert max(cnn, vgg16) + tried == pytest.approx(chosen.train_s, rel=0.2)

@@ -22,6 +22,7 @@ from lib.config.chain import ReportConfig
 from lib.dataset.thumbnails import SIDE_PX
 from lib.errors import DataError, SettingsError
 from lib.folders.checks import MOST_SHOWN, write_near_duplicates
+from lib.folders.choice import TriedModel
 from lib.folders.dataset import MOST_REFUSED, find_overlap
 from lib.folders.evaluation import Metrics
 from lib.folders.manifest import Counts
@@ -40,6 +41,7 @@ from lib.report.verdict import comparison, headline
 from lib.runs.status import read_status
 from lib.storage.location import Location
 from tests.fakes.evaluations import HOSTILE, PNG, Lab
+from tests.fakes.records import choice_record
 
 JSON_VALUES = st.recursive(
     st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
@@ -123,6 +125,44 @@ def test_a_model_of_a_sweep_shows_the_best_trials_and_who_chose_it(lab: Lab) -> 
     assert re.search(r'row">4 <span class="quiet">pruned</span>', table)
     assert HOSTILE not in page
     assert "cnn was chosen by its validation images" in titles(config)
+
+
+def rows_of_choice(page: str) -> list[str]:
+    table = page.split('<table class="choice">')[1].split("</table>", maxsplit=1)[0]
+    return [" ".join(re.sub(r"<[^>]+>", " ", row.replace("<wbr>", "")).split()) for row in table.split("<tr")[2:]]
+
+
+def with_choice(lab: Lab, **changes: Any) -> ReportConfig:
+    folder = lab.root / "choice"
+    choice_record(**changes).write(Location(str(folder)))
+    return lab.both({1}).model_copy(update={"choice": str(folder)})
+
+
+def test_a_model_that_was_chosen_shows_what_else_was_tried_and_what_luck_has_added(lab: Lab) -> None:
+    config = with_choice(lab, candidates=[*choice_record().candidates, TriedModel(name=HOSTILE, spec="x", reason="y")])
+    page = page_of(config)
+    chosen, corrected = "vgg16 chosen 0.250 91.0 % 97.5 % vgg16", "vgg16, corrected for the choice 0.260 90.5 %"
+    rows = rows_of_choice(page)
+    assert [re.sub(r"^.*?> ", "", row) for row in rows[:2]] == ["cnn_bn 0.900 70.0 % 2.5 % cnn_bn", chosen]
+    assert "left out: its weights cannot be had" in rows[2]
+    assert "colour alone 1.100 60.0 %" in rows[4]
+    assert corrected in rows[5]
+    assert "vgg16 was chosen by 78 training images: they were left out in 5 parts" in page.replace("<wbr>", "")
+    assert "Luck has added +0.5 points of accuracy" in page
+    assert "Colours alone have a lower loss" not in page
+    assert HOSTILE not in page
+    assert "What was tried" not in page_of(config.model_copy(update={"choice": None}))
+
+
+def test_a_choice_that_colours_would_have_won_or_that_was_none_says_so(lab: Lab) -> None:
+    config = with_choice(
+        lab, groups=12, floor=TriedModel(name="colours", accuracy=0.95, loss=0.1),
+        candidates=choice_record().candidates[1:],
+    )  # fmt: skip
+    page = page_of(config)
+    assert "Colours alone have a lower loss than every candidate" in page
+    assert "Nothing else could be tried, so that this was no choice" in page
+    assert "78 training images of 12 groups (slides, patients)" in page
 
 
 def test_report_json_is_written_last_and_holds_what_the_page_says(lab: Lab) -> None:

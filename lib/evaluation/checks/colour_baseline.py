@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from lib.dataset.folds import NEVER_LEFT_OUT
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.folders.checks import BASELINE_SCHEMA, BaselineRecord
 from lib.folders.evaluation import Metrics
@@ -76,6 +77,36 @@ class Baseline:
         return cls(asked.rows(probabilities), record)
 
 
+def cross_validated_colours(
+    images: pa.Table, histograms: FloatArray, folds: npt.NDArray[np.integer], class_names: list[str]
+) -> npt.NDArray[np.float32]:
+    """What the baseline says of each image that it was trained without.
+
+    The regularisation is that of the least loss on the images that are left out, as for the heads of networks.
+
+    Args:
+        images: Has their `label`; n rows.
+        histograms: See `colour_histogram`, shape (n, levels).
+        folds: In which each is left out, shape (n,), or `NEVER_LEFT_OUT`.
+        class_names: The classes in order.
+
+    Returns:
+        Probabilities, shape (n, classes); NaN for an image that is never left out.
+    """
+    labels = pc.index_in(images["label"], pa.array(class_names)).to_numpy().astype(np.int64)
+    examples, judged = _Examples(images, class_names, np.sqrt(histograms), labels), folds != NEVER_LEFT_OUT
+    found = [_left_out(examples, folds, strength) for strength in STRENGTHS]
+    return min(found, key=lambda probabilities: cross_entropy(labels[judged], probabilities[judged]))
+
+
+def _left_out(examples: "_Examples", folds: npt.NDArray[np.integer], strength: float) -> npt.NDArray[np.float32]:
+    probabilities = np.full((examples.count, len(examples.class_names)), np.nan, np.float32)
+    for fold in np.unique(folds[folds != NEVER_LEFT_OUT]):
+        fitted = examples.at(np.flatnonzero(folds != fold)).fit(strength)
+        probabilities[folds == fold] = fitted.probabilities(examples.at(np.flatnonzero(folds == fold)))
+    return probabilities
+
+
 @dataclass(frozen=True)
 class _Fitted:
     """A trained model.
@@ -129,8 +160,10 @@ class _Examples:
         by_class = shuffled[np.argsort(self.labels[shuffled], kind="stable")]
         labels = self.labels[by_class]
         turns = np.arange(self.count) - np.searchsorted(labels, labels)
-        chosen = np.sort(by_class[np.argsort(turns, kind="stable")[:most]])
-        return _Examples(self.images.take(chosen), self.class_names, self.features[chosen], self.labels[chosen])
+        return self.at(np.sort(by_class[np.argsort(turns, kind="stable")[:most]]))
+
+    def at(self, places: npt.NDArray[np.integer]) -> "_Examples":
+        return _Examples(self.images.take(places), self.class_names, self.features[places], self.labels[places])
 
     def fit(self, strength: float) -> _Fitted:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))

@@ -5,6 +5,7 @@ from typing import Any
 
 from lib.config.chain import DoctorConfig
 from lib.errors import TissueError, in_one_line
+from lib.evaluation.choice.candidates import describe_missing, find_missing
 from lib.models.spec import ModelSpec
 from lib.runs.doctor import storage
 from lib.runs.doctor.cluster import check_nodes, cluster_cpus, judge_memory
@@ -28,7 +29,8 @@ class Diagnosis:
         yield look("output", lambda: storage.write_output(config))
         plan = yield from self._need("models", lambda: plan_models(config), ", ".join)
         if plan is not None:
-            yield look("weights", lambda: _weights(plan, config.image_size))
+            weights, plan = _look_for_weights(config, plan)
+            yield weights
         yield from check_nodes(config)
         listing = yield from self._need("listing", lambda: storage.list_source(config), storage.describe_listing)
         if listing is None:
@@ -41,7 +43,7 @@ class Diagnosis:
         yield storage.judge_sample(sample, config)
         yield storage.judge_disk(sample, listing, config)
         yield judge_memory(sample, listing, config)
-        if plan is not None:
+        if plan:
             cpus = config.cpus or max(cluster_cpus(), 1)
             yield look("estimate", lambda: self._estimated(estimate(config, listing, sample, plan, cpus)))
 
@@ -59,6 +61,24 @@ class Diagnosis:
         return str(found)
 
 
+def _look_for_weights(config: DoctorConfig, plan: dict[str, ModelSpec]) -> tuple[Finding, dict[str, ModelSpec]]:
+    """What is missing, and the models that are left: where one is to be chosen, those without weights are not tried."""
+    if not config.chooses:
+        return look("weights", lambda: _weights(plan, config.image_size)), plan
+    try:
+        missing = find_missing(plan, config.image_size)
+    except TissueError as error:
+        return Finding("weights", "blocks", in_one_line(error)), {}
+    left = {name: spec for name, spec in plan.items() if name not in missing}
+    if missing:
+        return Finding("weights", "warning", describe_missing(plan, missing)), left
+    return Finding("weights", "ok", _at_hand(plan)), left
+
+
 def _weights(plan: dict[str, ModelSpec], image_size: int) -> str:
     require_weights_of(plan.values(), image_size)
+    return _at_hand(plan)
+
+
+def _at_hand(plan: dict[str, ModelSpec]) -> str:
     return "available; " + "; ".join(f"{name}: {spec.beginning}" for name, spec in plan.items())

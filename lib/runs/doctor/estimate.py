@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from lib.config.chain import DoctorConfig
+from lib.dataset.folds import FOLDS
 from lib.ingest.listing import Listing
 from lib.models.spec import ModelSpec
 from lib.runs.doctor.storage import Sample
@@ -44,25 +45,41 @@ def estimate(config: DoctorConfig, listing: Listing, sample: Sample, plan: dict[
     count = listing.images.num_rows
     convert_s = count * max(sample.convert_s, sample.fetch_s) / cpus
     splits = {row["values"]: row["counts"] for row in pc.value_counts(listing.images["split"]).to_pylist()}
-    per_model = (_training_s(spec, config, splits, len(listing.class_names)) for spec in plan.values())
+    forward_s = {
+        name: seconds_an_image(spec, config.image_size, len(listing.class_names)) for name, spec in plan.items()
+    }
+    per_model = [_passes(spec, config, splits) * forward_s[name] for name, spec in plan.items()]
     workers = config.num_workers.fewest
-    train_s = sum(per_model) / workers / (config.gpu_speedup if config.use_gpu else 1)
+    train_s = (max(per_model) if config.chooses else sum(per_model)) / workers
+    if config.chooses:  # one worker tries all, and the slowest may be chosen
+        train_s += sum(_passes_to_try(spec, config, splits) * forward_s[name] for name, spec in plan.items())
+    train_s /= config.gpu_speedup if config.use_gpu else 1
     trainer_price = config.price_per_gpu_hour if config.use_gpu else config.price_per_cpu_hour * cpus
     cost = (convert_s * cpus * config.price_per_cpu_hour + train_s * workers * trainer_price) / 3600
     return Estimate(convert_s, train_s, cost)
 
 
-def _training_s(spec: ModelSpec, config: DoctorConfig, splits: dict[str, int], classes: int) -> float:
-    """Seconds of this machine for all epochs of a model and its evaluation."""
+def _passes(spec: ModelSpec, config: DoctorConfig, splits: dict[str, int]) -> float:
+    """Images that a network is run on in all epochs of a model and its evaluation, a training step counting more."""
     training, test = splits.get("train", 0), splits.get("test", 0)
     validation = splits.get("validation", 0)
-    forward_s = seconds_an_image(spec, config.image_size, classes)
     if not spec.has_frozen_base:
         passes = config.epochs * (BACKWARD * training + validation)
     else:
-        copies = config.augmented_features if config.changes(from_scratch=False) else 1
-        passes = copies * training + validation + config.fine_tune_epochs * (BACKWARD * training + validation)
-    return forward_s * (passes + test)
+        passes = _copies(config) * training + validation + config.fine_tune_epochs * (BACKWARD * training + validation)
+    return passes + test
+
+
+def _passes_to_try(spec: ModelSpec, config: DoctorConfig, splits: dict[str, int]) -> float:
+    """The same of a candidate that is tried on training images."""
+    tried = min(config.choice_images, splits.get("train", 0))
+    if spec.has_frozen_base:
+        return _copies(config) * tried
+    return tried + config.epochs * BACKWARD * (FOLDS - 1) * tried
+
+
+def _copies(config: DoctorConfig) -> int:
+    return config.augmented_features if config.changes(from_scratch=False) else 1
 
 
 def seconds_an_image(spec: ModelSpec, image_size: int, classes: int) -> float:

@@ -1,0 +1,1 @@
+"""The choice of one model from several, by training images alone."""
