@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from lib.errors import TissueError, TooManyBadImagesError
 from lib.folders.record import Record
-from lib.storage.drive.names import UNREADABLE
 from lib.storage.location import Location
+from lib.storage.scan import UNREADABLE
 from lib.storage.tables import read_table, write_table
 
 MANIFEST_FILE, QUARANTINED_FILE = "manifest.parquet", "quarantined.csv"
@@ -69,7 +69,7 @@ EXCLUSIONS = {
     **UNREADABLE,
     "hidden_file": "a name that starts with a dot, or in a folder with such a name, as left by an operating system",
     "not_tiff_name": "the name does not end in .tif or .tiff",
-    "outside_splits": "not below train/ or test/",
+    "outside_splits": "not below train/, test/ or val/",
     "no_label": "directly in train/ or test/, not in a folder that names its label",
     "not_in_table": "not named by the table of labels",
     "duplicate": "the same bytes as another image, which is kept",

@@ -1,7 +1,6 @@
 """The Ray Data graph from TIFFs in storage to a dataset folder of small JPEG images in Parquet shards."""
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +14,7 @@ from lib.folders.output import OutputFolder
 from lib.folders.shards import ImageEncoding, ShardFile, read_verdicts, shards_of, write_shard
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
+from lib.ingest.jpeg_folder import check_jpegs, jpeg_path, refuse_labels_that_are_no_folders
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.pixel_doubts import find_pixel_doubts, scale_of, tell_pixel_doubts
 from lib.ingest.tiff.ranges import with_ranges_of_run
@@ -25,7 +25,6 @@ from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
-from lib.storage.tables import Row
 
 
 def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> DatasetRecord:
@@ -43,6 +42,8 @@ def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> Datase
     listing = list_labelled(Location(config.source), config)
     if needs_test and not pc.any(pc.equal(listing.images["split"], "test")).as_py():
         raise DataError(f"--source {config.source} has no test images to evaluate; use `convert` and `train` instead")
+    if config.layout == "folder":
+        refuse_labels_that_are_no_folders(listing.class_names)
     inputs = {"source_listing": listing.content_hash}
     folder = OutputFolder(
         Location(config.output),
@@ -69,6 +70,8 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
     manifest = pa.concat_tables([converted.select(MANIFEST_SCHEMA.names), listing.excluded])
     accounting = Accounting.of(manifest, listing.ids)
     write_manifest(manifest, folder.location)
+    if config.layout == "folder":
+        check_jpegs(folder.location, converted)
     accounting.refuse_too_many_bad(config.max_bad_fraction, folder.location)
     refuse_emptied_classes(converted, listing.class_names)
     duplicates = find_duplicates(converted)
@@ -168,14 +171,6 @@ def convert_unit(unit: pa.Table, config: ConvertConfig, written: frozenset[str] 
     verdicts = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
     write_shard(images, verdicts, location)
     return with_shard(verdicts, shard)
-
-
-def jpeg_path(row: Row) -> str:
-    """Where `--layout folder` puts an image: its own name, made unique where the source has deeper folders."""
-    path = PurePosixPath(row["path"])
-    plain = len(path.parts) == len(("split", "label", "name")) and path.suffix == ".tif"
-    name = path.stem if plain else f"{path.stem}-{row['image_id']}"
-    return f"{row['split']}/{row['label']}/{name}.jpg"
 
 
 def _shard_files(converted: pa.Table) -> list[ShardFile]:

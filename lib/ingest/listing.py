@@ -15,8 +15,8 @@ from lib.errors import SettingsError
 from lib.folders.manifest import LISTING_SCHEMA, ROWS_AT_ONCE, content_digest, manifest_table
 from lib.folders.shards import shard_column, shard_name
 from lib.ingest.duplicates import find_duplicates, make_sure, with_checksums
+from lib.ingest.label_table import LabelTable
 from lib.ingest.labels import (
-    LabelTable,
     Place,
     Placement,
     check_classes,
@@ -25,6 +25,7 @@ from lib.ingest.labels import (
     place_unlabelled,
     with_groups,
 )
+from lib.ingest.left_out import advice, tell_left_out, tell_unreadable
 from lib.ingest.splits import choose_validation, refuse_torn_groups
 from lib.storage.location import Location
 from lib.storage.scan import StoredFile
@@ -109,8 +110,10 @@ def list_labelled(source: Location, config: ListingConfig) -> Listing:
             f"--source {source.uri} has no TIFF below train/; expected train/<label>/*.tif "
             f"(found {images.num_rows + excluded.num_rows} files, "
             f"{sum(count for (_, split), count in counts.items() if split == 'test')} of them below test/)"
+            f"{advice(excluded, source)}"
         )
-    class_names = check_classes(counts, config.validation_fraction)
+    tell_left_out(images, excluded, source, by_table=table is not None)
+    class_names = check_classes(counts, 0 if "validation" in splits else config.validation_fraction)
     for typo in label_typos(class_names):
         logger.warning("%s", typo)
     refuse_torn_groups(images)
@@ -126,6 +129,7 @@ def list_unlabelled(source: Location) -> Listing:
         SettingsError: If the source is missing or has no TIFF.
     """
     images, excluded = _list(source, place_unlabelled)
+    tell_unreadable(excluded)
     if not images.num_rows:
         raise SettingsError(f"--source {source.uri} has no TIFF ({excluded.num_rows} other files)")
     return _sorted(images, excluded, [])
@@ -155,7 +159,7 @@ def _placed(files: list[StoredFile], place: Place) -> pa.Table:
     """The files with their labels, splits, groups and reasons (`PLACED_SCHEMA`)."""
     places = [Placement(exclusion=file.unreadable) if file.unreadable else place(file.path) for file in files]
     columns = {
-        "image_id": [image_id(file.path) for file in files],
+        "image_id": [_identity(file) for file in files],
         "path": [file.path for file in files],
         "size_bytes": [file.size_bytes for file in files],
         "checksum": [file.checksum for file in files],
@@ -166,6 +170,11 @@ def _placed(files: list[StoredFile], place: Place) -> pa.Table:
         "reason": [place.exclusion for place in places],
     }
     return pa.Table.from_pydict(columns, schema=PLACED_SCHEMA)
+
+
+def _identity(file: StoredFile) -> str:
+    """The `image_id` of an image; what is not read may have the spelling of an image, and must not be taken for it."""
+    return image_id(f"{file.path}\0{file.unreadable}" if file.unreadable else file.path)
 
 
 def _divided(placed: pa.Table) -> tuple[pa.Table, pa.Table]:

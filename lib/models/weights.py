@@ -42,13 +42,11 @@ def copy_folder(spec: ModelSpec, folder: Path) -> None:
         TissueError: If it is not the folder that the SPEC's `sha256` names.
         StorageError: If it cannot be read.
     """
-    source = Location(spec.weights)
+    source, target = Location(spec.weights), Location(str(folder))
     for file in source.list_files():
-        target = folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((source / file.path).read_bytes())
+        (target / file.path).write_bytes((source / file.path).read_bytes())
     if spec.sha256 is not None:
-        require_digest(spec, folder_digest(Location(str(folder))))
+        require_digest(spec, folder_digest(target))
 
 
 def require_digest(spec: ModelSpec, found: str) -> None:

@@ -21,7 +21,7 @@ from lib.config.base import URI_FORMS
 from lib.errors import SettingsError, StorageError
 from lib.storage.checksum import verified_checksum
 from lib.storage.faults import attempt
-from lib.storage.scan import StoredFile, scan
+from lib.storage.scan import StoredFile, leads_outside, modified_at, named_for_certain, scan
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -29,6 +29,7 @@ ResultT = TypeVar("ResultT")
 FETCH_CONCURRENCY = 64
 VERSION_ARGUMENTS = {"gs": "generation", "gdrive": "version"}
 """How a filesystem is told which version of a file to read."""
+CHANGED = "it was removed or replaced since it was listed; run the command again"
 PARTIAL = re.compile(r"(^|/)\.[0-9a-f]{32}\.partial$")
 """What a writer that was killed leaves behind on a local disk."""
 
@@ -61,13 +62,29 @@ class Location:
     uri: str
 
     def __truediv__(self, name: str) -> "Location":
-        """The location below this one."""
+        """The location below this one: the one place where names are joined to folders.
+
+        Raises:
+            StorageError: If the name leads out of this folder.
+        """
+        if leads_outside(name):
+            raise StorageError(f"{name!r} below {self.uri} leads out of its folder, so it is neither read nor written")
         return Location(f"{self.uri.rstrip('/')}/{name}")
 
     @property
     def name(self) -> str:
         """The last part of the URI."""
         return self.uri.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def above(self) -> "Location | None":
+        """The folder that this one is in; None for a whole disk, bucket or drive."""
+        if self.is_local:
+            path = Path(self.path)
+            return None if path.parent == path else Location(str(path.parent))
+        scheme, path_in_storage = self.uri.rstrip("/").split("://", 1)
+        folder, slash, _ = path_in_storage.rpartition("/")
+        return Location(f"{scheme}://{folder}") if slash else None
 
     @property
     def is_local(self) -> bool:
@@ -187,7 +204,13 @@ class Location:
             return
         for file in scan(self.scheme, self.filesystem, self.path, self.uri):
             if file.path and not file.path.endswith("/") and not PARTIAL.search(file.path):
-                yield file
+                yield named_for_certain(file)
+
+    def local_folders(self) -> list[str]:
+        """The names of the folders in this one, empty ones too; none where folders are only parts of names."""
+        if not self.is_local or not Path(self.path).is_dir():
+            return []
+        return sorted(path.name for path in Path(self.path).iterdir() if path.is_dir())
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """The contents of many files below this folder, fetched side by side, in the order of `names`.
@@ -222,8 +245,9 @@ class Location:
             try:
                 data = bytes(self.filesystem.cat_file(location.path, **options))
             except FileNotFoundError as error:
-                reason = "it was removed or replaced since it was listed; run the command again"
-                raise StorageError(f"cannot read {location.uri}: {reason}") from error
+                raise StorageError(f"cannot read {location.uri}: {CHANGED}") from error
+            if self.is_local and file.version not in {None, modified_at(location.path)}:
+                raise StorageError(f"cannot read {location.uri}: {CHANGED}")
             return data, verified_checksum(data, file.size_bytes, file.checksum)
 
         return location._attempt("read", read)
@@ -244,9 +268,9 @@ class Location:
             yield Path(self.path)
             return
         with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / self.name
+            copy = Location(folder) / self.name
             copy.write_bytes(self.read_bytes())
-            yield copy
+            yield Path(copy.path)
 
     def check_writable(self) -> None:
         """Refuse a place that can never be written to, where that can be told beforehand.

@@ -4,14 +4,16 @@ fsspec itself has no such listing: its `find` returns all files at once, and tha
 """
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NotRequired, Self, TypedDict
 
 from fsspec import AbstractFileSystem
 
+from lib.storage.drive.names import UNREADABLE as UNREADABLE_IN_DRIVE
 from lib.storage.faults import attempt, named
 
 GCS_FIELDS = "nextPageToken,prefixes,items(name,size,crc32c,generation)"
@@ -20,6 +22,15 @@ GCS_PAGE_SIZE = 5000
 FOLDER_LEVELS = 2
 """How deep each folder is listed on its own, as `train/<label>`; what lies deeper is listed together."""
 FOLDERS_AT_ONCE = 16
+LEADS_OUTSIDE, NOT_UTF8, BROKEN_LINK, LINK_CYCLE = "leads_outside", "not_utf8", "broken_link", "link_cycle"
+UNREADABLE = {
+    **UNREADABLE_IN_DRIVE,
+    LEADS_OUTSIDE: "its name has a part `..`, which leads out of its folder; rename it",
+    NOT_UTF8: "its name is not UTF-8, as old archives and shares leave it; rename it, for example with convmv",
+    BROKEN_LINK: "it is a symbolic link to something that is not there; copy the file in its place",
+    LINK_CYCLE: "it is a symbolic link that leads back to a folder it is in",
+}
+"""Why a listed object is not read: the values of `unreadable`, each with what a message says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,7 @@ class StoredFile:
         size_bytes: As the listing states it.
         checksum: As the listing states it (see `lib.storage.checksum`), or None where listing does not tell.
         version: Changes whenever the content is replaced: the generation, or the time of the last change.
-        unreadable: Why it has no bytes to read, as a reason code; None for a file.
+        unreadable: Why it is not read, as a code of `UNREADABLE`; None for a file.
     """
 
     path: str
@@ -66,15 +77,30 @@ def scan(scheme: str, filesystem: AbstractFileSystem, path: str, uri: str) -> It
     return files
 
 
+def leads_outside(path: str) -> bool:
+    """Whether a path, relative to a folder, may end up above it."""
+    return ".." in path and ".." in path.split("/")
+
+
+def named_for_certain(file: StoredFile) -> StoredFile:
+    """The file, or why its name is none to read it by; the path can be written into any table then."""
+    if leads_outside(file.path):
+        file = replace(file, unreadable=LEADS_OUTSIDE)
+    if not file.path.isascii() and (spelling := _utf8(file.path)) != file.path:
+        file = replace(file, path=spelling, unreadable=file.unreadable or NOT_UTF8)
+    return file
+
+
 def _scan_disk(folder: str) -> Iterator[StoredFile]:
-    """The files below a folder; links are told, not followed, and what vanishes meanwhile is not told."""
+    """The files below a folder, links followed; what vanishes meanwhile is not told."""
     pending = [""]
     while pending:
         above = pending.pop()
         try:
             with os.scandir(os.path.join(folder, above)) as entries:  # noqa: PTH118 - faster by far than paths
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
+                    is_link = entry.is_symlink()
+                    if entry.is_dir(follow_symlinks=False) or (is_link and _may_enter(folder, above, entry)):
                         pending.append(f"{above}{entry.name}/")
                     elif (file := _file_on_disk(above, entry)) is not None:
                         yield file
@@ -84,18 +110,45 @@ def _scan_disk(folder: str) -> Iterator[StoredFile]:
             raise named(error, "list", os.path.join(folder, above)) or error from error  # noqa: PTH118
 
 
-def _file_on_disk(above: str, entry: "os.DirEntry[str]") -> StoredFile | None:
+def _may_enter(folder: str, above: str, link: "os.DirEntry[str]") -> bool:
+    """Whether a link leads to a folder that it is not in itself."""
     try:
-        status = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
+        return link.is_dir() and not _leads_back(folder, above, link)
+    except OSError:
+        return False  # it leads nowhere, or round in circles, and is told as a file
+
+
+def _leads_back(folder: str, above: str, link: "os.DirEntry[str]") -> bool:
+    target, parts = link.stat(), above.split("/")
+    ways = [os.path.join(folder, *parts[:depth]) for depth in range(len(parts))]  # noqa: PTH118
+    return any(os.path.samestat(target, os.stat(way)) for way in ways)  # noqa: PTH116
+
+
+def _file_on_disk(above: str, entry: "os.DirEntry[str]") -> StoredFile | None:
+    path = above + entry.name
+    try:
+        status = entry.stat()
+    except OSError:
+        return StoredFile(path, 0, None, unreadable=BROKEN_LINK) if entry.is_symlink() else None
+    if stat.S_ISDIR(status.st_mode):
+        return StoredFile(path, 0, None, unreadable=LINK_CYCLE)
+    return StoredFile(path, status.st_size, None, str(status.st_mtime))
+
+
+def modified_at(path: str) -> str | None:
+    """The version of a file of this machine, as its listing states it; None if it is gone."""
+    try:
+        return str(os.stat(path).st_mtime)  # noqa: PTH116 - as `os.scandir` gives it
+    except OSError:
         return None
-    size = status.st_size
-    if entry.is_symlink():
-        try:
-            size = entry.stat().st_size
-        except OSError:
-            size = 0  # a broken link is listed, and refused when it is read
-    return StoredFile(above + entry.name, size, None, str(status.st_mtime))
+
+
+def _utf8(path: str) -> str:
+    """A path, spelled with an escape for each byte of a disk's name, or surrogate of another, that is not UTF-8."""
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _scan_bucket(filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[StoredFile]:

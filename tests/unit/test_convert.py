@@ -1,5 +1,6 @@
 """Conversion, unit by unit in this process: what is written, what is counted, what a second run does."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from lib.config.conversion import ConvertConfig
-from lib.errors import DataError, SettingsError, TooManyBadImagesError
+from lib.errors import DataError, SettingsError, TissueError, TooManyBadImagesError
 from lib.folders.dataset import DatasetRecord
 from lib.folders.manifest import MANIFEST_SCHEMA, Counts
 from lib.folders.output import RunRecord
 from lib.folders.shards import SHARD_SCHEMA
-from lib.ingest.convert import convert_unit, jpeg_path
+from lib.ingest.convert import convert_unit
 from lib.ingest.image import decode_jpeg
+from lib.ingest.jpeg_folder import jpeg_path
 from lib.ingest.listing import list_labelled
 from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
@@ -159,9 +161,73 @@ def test_a_jpeg_keeps_the_name_of_its_tiff_where_that_is_unique() -> None:
         "train/liver/a.tif": "validation/liver/a.jpg",
         "train/liver/a.tiff": "validation/liver/a-0123456789abcdef.jpg",
         "train/liver/deep/a.tif": "validation/liver/a-0123456789abcdef.jpg",
+        "slides/one/a.tif": "validation/liver/a-0123456789abcdef.jpg",
+        "test/liver/a.tif": "validation/liver/a-0123456789abcdef.jpg",
+        "x/" + "ä" * 125 + ".tif": "validation/liver/" + "ä" * 117 + "-0123456789abcdef.jpg",
     }
+    assert max(len(name.rsplit("/", 1)[1].encode()) for name in names.values()) == 255
     for path, expected in names.items():
         assert jpeg_path(row | {"path": path}) == expected
+
+
+def labelled_by_table(folder: Path, *rows: str) -> ConvertConfig:
+    (folder / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    return config_of(folder, labels=str(folder / "labels.csv"), layout="folder")
+
+
+@pytest.mark.parametrize("label", ["../../x", "..", "a/b", "ä" * 128])
+def test_a_label_that_can_be_no_folder_is_refused_before_anything_is_written(label: str, folder: Path) -> None:
+    rows = [
+        f"train/{name}/{name}_{n:03d}.tif,{label if name == 'lung' else name}"
+        for name in ("liver", "lung")
+        for n in range(5)
+    ]
+    before = files_of(folder)
+    config = labelled_by_table(folder, *rows)
+    with pytest.raises(SettingsError, match="cannot be the name of a folder; change it in --labels, or leave out"):
+        convert_here(config)
+    assert files_of(folder).keys() - before.keys() == {"labels.csv"}
+    assert convert_here(config.model_copy(update={"layout": "shards"})).class_names == sorted(["liver", label])
+
+
+def test_images_of_the_same_name_from_two_slides_have_a_jpeg_each(folder: Path) -> None:
+    rows = []
+    for number, path in enumerate(f"slides/{s}/{n}.tif" for s in ("one", "two", "three") for n in ("a", "b")):
+        write_tiff(folder / "source" / path, number)
+        rows.append(f"{path},{'liver' if path.endswith('a.tif') else 'lung'},{'test' if 'three' in path else 'train'}")
+    record = convert_here(labelled_by_table(folder, *rows))
+    jpegs = list((folder / "dataset").rglob("*.jpg"))
+    assert len(jpegs) == len({path.read_bytes() for path in jpegs}) == record.counts.accepted == 6
+
+
+def test_a_jpeg_that_is_missing_is_told_and_one_of_an_earlier_listing_removed(folder: Path) -> None:
+    config = config_of(folder, layout="folder")
+    convert_here(config)
+    interrupted(folder / "dataset")
+    stray, lost = (
+        folder / "dataset/train/liver/of_another_listing.jpg",
+        next((folder / "dataset").rglob("test/*/*.jpg")),
+    )
+    stray.write_bytes(b"")
+    convert_here(config)
+    assert not stray.exists()
+    interrupted(folder / "dataset")
+    lost.unlink()
+    with pytest.raises(TissueError, match=rf"1 JPEGs are missing, as test/.*{lost.name}; delete"):
+        convert_here(config)
+
+
+def test_files_that_cannot_be_read_are_accounted_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    liver = folder / "source/train/liver"
+    (liver / "broken.tif").symlink_to(folder / "nowhere")
+    for number, name in enumerate((b"Pr\xe4parat.tif", b"Pr\xe4parat.txt")):
+        (liver / f"liver_{number:03d}.tif").rename(liver / os.fsdecode(name))
+    write_tiff(liver / r"Pr\xe4parat.tif", 77)  # a name that is spelled as the other one is told
+    record = convert_here(config_of(folder))
+    assert record.counts == Counts(listed=16, accepted=13, quarantined=0, excluded=3)
+    assert record.reasons == {"not_utf8": 2, "broken_link": 1}
+    assert "'train/liver/broken.tif', left out: it is a symbolic link to something that is not there" in caplog.text
+    assert r"'train/liver/Pr\\xe4parat.tif', left out: its name is not UTF-8" in caplog.text
 
 
 def test_the_content_hash_follows_the_images_and_their_conversion(folder: Path) -> None:

@@ -128,7 +128,7 @@ def test_what_a_killed_writer_left_is_not_a_file_of_the_folder(tmp_path: Path, m
 def test_files_are_listed_below_a_folder_sorted_and_relative_to_it(folder: Location) -> None:
     for name in ("b.tif", "a/z.tif", "a.tif", "a/b/c.tif", "ä é.tif"):
         (folder / name).write_bytes(name.encode())
-    (folder / "../elsewhere.tif" if folder.is_local else Location(folder.uri + "er/x")).write_bytes(b"other")
+    Location(folder.uri + "er/x").write_bytes(b"other")
     listed = folder.list_files()
     assert [file.path for file in listed] == ["a.tif", "a/b/c.tif", "a/z.tif", "b.tif", "ä é.tif"]
     assert listed[-1] == StoredFile("ä é.tif", len("ä é.tif".encode()), None, listed[-1].version)
@@ -144,6 +144,72 @@ def test_a_file_that_is_replaced_by_one_of_the_same_size_has_another_version(tmp
     [after] = folder.list_files()
     assert (before.size_bytes, before.checksum) == (after.size_bytes, after.checksum)
     assert before.version != after.version
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "a/..", "images/train-../../x/.."])
+def test_no_name_leads_out_of_its_folder(name: str, folder: Location) -> None:
+    for use in (lambda: folder / name, lambda: folder.write_many({name: b"1"}), lambda: folder.read_many([name])):
+        with pytest.raises(StorageError, match=re.escape(f"{name!r} below {folder.uri} leads out of its folder")):
+            use()
+
+
+def test_an_object_whose_name_leads_out_is_listed_and_not_read(
+    remote: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [StoredFile(name, 1, None) for name in ("hub/../../../x", "..a/b..tif")]
+    monkeypatch.setattr(ScannedMemory, "scan", lambda *_: iter(listed))
+    (remote / "x").write_bytes(b"1")
+    found = {file.path: file.unreadable for file in remote.list_files()}
+    assert found == {"hub/../../../x": "leads_outside", "..a/b..tif": None}
+
+
+def test_a_name_of_another_encoding_has_a_spelling_and_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"1")
+    with open(os.fsencode(tmp_path) + b"/Pr\xe4parat.tif", "wb") as file:  # noqa: PTH123 - of bytes
+        file.write(b"12")
+    listed = Location(str(tmp_path)).list_files()
+    assert [(file.path, file.unreadable) for file in listed] == [(r"Pr\xe4parat.tif", "not_utf8"), ("a.tif", None)]
+    [unreadable, _] = listed
+    unreadable.path.encode()
+
+
+def test_a_folder_that_is_a_link_is_listed_and_one_that_leads_back_is_told(tmp_path: Path) -> None:
+    folder, store = tmp_path / "source", tmp_path / "store"
+    for path in (folder / "train/lung/a.tif", store / "liver/b.tif"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"1")
+    (folder / "train/liver").symlink_to(store / "liver")
+    (folder / "train/lung/linked.tif").symlink_to(store / "liver/b.tif")
+    (folder / "train/lung/loop").symlink_to(folder / "train")
+    (folder / "train/lung/broken.tif").symlink_to(store / "nowhere.tif")
+    (folder / "train/self").symlink_to(folder / "train/self")
+    found = {file.path: file.unreadable for file in Location(str(folder)).list_files()}
+    assert found == {
+        "train/liver/b.tif": None,
+        "train/lung/a.tif": None,
+        "train/lung/linked.tif": None,
+        "train/lung/loop": "link_cycle",
+        "train/lung/broken.tif": "broken_link",
+        "train/self": "broken_link",
+    }
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_that_is_replaced_by_one_of_the_same_size_after_it_was_listed_is_not_read(
+    linked: bool, tmp_path: Path
+) -> None:
+    original = tmp_path / ("original.bin" if linked else "folder/x.tif")
+    (tmp_path / "folder").mkdir()
+    original.write_bytes(b"before")
+    if linked:
+        (tmp_path / "folder/x.tif").symlink_to(original)
+    os.utime(original, (0, 1))
+    folder = Location(str(tmp_path / "folder"))
+    listed = folder.list_files()
+    assert [data for data, _ in folder.read_listed(listed)] == [b"before"]
+    original.write_bytes(b"behind")
+    with pytest.raises(StorageError, match=r"x\.tif: it was removed or replaced since it was listed"):
+        folder.read_listed(listed)
 
 
 def test_a_folder_that_is_not_there_is_an_empty_list(folder: Location) -> None:

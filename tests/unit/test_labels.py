@@ -3,19 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.errors import DataError, SettingsError
+from lib.errors import DataError
 from lib.folders.manifest import EXCLUSIONS
-from lib.ingest.labels import LabelTable, Placement, check_classes, label_typos, place_labelled, place_unlabelled
+from lib.ingest.labels import Placement, check_classes, label_typos, place_labelled, place_unlabelled
 from lib.ingest.splits import choose_validation as choose_groups
 from lib.ingest.splits import refuse_torn_groups
-from lib.storage.location import Location
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "label", "group")])
 
@@ -43,6 +41,9 @@ FRACTIONS = st.floats(0.001, 0.999)
         ("train/Gewebe ü/a b.Tif", "Gewebe ü", "train"),
         ("train/liver/patient 7/slide.tif", "liver", "train"),
         ("train/test/a.tif", "test", "train"),
+        ("val/liver/a.tif", "liver", "validation"),
+        ("validation/liver/a.tif", "liver", "validation"),
+        ("train/re\u0301nal/a.tif", "r\u00e9nal", "train"),
     ],
 )
 def test_an_image_has_the_label_and_split_of_its_folders(path: str, label: str, split: str) -> None:
@@ -58,12 +59,13 @@ def test_an_image_has_the_label_and_split_of_its_folders(path: str, label: str, 
         ("train/liver/tif", "not_tiff_name"),
         ("train/liver/a.tif.txt", "not_tiff_name"),
         ("README", "not_tiff_name"),
-        ("validation/liver/a.tif", "outside_splits"),
         ("Train/liver/a.tif", "outside_splits"),
         ("a.tif", "outside_splits"),
         ("x/train/liver/a.tif", "outside_splits"),
         ("train/a.tif", "no_label"),
         ("test/a.tif", "no_label"),
+        ("train//a.tif", "no_label"),
+        ("train/ /a.tif", "no_label"),
     ],
 )
 def test_a_file_that_is_no_image_has_a_reason(path: str, reason: str) -> None:
@@ -142,6 +144,11 @@ def test_the_classes_of_the_training_images_come_in_order() -> None:
         ({"liver": (3, 1)}, 0.02, "train/ holds one class, 'liver'; a classifier needs at least two"),
         ({"liver": (3, 1), "lung": (3, 0), "skin": (0, 2)}, 0.02, "class 'skin' is in test/ but not in train/"),
         ({"liver": (3, 1), "lung": (1, 5)}, 0.02, "class 'lung' has 1 training image; at least 2 are needed"),
+        (
+            {"liver": (3, 0), "lung": (3, 1), "Liver": (0, 2)},
+            0.02,
+            "class 'Liver' is in test/ but not in train/: no model could ever predict it; 'liver' is: give both one",
+        ),
     ],
 )
 def test_classes_that_cannot_be_trained_on_are_named(
@@ -189,35 +196,6 @@ def test_a_group_in_train_and_test_is_refused_by_name() -> None:
 def images_of(placed: Sequence[tuple[str | None, str]]) -> pa.Table:
     groups, splits = zip(*placed, strict=True)
     return pa.table({"group": groups, "split": splits})
-
-
-def table(tmp_path: Path, text: str) -> LabelTable:
-    (tmp_path / "labels.csv").write_text(text)
-    return LabelTable.read(Location(str(tmp_path / "labels.csv")))
-
-
-def test_a_table_gives_label_split_and_group(tmp_path: Path) -> None:
-    labels = table(tmp_path, "path,label,split,group\na.tif,liver,,s1\nb/c.tif,lung,test,\n")
-    assert labels.place("a.tif") == Placement(label="liver", split="train", group="s1")
-    assert labels.place("b/c.tif") == Placement(label="lung", split="test", group=None)
-    assert labels.place("d.tif") == Placement(exclusion="not_in_table")
-    assert labels.place(".x.tif") == Placement(exclusion="hidden_file")
-    with pytest.raises(DataError, match=r"names 1 files that are not in the source, for example 'b/c.tif'"):
-        labels.refuse_missing_files(pa.array(["a.tif", "z.tif"]))
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("path,class\na.tif,liver\n", "has no column 'label'"),
-        ("path,label\na.tif,\n", "line 2: label is empty"),
-        ("path,label\na.tif,liver\na.tif,lung\n", "line 3: 'a.tif' is listed twice"),
-        ("path,label,split\na.tif,liver,Test\n", "line 2: split is 'Test'"),
-    ],
-)
-def test_a_wrong_table_is_refused_by_its_line(tmp_path: Path, text: str, complaint: str) -> None:
-    with pytest.raises(SettingsError, match=complaint):
-        table(tmp_path, text)
 
 
 def test_labels_that_look_alike_are_named() -> None:

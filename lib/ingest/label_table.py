@@ -1,0 +1,167 @@
+"""A table that says which label, split and group each file has: CSV as programs and spreadsheets write it."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib.errors import DataError, SettingsError
+from lib.folders.manifest import SPLITS
+from lib.ingest.labels import VALIDATION_FOLDERS, Placement, exclusion_by_name, one_spelling
+from lib.storage.location import Location
+
+NEEDED = ("path", "label")
+KNOWN = (*NEEDED, "split", "group")
+SEPARATORS = (",", ";", "\t")
+NO_TEXT = {b"PK\x03\x04": "an Excel workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"PAR1": "a Parquet file"}
+"""How files begin that are taken for a CSV table now and then."""
+BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+REMEDY = "in Excel, save it as `CSV UTF-8 (comma delimited)`"
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A CSV table with a row an image: columns `path` and `label`, and if wanted `split`, `group` and others.
+
+    Attributes:
+        uri: Where it is from, for messages.
+        places: Label, split and group by path, relative to the source; one object for all rows that agree in them.
+        has_groups: Whether the column was there that groups were asked to be taken from.
+    """
+
+    uri: str
+    places: dict[str, Placement]
+    has_groups: bool
+
+    @classmethod
+    def read(cls, location: Location, group_by: str | None = None) -> "LabelTable":
+        """Read a table: in UTF-8 or UTF-16, with commas, semicolons or tabs.
+
+        Args:
+            group_by: The column of the groups; `group` if there is none of that name.
+
+        Raises:
+            SettingsError: If it is missing or is no such table, has no `path` or `label` column, an empty cell in one
+                of them, an unknown split, or two rows for one path.
+        """
+        if not location.is_file():
+            raise SettingsError(f"--labels {location.uri}: there is no such file")
+        try:
+            text = _decoded(location.read_bytes())
+            columns, rows = _parted(text)
+            wanted = _known_name(group_by) if group_by else "group"
+            group_column = wanted if wanted in columns else "group"
+            return cls(location.uri, _places(rows, group_column), bool(group_by) and wanted in columns)
+        except _WrongTable as wrong:
+            raise SettingsError(f"--labels {location.uri}{wrong}") from wrong
+
+    def place(self, path: str) -> Placement:
+        """Label, split (train unless stated) and group of a file."""
+        if exclusion := exclusion_by_name(path):
+            return Placement(exclusion=exclusion)
+        return self.places.get(one_spelling(path)) or Placement(exclusion="not_in_table")
+
+    def refuse_missing_files(self, listed: pa.Array | pa.ChunkedArray) -> None:
+        """Stop when the table names files that are not in the source.
+
+        Raises:
+            DataError: Naming the first one.
+        """
+        named = pa.array(self.places, pa.string())
+        missing = sorted(named.filter(pc.invert(pc.is_in(named, pc.utf8_normalize(listed, "NFC")))).to_pylist())
+        if missing:
+            advice = "; write paths with / instead of \\" if "\\" in missing[0] else "; paths are relative to --source"
+            raise DataError(
+                f"--labels {self.uri} names {len(missing)} files that are not in the source, "
+                f"for example {missing[0]!r}{advice}"
+            )
+
+
+class _WrongTable(Exception):  # noqa: N818 - becomes a SettingsError that names the file
+    """What is wrong with a table, to follow its name in a message."""
+
+
+def _decoded(data: bytes) -> str:
+    for beginning, kind in NO_TEXT.items():
+        if data.startswith(beginning):
+            raise _WrongTable(f" is {kind}, not a CSV table; {REMEDY}")
+    encoding = BYTE_ORDER_MARKS.get(data[:2], "utf-8-sig")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding == "utf-16":
+            raise _WrongTable(f": it begins as UTF-16 and ends in the middle of a letter; {REMEDY}") from error
+        number = data.count(b"\n", 0, error.start)
+        told = data.split(b"\n")[number].decode("cp1252", "replace").strip()
+        raise _WrongTable(
+            f", line {number + 1}: not UTF-8 (0x{data[error.start]:02X} is no letter there); "
+            f"in Windows-1252 it would be {told[:80]!r}; {REMEDY}"
+        ) from error
+
+
+def _parted(text: str) -> tuple[Sequence[str], Iterator[tuple[int, dict[str, str]]]]:
+    """The columns of a table, and its rows by column, each with the number of its line."""
+    stated = re.match(r"sep=(.)\r?\n", text)  # as Excel writes and reads it
+    lines = io.StringIO(text[stated.end() :] if stated else text, newline="")
+    header = lines.readline()
+    for separator in (stated[1],) if stated else SEPARATORS:
+        columns = [_known_name(cell) for cell in next(csv.reader([header], delimiter=separator), [])]
+        if set(NEEDED) <= set(columns):
+            break
+    else:
+        columns = max(([_known_name(cell) for cell in header.split(separator)] for separator in SEPARATORS), key=len)
+        lacking = next(name for name in NEEDED if name not in columns)
+        raise _WrongTable(f" has no column {lacking!r}; expected at least path,label, found {', '.join(columns)[:200]}")
+    if doubled := [name for name in KNOWN if columns.count(name) > 1]:
+        raise _WrongTable(f" has {columns.count(doubled[0])} columns {doubled[0]!r}; leave one of them")
+    return columns, _rows(lines, columns, separator, 2 if stated else 1)
+
+
+def _known_name(cell: str) -> str:
+    """`path`, `label`, `split` and `group` in any case; other columns as they are."""
+    name = cell.strip()
+    return name.casefold() if name.casefold() in KNOWN else name
+
+
+def _rows(lines: io.StringIO, columns: list[str], separator: str, first: int) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    try:
+        for cells in reader:
+            if len(cells) > len(columns) and any(cells[len(columns) :]):
+                found = f"{len(cells)} cells where the header has {len(columns)}"
+                raise _WrongTable(f", line {first + reader.line_num}: {found}; put a cell with {separator!r} in quotes")
+            if any(cell.strip() for cell in cells):
+                row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+                yield first + reader.line_num, row
+    except csv.Error as error:
+        raise _WrongTable(f", line {first + reader.line_num}: {error}; {REMEDY}") from error
+
+
+def _places(rows: Iterator[tuple[int, dict[str, str]]], group_column: str) -> dict[str, Placement]:
+    places: dict[str, Placement] = {}
+    shared: dict[Placement, Placement] = {}
+    for line, row in rows:
+        path, label, split = one_spelling(row["path"].removeprefix("./")), row["label"].strip(), _split(row)
+        if problem := _problem(path, label, split, places):
+            raise _WrongTable(f", line {line}: {problem}")
+        place = Placement(one_spelling(label), split, row.get(group_column) or None)
+        places[path] = shared.setdefault(place, place)
+    return places
+
+
+def _split(row: Mapping[str, str]) -> str:
+    """The split in any case, by any of its usual names; `train` unless stated."""
+    split = row.get("split", "").strip().casefold()
+    return "validation" if split in VALIDATION_FOLDERS else split or "train"
+
+
+def _problem(path: str, label: str, split: str, earlier: Mapping[str, Placement]) -> str | None:
+    if not path.strip() or not label:
+        return f"{'label' if path.strip() else 'path'} is empty"
+    if split not in SPLITS:
+        return f"split is {split!r}; expected one of {', '.join(SPLITS)}"
+    return f"{path!r} is listed twice" if path in earlier else None
