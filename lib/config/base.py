@@ -71,6 +71,14 @@ class Settings(BaseModel):
         return config_type.model_validate(shared | changes)
 
 
+class TrustConfig(Settings):
+    """What a model of others may bring with it."""
+
+    trust_saved_model: Annotated[bool, NOT_IDENTITY] = False
+    """Open a model that was made with `hub:`. It holds a SavedModel, a program that may read and write files: only for
+    models whose makers you trust."""
+
+
 class JobConfig(Settings):
     """What every job understands."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri
+from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri, TrustConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import AcceleratorConfig, WorkerCount, WorkerCountSetting
 
@@ -14,7 +14,7 @@ FEWEST_TO_CHOOSE = 20
 """Validation images that tell one epoch from another well enough."""
 
 
-class FitConfig(AcceleratorConfig):
+class FitConfig(TrustConfig, AcceleratorConfig):
     """How a model is fitted."""
 
     epochs: int = Field(default=30, ge=1)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri
+from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri, TrustConfig
 from lib.config.images import UnitConfig
 from lib.config.resources import AcceleratorConfig
 
@@ -18,7 +18,7 @@ class ActorConfig(Settings):
     """Maximum number of copies of the model that predict in parallel."""
 
 
-class ForwardConfig(ActorConfig):
+class ForwardConfig(TrustConfig, ActorConfig):
     """How a model is applied to images that it was not trained on."""
 
     test_time_augmentation: Literal["none", "flips", "quarter_turns"] = "none"
@@ -67,7 +67,7 @@ class PredictConfig(UnitConfig, PredictionConfig):
     """Confidence below which the model abstains: the row says `abstained`, and the prediction should not be used."""
 
 
-class ExportConfig(JobConfig):
+class ExportConfig(TrustConfig, JobConfig):
     """Write a model in a format that other programs run, preprocessing included."""
 
     model_dir: StorageUri

@@ -16,12 +16,12 @@ from lib.folders.checks import CHECKS, read_descriptors, write_near_duplicates
 from lib.folders.evaluation import (
     EvaluationRecord,
     Metrics,
-    ProjectorRecord,
     write_label_errors,
 )
 from lib.folders.model import ModelRecord, read_seen_images
 from lib.folders.output import OutputFolder, read_complete
 from lib.folders.predictions import ScoredPredictions, read_account, read_predictions
+from lib.models.trust import refuse_programs
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 
@@ -34,6 +34,7 @@ def evaluate_model(config: EvaluateConfig) -> EvaluationRecord:
         DataError: If the split has no image.
     """
     model, dataset = check_evaluation(config)
+    refuse_programs(Location(config.model_dir), model.spec, trusts_saved_model=config.trust_saved_model)
     inputs = {"model_completed_at": model.completed_at, "dataset_hash": dataset.content_hash}
     folder = OutputFolder(Location(config.output), EvaluationRecord, config.identity(), inputs)
     return folder.once(lambda: _evaluate(config, model, dataset, folder))
@@ -51,7 +52,7 @@ def _evaluate(
     scored = ScoredPredictions.of(predictions, model, dataset.folder, config.split)
     metrics = _measure(scored, config)
     metrics.write(folder.location)
-    maps = show_embeddings(scored, config)
+    maps, projector = show_embeddings(scored, config)
     draw_plots(scored, metrics, maps, folder.location)
     account = read_account(folder.location)
     return folder.complete(
@@ -67,7 +68,7 @@ def _evaluate(
             metrics=metrics,
             unfamiliar=account.unfamiliar,
             maps=list(config.maps),
-            projector=ProjectorRecord(points=maps.num_rows, verified=True),
+            projector=projector,
             **_doubts(config, scored, model, dataset),
             seconds=round(work.seconds, 3),
             images_per_s=round(work.images / work.seconds, 1),

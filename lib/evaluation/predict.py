@@ -10,10 +10,11 @@ from lib.dataset.tiff_source import TiffSource
 from lib.evaluation.predictor import predict_units
 from lib.folders.manifest import Accounting, Scale, manifest_table, write_manifest
 from lib.folders.model import ModelRecord
-from lib.folders.output import OutputFolder, read_complete
+from lib.folders.output import OutputFolder
 from lib.folders.predictions import VERDICT_SCHEMA, PredictionsRecord, read_account
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.ingest.pixel_doubts import OTHER_SCALE, find_pixel_doubts, scale_of, tell_pixel_doubts
+from lib.models.trust import read_trusted
 from lib.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ def predict_images(config: PredictConfig) -> PredictionsRecord:
         SettingsError: If the model folder is not complete, or the source has no TIFF.
         TooManyBadImagesError: If more images are refused than allowed; the manifest then names them.
     """
-    model, listing = read_complete(Location(config.model_dir), ModelRecord), list_unlabelled(Location(config.source))
+    model = read_trusted(Location(config.model_dir), trusts_saved_model=config.trust_saved_model)
+    listing = list_unlabelled(Location(config.source))
     inputs = {"model_completed_at": model.completed_at, "source_listing": listing.content_hash}
     folder = OutputFolder(Location(config.output), PredictionsRecord, config.identity(), inputs)
     return folder.once(lambda: _predict(config, model, listing, folder))

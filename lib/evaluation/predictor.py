@@ -99,7 +99,8 @@ class Predictor:
         from lib.models.inference import Forward, views_of
 
         folder = Location(config.model_dir)
-        record, self._network = read_complete(folder, ModelRecord), load_network(folder)
+        record = read_complete(folder, ModelRecord)
+        self._network = load_network(folder, trusts_saved_model=config.trust_saved_model)
         self._class_names, self._output = record.class_names, Location(config.output)
         self._reference = Reference.read(folder, record.reference)
         self._thumbnails, self._image_size = thumbnails, int(self._network.input_shape[1])

@@ -61,7 +61,7 @@ def build_saved_base(folder: Location) -> keras.Model:
     Returns:
         A model from uint8 RGB images of the earlier model's size to features, float32 (n, d).
     """
-    earlier = load_network(folder)
+    earlier = load_network(folder, trusts_saved_model=True)  # as `check_spec` has made sure of
     return keras.Model(earlier.input, earlier.layers[-1].input, name="base")
 
 

@@ -2,10 +2,10 @@
 
 `hub.KerasLayer` does not work with Keras 3, and `keras.layers.TFSMLayer` keeps only the path of a SavedModel, so that a
 model that holds one cannot be opened where that path is not. The layer here has the SavedModel's files among its
-assets: `model.keras` is complete in itself. Keras finds the layer's class if this module is imported before
-`keras.saving.load_model` is called, as `lib.models.saved.load_network` does.
+assets: `model.keras` is complete in itself.
 
-A SavedModel is a program that may read and write files: use only those you trust, alone or in a `model.keras`.
+A SavedModel is a program that may read and write files: use only those you trust, alone or in a `model.keras`. So the
+layer is not registered with Keras: its class is named when a file is opened that is trusted (`SAVED_MODEL_LAYERS`).
 """
 
 from collections.abc import Callable
@@ -149,7 +149,6 @@ def _described(tensor: tf.Tensor | tf.TensorSpec) -> str:
     return f"{tensor.dtype.name} {tuple(tensor.shape) if tensor.shape.rank is not None else 'of any shape'}"
 
 
-@keras.saving.register_keras_serializable(package="tissue")
 class SavedModelLayer(ClosedLayer[SavedModel]):
     """Calls a SavedModel."""
 
@@ -158,3 +157,7 @@ class SavedModelLayer(ClosedLayer[SavedModel]):
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
         """Features, float32 (n, width), of images, float32 (n, height, width, 3) from 0 to 1."""
         return tf.cast(self.held(pixels)[self.output_name], tf.float32)
+
+
+SAVED_MODEL_LAYERS = dict.fromkeys(("SavedModelLayer", "tissue>SavedModelLayer"), SavedModelLayer)
+"""The `custom_objects` of `keras.saving.load_model` for a file with a SavedModel: by its name, and its former one."""

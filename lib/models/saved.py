@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from lib.errors import StorageError, one_line
 from lib.folders.model import NETWORK_FILE
 from lib.storage.location import Location
 
@@ -9,12 +10,24 @@ if TYPE_CHECKING:
     import keras
 
 
-def load_network(folder: Location) -> "keras.Model":
-    """The trained network: uint8 RGB (n, image_size, image_size, 3) to logits (n, classes)."""
+def load_network(folder: Location, *, trusts_saved_model: bool = False) -> "keras.Model":
+    """The trained network: uint8 RGB (n, image_size, image_size, 3) to logits (n, classes).
+
+    Args:
+        folder: Of the model.
+        trusts_saved_model: Whether Keras may know the layer that holds a SavedModel, which is a program.
+
+    Raises:
+        StorageError: If it cannot be read or opened.
+    """
     import keras
 
-    import lib.models.hub  # makes the layer that holds a SavedModel known to Keras
-    import lib.models.onnx_encoder  # noqa: F401 - and the one that holds an ONNX network
+    from lib.models.hub import SAVED_MODEL_LAYERS
 
+    known = SAVED_MODEL_LAYERS if trusts_saved_model else {}
     with (folder / NETWORK_FILE).as_local_file() as file:
-        return keras.saving.load_model(file, compile=False)
+        try:
+            return keras.saving.load_model(file, custom_objects=known, compile=False)
+        except Exception as error:  # Keras raises what it likes for a file of others, with pages of text
+            reason = one_line(error)[:300]
+            raise StorageError(f"cannot open {(folder / NETWORK_FILE).uri} with Keras: {reason}") from error

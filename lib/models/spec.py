@@ -44,8 +44,11 @@ PRESET_KINDS = {
 """The backbones of KerasHub that can be used, by their own name and by Hugging Face's."""
 CLOSED = {HUB: "a TF Hub SavedModel", ONNX: "an ONNX network"}
 """Bases without layers that Keras could train."""
-IMPORTS = {HUB: "lib.models.hub", ONNX: "lib.models.onnx_encoder"}
-"""What a program must import before it opens a `model.keras` on such a base."""
+OPENED_BY = {
+    HUB: "`custom_objects=lib.models.hub.SAVED_MODEL_LAYERS`",
+    ONNX: "`import lib.models.onnx_encoder`",
+}
+"""What a program needs of this project to open a `model.keras` on such a base with Keras."""
 CHOICES = {"normalise": ("channels", "none"), "pool": POOLS, "taps": ("stages", "last")}
 """What some options may be, by default the first: how the CNN brings its inputs to one scale, what stands for an image
 in a transformer, and what the features of a frozen network are made from: the end of each resolution or its last

@@ -21,7 +21,8 @@ from lib.folders.output import RunRecord, package_versions, write_anew
 from lib.folders.pipeline_folder import DATASET, EVALUATIONS, MODELS, REPORT, PipelineRecord
 from lib.folders.report_folder import ReportRecord
 from lib.ingest.convert import convert_images
-from lib.models.spec import ModelSpec, check_spec, folder_names, parse_spec
+from lib.models.spec import HUB, ModelSpec, check_spec, folder_names, parse_spec
+from lib.models.trust import check_earlier
 from lib.report.page import write_report
 from lib.runtime.clock import now
 from lib.storage.location import Location
@@ -44,6 +45,8 @@ def plan_models(config: PipelineConfig) -> dict[str, ModelSpec]:
     coming: list[str] = []
     for name, spec in plan.items():
         check_spec(spec, config.image_size, coming)
+        if spec.weights not in coming:
+            check_earlier([spec], trusts_saved_model=config.trust_saved_model)
         coming.append(_model_folder(config, name).uri)
     return plan
 
@@ -136,8 +139,20 @@ def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> t
     trained = train_model(train)
     checks, evaluation = config.checks or (output / CHECKS).uri, (output / EVALUATIONS / name).uri
     return trained, evaluate_model(
-        config.part(EvaluateConfig, model_dir=model, dataset=dataset, checks=checks, output=evaluation)
+        config.part(
+            EvaluateConfig,
+            model_dir=model,
+            dataset=dataset,
+            checks=checks,
+            output=evaluation,
+            trust_saved_model=config.trust_saved_model or _uses_saved_model(config),
+        )
     )
+
+
+def _uses_saved_model(config: PipelineConfig) -> bool:
+    """Whether these settings name a SavedModel: whoever wrote them trusts the models that this run makes with it."""
+    return any(parse_spec(text).name == HUB for text in config.models)
 
 
 def _model_folder(config: PipelineConfig, name: str) -> Location:

@@ -22,7 +22,8 @@ from lib.folders.output import OutputFolder
 from lib.models.archive import check_archive
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
-from lib.models.spec import CLOSED, IMPORTS, KERAS_HUB, OWN, SAVED, ModelSpec, check_spec, parse_spec
+from lib.models.spec import CLOSED, KERAS_HUB, OPENED_BY, OWN, SAVED, ModelSpec, check_spec, parse_spec
+from lib.models.trust import check_earlier
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -77,6 +78,7 @@ def check_training(config: TrainConfig) -> ModelSpec:
     """
     spec = parse_spec(config.model)
     check_spec(spec, config.image_size)
+    check_earlier([spec], trusts_saved_model=config.trust_saved_model)
     check_fit(config, [spec])
     if spec.name in OWN and config.head_units:
         raise SettingsError(f"--head-units is for a new head on a base; {spec.name} has a head of its own")
@@ -168,8 +170,8 @@ def _train(
     record |= describe_model(spec, source, messages, folder.location)
     model = ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)})
     tracker.finish(model)
-    if spec.name in IMPORTS:
-        logger.info("%s opens with Keras only after `import %s` of this project", NETWORK_FILE, IMPORTS[spec.name])
+    if spec.name in OPENED_BY:
+        logger.info("%s opens with Keras only with %s of this project", NETWORK_FILE, OPENED_BY[spec.name])
     return folder.complete(model)
 
 

@@ -42,7 +42,7 @@ from lib.models.saved import load_network
 from lib.storage.location import Location
 
 folder = sys.argv[1]
-network = load_network(Location(folder))
+network = load_network(Location(folder), trusts_saved_model=True)
 images = np.load(f"{folder}/images.npy")
 embedding = keras.Model(network.input, network.layers[-1].input)
 for name, model in (("logits", network), ("embeddings", embedding)):

@@ -71,7 +71,11 @@ def _saved_model(folder: Path) -> Path:
 
 
 def export(model: Path, output: Path, file_format: str, quantize: str = "none") -> ExportRecord:
-    return export_model(ExportConfig(model_dir=str(model), output=str(output), format=file_format, quantize=quantize))
+    return export_model(
+        ExportConfig(
+            model_dir=str(model), output=str(output), format=file_format, quantize=quantize, trust_saved_model=True
+        )
+    )
 
 
 def photos(count: int, seed: int = 7) -> np.ndarray:
@@ -82,7 +86,7 @@ def photos(count: int, seed: int = 7) -> np.ndarray:
 
 
 def model_logits(model: Path, images: np.ndarray) -> np.ndarray:
-    return keras.ops.convert_to_numpy(load_network(Location(str(model)))(images))
+    return keras.ops.convert_to_numpy(load_network(Location(str(model)), trusts_saved_model=True)(images))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

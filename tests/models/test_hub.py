@@ -90,7 +90,7 @@ def test_a_trained_model_is_the_same_in_a_fresh_process_without_the_saved_model(
     np.testing.assert_allclose(logits, trained, rtol=1e-5, atol=1e-6)
     (tmp_path / "model.keras").unlink()
     (tmp_path / "again.keras").rename(tmp_path / "model.keras")
-    reopened = load_network(Location(str(tmp_path)))
+    reopened = load_network(Location(str(tmp_path)), trusts_saved_model=True)
     np.testing.assert_allclose(array(reopened(pixels)), trained, rtol=1e-5, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ from lib.config.prediction import ExportConfig
 from lib.errors import SettingsError, TissueError, one_line
 from lib.folders.export_folder import ExportedFile, ExportRecord, PrecisionChange, TensorRecord
 from lib.folders.model import ModelRecord
-from lib.folders.output import OutputFolder, read_complete
+from lib.folders.output import OutputFolder
 from lib.models.export.agreement import (
     PROBABILITY_TOLERANCE,
     Agreement,
@@ -31,6 +31,7 @@ from lib.models.export.runtimes import (
     runtime_versions,
 )
 from lib.models.saved import load_network
+from lib.models.trust import read_trusted
 from lib.storage.location import Location
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def export_model(config: ExportConfig) -> ExportRecord:
         TissueError: If the format cannot express the model, or the exported model says something else.
     """
     require_packages(config.format)
-    model = read_complete(Location(config.model_dir), ModelRecord)
+    model = read_trusted(Location(config.model_dir), trusts_saved_model=config.trust_saved_model)
     inputs = {"model_completed_at": model.completed_at}
     folder = OutputFolder(Location(config.output), ExportRecord, config.identity(), inputs)
     return folder.once(lambda: _export(config, model, folder))
@@ -62,7 +63,7 @@ def export_model(config: ExportConfig) -> ExportRecord:
 
 def _export(config: ExportConfig, model: ModelRecord, folder: OutputFolder[ExportRecord]) -> ExportRecord:
     started = time.monotonic()
-    network = load_network(Location(config.model_dir))
+    network = load_network(Location(config.model_dir), trusts_saved_model=config.trust_saved_model)
     _refuse_onnx(config, network)
     images = check_images(model.image_size)
     precision = _compute_in_float32(network, images)
