@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue
 
 from lib import __version__
 from lib.errors import SettingsError, StorageError, in_one_line
-from lib.folders.lease import WriterRecord, only_writer, refuse_second_writer
+from lib.folders.lease import LeaseLostError, WriterRecord, only_writer, refuse_second_writer, renew_lease
 from lib.folders.record import PACKAGE, CompletionRecord, Record, StoredRecord
 from lib.runtime.clock import now
 from lib.storage.location import Location
@@ -95,17 +95,22 @@ class OutputFolder(Generic[RecordT]):
         """
         if self.is_complete():
             return self._found(self.record())
+        begun = self._begun()
+        self._run(self._continue(begun) if begun else {}).write(self.location)
+        return None
+
+    def _begun(self) -> RunRecord | None:
+        """What an earlier start of this run has left, in a folder that may be written to."""
         self.location.check_writable()
         refuse_second_writer(self.location)
-        measured: dict[str, str] = {}
-        if (begun := RunRecord.read_if_there(self.location)) is not None:
-            measured = self._continue(begun)
+        begun = RunRecord.read_if_there(self.location)
+        if begun is not None:
+            self._refuse_other(begun, begun.inputs)
         elif [file for file in self.location.list_files() if file.path != WriterRecord.FILE]:
             raise SettingsError(
                 f"--output {self.location.uri} is not empty and holds no {self.kind.FILE}; choose another folder"
             )
-        self._run(measured).write(self.location)
-        return None
+        return begun
 
     def record(self) -> RecordT:
         """The completion record of a complete folder."""
@@ -132,11 +137,18 @@ class OutputFolder(Generic[RecordT]):
         Raises:
             SettingsError: If the folder holds another run, or one is writing into it.
         """
-        if (done := self.begin()) is not None:
-            logger.info("%s is already complete", self.location.uri)
-            return done
-        with only_writer(self.location), failures_noted(self.location):
-            return work()
+        if self.is_complete():
+            done = self._found(self.record())
+        else:
+            done = None
+            self._begun()  # so that nothing is written, not even a lease, into a folder of others
+        if done is None:
+            with only_writer(self.location):
+                if (done := self.begin()) is None:
+                    with failures_noted(self.location):
+                        return work()
+        logger.info("%s is already complete", self.location.uri)
+        return done
 
     def measured_once(self, name: str, measure: Callable[[], str]) -> str:
         """What was measured on the inputs of this run: when it was begun, or now.
@@ -158,12 +170,12 @@ class OutputFolder(Generic[RecordT]):
 
     def _continue(self, begun: RunRecord) -> dict[str, str]:
         """What an interrupted start of this run has measured that still holds."""
-        self._refuse_other(begun, begun.inputs)
         if begun.inputs == self.inputs:
             return begun.measured
         logger.warning("%s: its inputs have changed since this run began", self.location.uri)
         if not self.parts_name_their_inputs:
             self.location.delete()
+            renew_lease(self.location)
         return {}
 
     def complete(self, record: RecordT) -> RecordT:
@@ -178,6 +190,7 @@ class OutputFolder(Generic[RecordT]):
             }
         )
         self.location.delete_partials()
+        renew_lease(self.location)
         completed.write(self.location)
         (self.location / RunRecord.FILE).delete()
         return completed
@@ -208,6 +221,7 @@ def write_anew(location: Location, run: RunRecord, work: Callable[[], RecordT], 
         run.write(location)
         (location / kind.FILE).delete()
         record = work()
+        renew_lease(location)
         record.write(location)
         (location / RunRecord.FILE).delete()
     return record
@@ -218,6 +232,8 @@ def failures_noted(folder: Location) -> Iterator[None]:
     """Note in `run.json` of a folder why its run failed, for `jobs.status`; the next start writes that file anew."""
     try:
         yield
+    except LeaseLostError:  # the folder is another run's, with its own `run.json`
+        raise
     except Exception as error:
         failed = Failure(error=in_one_line(error), at=now())
         with suppress(StorageError):  # what has failed already matters more

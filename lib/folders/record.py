@@ -65,7 +65,11 @@ class StoredRecord(Record):
             SettingsError: If it has a key that only a newer version knows.
         """
         file = folder / cls.FILE
-        content = file.read_json()
+        return cls.parsed(file, file.read_json())
+
+    @classmethod
+    def parsed(cls, file: Location, content: Mapping[str, JsonValue]) -> Self:
+        """What a file holds; raises as `read`."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:

@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 
 from lib.errors import StorageError, one_line
 from lib.runtime.counters import STORAGE_RETRIES
+from lib.storage.gcs_refusals import concerns_payment, explained
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ TRANSIENT_STATUS = frozenset({408, 429, *range(500, 600)})
 REMEDIES = {
     HTTPStatus.UNAUTHORIZED: "the credentials are not valid (any more); "
     "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file",
-    HTTPStatus.FORBIDDEN: "the account may not do that; it needs the role Storage Object Viewer on a source, "
-    "Storage Object User on an output",
 }
 
 
@@ -93,6 +92,11 @@ def fault_of(error: Exception) -> Fault | None:
     return None if reason is None else Fault(reason)
 
 
+def is_unmet_condition(error: Exception) -> bool:
+    """Whether a server did not do something since the object is no longer the one that was meant."""
+    return isinstance(error, FileExistsError) or _status(error) == HTTPStatus.PRECONDITION_FAILED
+
+
 def kind_of(error: Exception) -> str:
     """What went wrong, in a word, for counting: `rate_limit`, `http_503`, `timeout`, `damaged` or `connection`."""
     if isinstance(error, TimeoutError):
@@ -128,9 +132,19 @@ def _status(error: Exception) -> int | None:
     return int(code) if isinstance(code, int | str) and str(code).isdigit() else None
 
 
+def _words(error: Exception) -> str:
+    """What the server said, without what gcsfs puts around it."""
+    text = str(error)
+    if text.startswith("Forbidden"):
+        return text.partition("\n")[2]
+    return str(getattr(error, "message", text)).removesuffix(f", {getattr(error, 'code', '')}")
+
+
 def _from_status(status: int, error: Exception) -> Fault:
     if status in TRANSIENT_STATUS:
         return Fault(f"HTTP {status} {one_line(error)}".rstrip(), may_pass=True)
+    if status == HTTPStatus.FORBIDDEN or concerns_payment(str(error)):
+        return Fault(explained(status, _words(error)))
     remedy = REMEDIES.get(HTTPStatus(status)) if status in REMEDIES else None
     return Fault(f"HTTP {status}: {remedy or one_line(error)}")
 

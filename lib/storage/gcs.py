@@ -1,4 +1,7 @@
-"""Google Cloud Storage through gcsfs; `STORAGE_EMULATOR_HOST` redirects it to another server."""
+"""Google Cloud Storage through gcsfs; `STORAGE_EMULATOR_HOST` redirects it to another server.
+
+`GCS_USER_PROJECT` names the project that pays for reading a bucket whose owner does not ("requester pays").
+"""
 
 import asyncio
 import os
@@ -114,6 +117,7 @@ def gcs_filesystem() -> AbstractFileSystem:
     # What is written is compared with the checksum that the server answers; "crc32c" would need one more package.
     return ReliableGCSFileSystem(
         token=token,
+        requester_pays=os.environ.get("GCS_USER_PROJECT") or False,
         consistency="md5",
         use_listings_cache=False,
         requests_timeout=timeout,

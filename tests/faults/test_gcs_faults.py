@@ -501,3 +501,15 @@ def test_a_fault_that_stays_fails_the_run_and_the_next_one_fetches_only_what_is_
     ]
     expected = {name for name in gcs.names() if name.startswith("tissues/")} - done
     assert sorted(fetched) == sorted(expected)
+
+
+def test_whoever_pays_for_reading_is_named_in_every_request(
+    gcs: GcsServer, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GCS_USER_PROJECT", "lab-project")
+    with storage_here({"STORAGE_EMULATOR_HOST": proxy.url}):
+        folder = Location("gs://lab/paid")
+        (folder / "a.tif").write_bytes(CONTENT)
+        assert folder.read_listed(folder.list_files())[0][0] == CONTENT
+    assert len(proxy.requests) > 2
+    assert [request.target for request in proxy.requests if "userProject=lab-project" not in request.target] == []

@@ -68,6 +68,46 @@ def test_what_does_not_pass_by_itself_fails_at_once_with_its_remedy(
     assert waits == []
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("The billing account for the owning project is disabled in state absent", "switch billing on for the project"),
+        (
+            "Cloud Storage JSON API has not been used in project 123456 before or it is disabled. Enable it",
+            "enable the Cloud Storage JSON API in that project",
+        ),
+        ("Bucket is a requester pays bucket but no user project provided.", "set GCS_USER_PROJECT to the project"),
+        (
+            "ada@lab.org does not have serviceusage.services.use access to the Google Cloud project.",
+            "the role Service Usage Consumer in the project that GCS_USER_PROJECT names",
+        ),
+        (
+            "ada@lab.org does not have storage.objects.list access to the Google Cloud Storage bucket. "
+            "Permission 'storage.objects.list' denied on resource (or it may not exist).",
+            "needs the role Storage Object Viewer on a source",
+        ),
+        ("Object 'lab/x' is subject to bucket's retention policy and cannot be overwritten", "choose another output"),
+        ("Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: x", "ask who runs it"),
+    ],
+)
+def test_a_refusal_of_google_says_the_fact_first_and_then_the_advice_that_fits(
+    words: str, advice: str, waits: list[float]
+) -> None:
+    status = 400 if "requester pays" in words else 403
+    kinds = [HttpError({"code": status, "message": words})]
+    kinds += (
+        [OSError(f"Forbidden: https://storage.googleapis.com/storage/v1/b/lab/o\n{words}")] if status == 403 else []
+    )
+    for error in kinds:
+        with pytest.raises(StorageError) as caught:
+            attempt("read", "gs://lab/x", failing(1, error))
+        line = str(caught.value)
+        assert line.startswith(f"cannot read gs://lab/x: HTTP {status}: {words.rstrip('.')}; ")
+        assert advice in line
+        assert "\n" not in line
+    assert waits == []
+
+
 def test_a_bug_stays_a_bug(waits: list[float]) -> None:
     assert named(KeyError("x"), "read", "gs://lab/x") is None
     with pytest.raises(KeyError):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -11,10 +12,11 @@ import pytest
 
 from lib.errors import SettingsError
 from lib.folders import lease
-from lib.folders.lease import WriterRecord, only_writer, refuse_second_writer
-from lib.folders.output import OutputFolder
+from lib.folders.lease import LeaseLostError, WriterRecord, only_writer, refuse_second_writer, renew_lease
+from lib.folders.output import OutputFolder, RunRecord
 from lib.folders.sample_folder import SampleRecord
 from lib.storage.location import Location
+from tests.fakes.records import sample_record
 
 
 @pytest.fixture
@@ -62,7 +64,8 @@ def test_a_writer_on_another_machine_counts_until_its_file_is_no_longer_renewed(
     written_by(folder)
     with pytest.raises(SettingsError, match="on elsewhere"):
         refuse_second_writer(folder)
-    written_by(folder, renewed_at_unix_s=time.time() - lease.EXPIRY_S - 1)
+    long_ago = time.time() - lease.EXPIRY_S - 1
+    os.utime((folder / WriterRecord.FILE).path, (long_ago, long_ago))
     refuse_second_writer(folder)
 
 
@@ -74,3 +77,88 @@ def test_the_file_is_renewed(folder: Location, monkeypatch: pytest.MonkeyPatch) 
         while WriterRecord.read(folder).renewed_at_unix_s == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_a_lease_is_renewed_and_let_go_only_while_it_is_ones_own(folder: Location) -> None:
+    def stand_still() -> None:
+        with only_writer(folder):
+            written_by(folder)
+            renew_lease(folder)
+
+    with pytest.raises(LeaseLostError, match=r"was taken over by process 1 on elsewhere since 2026-11-23.*it stops"):
+        stand_still()
+    assert WriterRecord.read(folder).host == "elsewhere"
+
+
+def test_a_lease_that_was_removed_by_hand_is_taken_again(folder: Location) -> None:
+    with only_writer(folder):
+        (folder / WriterRecord.FILE).delete()
+        renew_lease(folder)
+        assert WriterRecord.read(folder).pid == os.getpid()
+
+
+def test_a_run_that_stood_still_completes_nothing_and_notes_no_failure(folder: Location) -> None:
+    output = OutputFolder(folder, SampleRecord, {})
+
+    def work() -> SampleRecord:
+        written_by(folder)
+        return output.complete(sample_record())
+
+    with pytest.raises(LeaseLostError, match="taken over"):
+        output.once(work)
+    assert not output.is_complete()
+    assert RunRecord.read(folder).failed is None
+
+
+def test_a_run_that_wakes_up_is_interrupted_where_it_waits(folder: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.01)
+    started = time.monotonic()
+
+    def stand_still() -> None:
+        with only_writer(folder):
+            written_by(folder)
+            time.sleep(300)
+
+    with pytest.raises(LeaseLostError, match="was taken over by process 1 on elsewhere"):
+        stand_still()
+    assert time.monotonic() - started < 200
+
+
+def test_ctrl_c_stays_ctrl_c(folder: Location) -> None:
+    with pytest.raises(KeyboardInterrupt), only_writer(folder):
+        raise KeyboardInterrupt
+    assert not (folder / WriterRecord.FILE).exists()
+
+
+def test_a_second_attempt_in_the_same_process_is_refused_too(folder: Location) -> None:
+    def attempt() -> str:
+        with pytest.raises(SettingsError, match="is being written by process") as caught, only_writer(folder):
+            pass
+        return str(caught.value)
+
+    with only_writer(folder), ThreadPoolExecutor(1) as other:
+        assert f"process {os.getpid()} on" in other.submit(attempt).result()
+
+
+def test_a_lease_of_another_machine_is_as_old_as_the_disk_says(folder: Location) -> None:
+    written_by(folder, renewed_at_unix_s=time.time() + 3600)  # by a clock that is wrong
+    with pytest.raises(SettingsError, match="on elsewhere"):
+        refuse_second_writer(folder)
+    long_ago = time.time() - lease.EXPIRY_S - 1
+    os.utime((folder / WriterRecord.FILE).path, (long_ago, long_ago))
+    refuse_second_writer(folder)
+
+
+def test_a_lease_leaves_no_file_behind(folder: Location) -> None:
+    with only_writer(folder):
+        pass
+    assert list(Path(folder.path).iterdir()) == []
+
+
+def test_nothing_is_written_into_a_folder_of_others(folder: Location) -> None:
+    (folder / "thesis.docx").write_bytes(b"1")
+    before = Path(folder.path).stat().st_mtime_ns
+    with pytest.raises(SettingsError, match="is not empty"):
+        OutputFolder(folder, SampleRecord, {}).once(lambda: pytest.fail("it worked"))
+    assert [path.name for path in Path(folder.path).iterdir()] == ["thesis.docx"]
+    assert Path(folder.path).stat().st_mtime_ns == before
