@@ -6,7 +6,7 @@ import secrets
 
 def ray_is_ours() -> bool:
     """Whether this process starts a Ray of its own, rather than run as a job of a cluster."""
-    return "RAY_ADDRESS" not in os.environ
+    return os.environ.get("RAY_ADDRESS", "") in {"", "local"}
 
 
 def prepare_environment() -> None:
@@ -38,5 +38,6 @@ def name_job(job: str, log_format: str) -> None:
 
 
 def job_variables() -> dict[str, str]:
-    """What `name_job` has set; empty in a process that is no job."""
-    return {name: os.environ[name] for name in (JOB_VARIABLE, LOG_FORMAT_VARIABLE) if name in os.environ}
+    """What `name_job` has set, and who pays for reading; empty in a process that is no job."""
+    names = (JOB_VARIABLE, LOG_FORMAT_VARIABLE, "GCS_USER_PROJECT")
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -16,6 +16,7 @@ import pyarrow as pa
 from lib.config.base import JobConfig
 from lib.config.resources import AcceleratorConfig, DecodeConfig
 from lib.runtime.environment import job_variables, ray_is_ours
+from lib.runtime.ray_start import init_ray
 
 if TYPE_CHECKING:
     import ray.data
@@ -37,6 +38,9 @@ def start_ray(config: JobConfig) -> None:
     """Start Ray unless this process has it: the cluster it runs in as a job, or a local one on loopback.
 
     It ends with the process, or with `stop_ray`.
+
+    Raises:
+        TissueError: If it cannot be started or joined.
     """
     import ray
 
@@ -51,7 +55,7 @@ def start_ray(config: JobConfig) -> None:
         options |= {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, 2)}
     elif variables := job_variables():  # the workers of a Ray of ours have this process's environment
         options["runtime_env"] = {"env_vars": variables}
-    ray.init(**options)
+    init_ray(**options)
     prepare_context(config.verbose)
     if not ray_is_ours():
         _keep_statistics_here()

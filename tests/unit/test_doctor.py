@@ -5,13 +5,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import ray
 
 from lib.config.chain import DoctorConfig
 from lib.errors import DataError
 from lib.models.spec import parse_spec
 from lib.runs.doctor import cluster, estimate
+from lib.runs.doctor.diagnose import Diagnosis
 from lib.runs.doctor.findings import NoAnswerError, look, within
-from lib.runs.doctor.storage import Sample, judge_disk, judge_sample, list_source
+from lib.runs.doctor.storage import Sample, judge_disk, judge_sample, list_source, write_output
 from tests.fakes.sources import write_source
 
 
@@ -85,3 +87,36 @@ def test_the_estimate_grows_with_epochs_and_falls_with_gpus(tmp_path: Path, monk
     # 7 images train and 1 tests; a network from scratch is tried in five fits of four fifths of them
     cnn, vgg16, tried = 0.01 * (10 * 3 * 7 + 1), 0.01 * 8, 0.01 * (7 + 10 * 3 * 4 * 7 + 7)
     assert max(cnn, vgg16) + tried == pytest.approx(chosen.train_s, rel=0.2)
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_the_output_is_tried_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    config = config_for(tmp_path / "source", output=str(tmp_path / "new/results"))
+    before = tmp_path.stat().st_mtime_ns
+    assert write_output(config) == f"{tmp_path}/new/results can be written"
+    assert tmp_path.stat().st_mtime_ns != before
+    assert files_below(tmp_path) == []
+
+
+def test_an_output_that_cannot_be_written_blocks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    finding = look("output", lambda: write_output(config_for(tmp_path, output=str(tmp_path / "file/results"))))
+    assert finding.state == "blocks"
+    assert "cannot write" in finding.detail
+    assert files_below(tmp_path) == ["file"]
+
+
+def test_a_ray_that_cannot_be_reached_blocks_and_what_needs_it_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "source", {"liver": 2, "lung": 2}, test_per_class=1)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    findings = {finding.check: finding for finding in Diagnosis(config_for(source)).findings()}
+    assert findings["Ray"].state == "blocks"
+    assert "no Ray answers at RAY_ADDRESS=127.0.0.1:1" in findings["Ray"].detail
+    assert findings["decoding"].state == "ok"
+    assert not {"versions", "GPUs", "memory", "estimate"} & set(findings)

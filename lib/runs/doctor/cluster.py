@@ -1,5 +1,7 @@
 """Whether the nodes of the cluster agree, see their GPUs, and have the memory that the settings take."""
 
+import os
+import tempfile
 from platform import python_version
 from typing import Any
 
@@ -30,9 +32,20 @@ def visible_gpus() -> int:
     return len(tf.config.list_physical_devices("GPU"))
 
 
-def check_nodes(config: DoctorConfig) -> list[Finding]:
-    """Start or join Ray, and ask each of its nodes."""
+def reach_ray(config: DoctorConfig) -> str:
+    """Start or join Ray.
+
+    Raises:
+        TissueError: If it cannot be.
+    """
     start_ray(config)
+    if ray_is_ours():
+        return f"starts on this machine, with its files in {os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()}"
+    return f"answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}"
+
+
+def check_nodes(config: DoctorConfig) -> list[Finding]:
+    """Ask each node of Ray, which is running."""
     return [_versions(), _gpus(config)]
 
 

@@ -8,7 +8,7 @@ from lib.errors import TissueError, in_one_line
 from lib.evaluation.choice.candidates import describe_missing, find_missing
 from lib.models.spec import ModelSpec
 from lib.runs.doctor import storage
-from lib.runs.doctor.cluster import check_nodes, cluster_cpus, judge_memory
+from lib.runs.doctor.cluster import check_nodes, cluster_cpus, judge_memory, reach_ray
 from lib.runs.doctor.estimate import Estimate, estimate
 from lib.runs.doctor.findings import Finding, look
 from lib.runs.pipeline import plan_models
@@ -31,7 +31,11 @@ class Diagnosis:
         if plan is not None:
             weights, plan = _look_for_weights(config, plan)
             yield weights
-        yield from check_nodes(config)
+        ray = look("Ray", lambda: reach_ray(config))
+        yield ray
+        has_ray = ray.state == "ok"
+        if has_ray:
+            yield from check_nodes(config)
         listing = yield from self._need("listing", lambda: storage.list_source(config), storage.describe_listing)
         if listing is None:
             return
@@ -42,6 +46,8 @@ class Diagnosis:
             return
         yield storage.judge_sample(sample, config)
         yield storage.judge_disk(sample, listing, config)
+        if not has_ray:
+            return
         yield judge_memory(sample, listing, config)
         if plan:
             cpus = config.cpus or max(cluster_cpus(), 1)

@@ -1,9 +1,9 @@
 """Whether the source can be listed, read and decoded, and the output be written."""
 
 import time
+import uuid
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -58,13 +58,28 @@ def reach_source(config: DoctorConfig) -> str:
 
 
 def write_output(config: DoctorConfig) -> str:
-    """Whether the output can be written.
+    """Whether the output can be written: a small file is, in the output or what there is above it, and deleted.
 
     Raises:
         TissueError: If not.
     """
-    within(PATIENCE_S, Location(config.output).check_writable)
+    output = Location(config.output)
+    within(PATIENCE_S, output.check_writable)
+    within(PATIENCE_S, lambda: _write_probe(_existing_folder(output)))
     return f"{config.output} can be written"
+
+
+def _write_probe(folder: Location) -> None:
+    probe = folder / f".{uuid.uuid4().hex}.partial"  # a name that no listing tells
+    probe.write_bytes(b"written by `doctor` to see that it can be, and deleted again")
+    probe.delete()
+
+
+def _existing_folder(output: Location) -> Location:
+    """The output, or the nearest folder above it that is there, so that none is made; buckets have no folders."""
+    while output.scheme != "gs" and not output.exists() and (above := output.above) is not None:
+        output = above
+    return output
 
 
 def list_source(config: DoctorConfig) -> Listing:
@@ -141,11 +156,6 @@ def judge_disk(sample: Sample, listing: Listing, config: DoctorConfig) -> Findin
     output = Location(config.output)
     if not output.is_local:
         return Finding("disk", "ok", f"the dataset will need {needed / 1e9:,.2f} GB in {output.scheme}://")
-    free = psutil.disk_usage(str(_existing(output))).free
+    free = psutil.disk_usage(_existing_folder(output).path).free
     text = f"the dataset will need {needed / 1e9:,.2f} GB; {free / 1e9:,.1f} GB are free"
     return Finding("disk", "ok" if needed < FREE_SHARE * free else "blocks", text)
-
-
-def _existing(output: Location) -> Path:
-    path = Path(output.path)
-    return next(folder for folder in (path, *path.parents) if folder.exists())
