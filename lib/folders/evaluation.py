@@ -167,6 +167,8 @@ class ProjectorRecord(Record):
     points: int
     verified: bool
     """That TensorBoard shows it."""
+    problem: str | None = None
+    """Why it does not, or could not be asked."""
 
 
 class EvaluationRecord(CompletionRecord):

@@ -24,7 +24,7 @@ from lib.errors import DataError, SettingsError
 from lib.folders.checks import MOST_SHOWN, write_near_duplicates
 from lib.folders.choice import TriedModel
 from lib.folders.dataset import MOST_REFUSED, find_overlap
-from lib.folders.evaluation import Metrics
+from lib.folders.evaluation import EvaluationRecord, Metrics, ProjectorRecord
 from lib.folders.manifest import Counts
 from lib.folders.model import BestEpoch, SweepRecord
 from lib.folders.predictions import Mistake
@@ -555,6 +555,16 @@ def test_images_unlike_the_training_images_are_doubted(lab: Lab) -> None:
     for count, doubted in ((3, False), (4, True)):
         pq.write_table(table.append_column("unfamiliar", [[index < count for index in range(60)]]), file)
         assert ("Images unlike anything cnn was trained on" in titles(config)) is doubted
+
+
+def test_a_projector_that_could_not_be_verified_is_doubted(lab: Lab) -> None:
+    config = lab.both({1})
+    folder = Location(config.evaluations[0])
+    projector = ProjectorRecord(points=60, verified=False, problem="TensorBoard ended with code 1: no module")
+    assert "The Projector of cnn could not be verified" not in titles(config)
+    EvaluationRecord.read(folder).model_copy(update={"projector": projector}).write(folder)
+    assert "The Projector of cnn could not be verified" in titles(config)
+    assert "TensorBoard ended with code 1: no module" in page_of(config)
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=600))

@@ -1,5 +1,6 @@
 """What the embeddings of an evaluation show: maps, the Projector, and training images that look like tested ones."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.prediction import EvaluateConfig
+from lib.errors import DataError, one_line
 from lib.evaluation.checks.near_duplicates import proposed_duplicates
 from lib.evaluation.views.maps import embedding_maps, map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
-from lib.folders.evaluation import PROJECTOR, write_maps
+from lib.folders.evaluation import PROJECTOR, ProjectorRecord, write_maps
 from lib.folders.model import read_reference
 from lib.folders.predictions import ScoredPredictions, read_embedding_parts, read_thumbnails
 from lib.projector import (
@@ -25,18 +27,19 @@ from lib.projector import (
 )
 from lib.storage.location import Location
 
+logger = logging.getLogger(__name__)
+
 SEED = 0
 Matrix = npt.NDArray[np.float32]
 
 
-def show_embeddings(scored: ScoredPredictions, config: EvaluateConfig) -> pa.Table:
-    """Write `maps.parquet` and `projector/` of a fair sample of the images, and see that TensorBoard shows it.
+def show_embeddings(scored: ScoredPredictions, config: EvaluateConfig) -> tuple[pa.Table, ProjectorRecord]:
+    """Write `maps.parquet` and `projector/` of a fair sample of the images, and see whether TensorBoard shows it.
 
     Returns:
-        Rows of `MAP_SCHEMA`.
+        Rows of `MAP_SCHEMA`, and what TensorBoard makes of the Projector.
 
     Raises:
-        DataError: If TensorBoard does not serve the Projector as it should.
         StorageError: If embeddings or thumbnails cannot be read, or the results not written.
     """
     folder = Location(config.output)
@@ -54,8 +57,8 @@ def show_embeddings(scored: ScoredPredictions, config: EvaluateConfig) -> pa.Tab
         chosen["path"].to_pylist(),
         [thumbnails[image_id] for image_id in ids],
     )
-    _write_projector(points, folder)
-    return maps
+    problem = _write_projector(points, folder)
+    return maps, ProjectorRecord(points=maps.num_rows, verified=problem is None, problem=problem)
 
 
 def _chosen(predictions: pa.Table) -> npt.NDArray[np.intp]:
@@ -83,14 +86,20 @@ def _matrix(lists: pa.ChunkedArray) -> Matrix:
     return np.asarray(pc.list_flatten(lists).to_numpy().reshape(len(lists), -1), np.float32)
 
 
-def _write_projector(points: ProjectorPoints, folder: Location) -> None:
+def _write_projector(points: ProjectorPoints, folder: Location) -> str | None:
+    """Write the Projector's files, and say why TensorBoard does not show them; None if it does."""
     files = projector_files(points)
     (folder / PROJECTOR).write_many(files)
-    if folder.is_local:
-        verify_projector(Path(folder.path), PROJECTOR, points)
-    else:
-        written = (folder / PROJECTOR).read_many(list(files))
-        verify_projector_files(dict(zip(files, written, strict=True)), points)
+    written = {} if folder.is_local else dict(zip(files, (folder / PROJECTOR).read_many(list(files)), strict=True))
+    try:
+        if folder.is_local:
+            verify_projector(Path(folder.path), PROJECTOR, points)
+        else:
+            verify_projector_files(written, points)
+    except (DataError, ValueError) as error:  # what it answers may be no JSON
+        logger.warning("the Projector of %s could not be verified: %s", folder.uri, one_line(error)[:300])
+        return one_line(error)[:300]
+    return None
 
 
 def resembling_training_images(folder: Location, model_folder: Location, descriptors: pa.Table) -> pa.Table:

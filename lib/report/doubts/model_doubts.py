@@ -27,6 +27,7 @@ def model_doubts(evaluation: Evaluation) -> list[Doubt]:
         *_images(evaluation),
         *_training(evaluation),
         *_provenance(evaluation),
+        *_projector(evaluation),
     ]
 
 
@@ -155,4 +156,13 @@ def _provenance(evaluation: Evaluation) -> Iterator[Doubt]:
         yield Doubt(
             f"The dataset has changed since {name} was measured",
             f"It was measured on dataset {evaluated_on}; {evaluation.dataset.uri} now holds {there_now}.",
+        )
+
+
+def _projector(evaluation: Evaluation) -> Iterator[Doubt]:
+    projector = evaluation.record.projector
+    if projector is not None and projector.problem is not None:
+        yield Doubt(
+            f"The Projector of {evaluation.name} could not be verified",
+            f"{projector.problem}. Its other numbers and pictures do not depend on it.",
         )
