@@ -107,16 +107,3 @@ def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
     monkeypatch.setattr(scan.os, "scandir", refusing)
     with pytest.raises(StorageError, match=r"cannot list .*train/liver.*: Permission denied"):
         Location(str(tmp_path)).list_files()
-
-
-def test_links_on_a_disk_are_listed_and_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "a.tif").write_bytes(b"12345")
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "file.tif").symlink_to(tmp_path / "there" / "a.tif")
-    (source / "broken.tif").symlink_to(tmp_path / "gone.tif")
-    (source / "folder").symlink_to(tmp_path / "there")
-    sizes = {file.path: file.size_bytes for file in Location(str(source)).list_files()}
-    assert sizes.keys() == {"file.tif", "broken.tif", "folder"}
-    assert (sizes["file.tif"], sizes["broken.tif"]) == (5, 0)
