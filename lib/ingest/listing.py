@@ -25,8 +25,8 @@ from lib.ingest.labels import (
     place_unlabelled,
     with_groups,
 )
-from lib.ingest.left_out import advice, tell_left_out, tell_unreadable
 from lib.ingest.splits import choose_validation, refuse_torn_groups
+from lib.ingest.unread import advice, tell_left_out, tell_unreadable
 from lib.storage.location import Location
 from lib.storage.scan import StoredFile
 
