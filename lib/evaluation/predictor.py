@@ -173,11 +173,14 @@ def prediction_table(
 
 
 def _familiarity(embeddings: npt.NDArray[np.float32], reference: Reference | None) -> dict[str, pa.Array]:
+    nulls = pa.nulls(len(embeddings))
+    found = {"feature_distance": nulls.cast(pa.float32()), "unfamiliar": nulls.cast(pa.bool_())}
     if reference is None:
-        nulls = pa.nulls(len(embeddings))
-        return {"feature_distance": nulls.cast(pa.float32()), "unfamiliar": nulls.cast(pa.bool_())}
+        return found
     distances = reference.distances(embeddings)
-    return {"feature_distance": pa.array(distances), "unfamiliar": pa.array(reference.unfamiliar(distances))}
+    unfamiliar = reference.unfamiliar(distances)
+    found |= {"feature_distance": pa.array(distances)}
+    return found if unfamiliar is None else found | {"unfamiliar": pa.array(unfamiliar)}
 
 
 def _embedding_table(images: pa.Table, embeddings: npt.NDArray[np.float32]) -> pa.Table:

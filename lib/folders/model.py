@@ -64,8 +64,8 @@ class ReferenceRecord(Record):
     """In `reference.parquet`."""
     neighbours: int
     """The distance to which nearest of them counts."""
-    threshold: float
-    """The cosine distance beyond which an image is unfamiliar."""
+    threshold: float | None
+    """The cosine distance beyond which an image is unfamiliar; None where too few validation images could tell."""
     quantile: float
     """Of the distances of the validation images, at which the threshold lies."""
     validation_images: int

@@ -19,6 +19,8 @@ FloatArray = npt.NDArray[np.float32]
 MOST_IMAGES = 10_000
 NEIGHBOURS = 5
 QUANTILE = 0.99
+FEWEST_IMAGES = 20
+"""Left-out images that can draw the line: beyond the farthest of n lies one ordinary image in n + 1."""
 BLOCK = 1 << 22
 """Similarities that are held at one time: 16 MiB."""
 
@@ -29,22 +31,22 @@ class Reference:
 
     Attributes:
         embeddings: float32 (n, d), n at least 1, each row of unit length.
-        threshold: The distance beyond which an image is unfamiliar.
+        threshold: The distance beyond which an image is unfamiliar; None where too few images could tell.
         neighbours: k; all n where there are fewer.
     """
 
     embeddings: FloatArray
     labels: list[str]
-    threshold: float
+    threshold: float | None
     neighbours: int
 
     def distances(self, embeddings: FloatArray) -> FloatArray:
         """Cosine distance of images to their k-th nearest reference image (see `neighbour_distances`)."""
         return neighbour_distances(embeddings, self.embeddings, self.neighbours)
 
-    def unfamiliar(self, distances: FloatArray) -> npt.NDArray[np.bool_]:
-        """Which distances, float32 (m,), are above the threshold: bool (m,)."""
-        return np.asarray(distances > self.threshold)
+    def unfamiliar(self, distances: FloatArray) -> npt.NDArray[np.bool_] | None:
+        """Which distances, float32 (m,), are above the threshold: bool (m,); None without one."""
+        return None if self.threshold is None else np.asarray(distances > self.threshold)
 
     @classmethod
     def read(cls, model_folder: Location, record: ReferenceRecord | None) -> "Reference | None":
@@ -99,15 +101,16 @@ def reference_record(images: int, distances: FloatArray) -> ReferenceRecord | No
         distances: Distances of the validation images, shape (m,).
 
     Returns:
-        None where there are no reference or no validation images. Of few validation images, the threshold is near the
-        largest distance of any.
+        None where there are no reference or no validation images; without a threshold where there are fewer than
+        `FEWEST_IMAGES`.
     """
     if not images or not len(distances):
         return None
+    tells = len(distances) >= FEWEST_IMAGES
     return ReferenceRecord(
         images=images,
         neighbours=min(NEIGHBOURS, images),
-        threshold=float(np.quantile(distances.astype(np.float64), QUANTILE)),
+        threshold=float(np.quantile(distances.astype(np.float64), QUANTILE)) if tells else None,
         quantile=QUANTILE,
         validation_images=len(distances),
     )

@@ -76,7 +76,7 @@ def folder(network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Lo
     embeddings = unit_length(run(network, random_images()).embeddings)
     names = pa.table({name: [f"{name} {row}" for row in range(5)] for name in ("image_id", "path", "label")})
     write_reference(names, CLASS_NAMES, np.full((5, 3), 1 / 3, np.float32), embeddings, folder)
-    reference = reference_record(5, np.full(5, 1e-4, np.float32))
+    reference = reference_record(5, np.full(20, 1e-4, np.float32))
     assert reference is not None
     nearest = reference.model_copy(update={"neighbours": 1})
     model_record(class_names=CLASS_NAMES, image_size=SIZE, reference=nearest).write(folder)

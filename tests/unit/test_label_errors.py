@@ -83,3 +83,22 @@ def test_a_class_of_one_image_does_no_harm() -> None:
     truth = np.array([0] * 50 + [1] * 50 + [2])
     found = label_error_candidates(predictions(truth, modelled(truth, 4)), CLASS_NAMES)
     assert found.num_rows <= 5
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 2.0, 3.0, 4.0])
+def test_labels_are_doubted_only_by_models_whose_doubt_means_something(strength: float) -> None:
+    """Twenty sets of 240 images of 4 classes, one label in twenty wrong, and a calibrated model of this strength."""
+    random, doubted, wrong = np.random.default_rng(7), 0, 0
+    for _ in range(20):
+        truth = random.integers(0, 4, 240)
+        logits = random.normal(size=(240, 4))
+        logits[np.arange(240), truth] += strength
+        exponentials = np.exp(logits * max(strength, 0.5))
+        planted = random.random(240) < 0.05
+        labels = np.where(planted, (truth + random.integers(1, 4, 240)) % 4, truth)
+        rows = predictions(labels, exponentials / exponentials.sum(axis=1, keepdims=True))
+        found = label_error_candidates(rows, CLASS_NAMES)
+        ids = {int(name.removeprefix("id")) for name in found["image_id"].to_pylist()}
+        doubted += len(ids)
+        wrong += sum(planted[number] for number in ids)
+    assert doubted == 0 if strength < 2 else wrong / doubted > 0.25

@@ -70,6 +70,18 @@ def test_without_validation_images_there_is_no_threshold() -> None:
     assert reference_record(0, np.zeros(3, np.float32)) is None
 
 
+@pytest.mark.parametrize("count", [3, 19, 20, 40, 200])
+def test_ordinary_images_are_seldom_called_unfamiliar_however_few_draw_the_line(count: int) -> None:
+    random, called = np.random.default_rng(count), []
+    for _ in range(400):
+        record = reference_record(50, random.gamma(3, size=count).astype(np.float32))
+        assert record is not None
+        assert (record.threshold is None) == (count < 20)
+        ordinary = random.gamma(3, size=100)
+        called.append(0.0 if record.threshold is None else float(np.mean(ordinary > record.threshold)))
+    assert np.mean(called) < 0.06
+
+
 def write(folder: Path, embeddings: FloatArray, probabilities: FloatArray) -> None:
     rows = range(len(embeddings))
     labels = [CLASS_NAMES[row % 3] for row in rows]
@@ -83,12 +95,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     embeddings = unit_length(drawn(4, 6))
     probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.2, 0.7, 0.1]], np.float32)
     write(tmp_path, embeddings, probabilities)
-    record = reference_record(4, np.array([0.1, 0.2], np.float32))
+    record = reference_record(4, np.repeat([0.1, 0.2], 50).astype(np.float32))
     found = Reference.read(Location(str(tmp_path)), record)
     assert found is not None
     np.testing.assert_array_equal(found.embeddings, embeddings)
     assert found.labels == ["liver", "lung", "skin", "liver"]
-    assert (found.threshold, found.neighbours) == (pytest.approx(0.199), 4)
+    assert (found.threshold, found.neighbours) == (pytest.approx(0.2), 4)
     table = pq.read_table(tmp_path / "reference.parquet")
     assert table.schema == REFERENCE_SCHEMA
     assert table["predicted"].to_pylist() == ["liver", "lung", "skin", "lung"]

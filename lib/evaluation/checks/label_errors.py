@@ -8,6 +8,8 @@ import pyarrow as pa
 from lib.folders.evaluation import LABEL_ERROR_SCHEMA
 
 FEWEST_CLASSES = 2
+LEAST_ACCURACY = 0.75
+"""Of a model that can doubt labels: in simulation, of those that a less accurate one names, three of four are right."""
 
 
 def label_error_candidates(predictions: pa.Table, class_names: list[str]) -> pa.Table:
@@ -23,7 +25,8 @@ def label_error_candidates(predictions: pa.Table, class_names: list[str]) -> pa.
             taken for one of them.
 
     Returns:
-        Rows of `LABEL_ERROR_SCHEMA`, the most doubtful label first; none where all labels are of one class.
+        Rows of `LABEL_ERROR_SCHEMA`, the most doubtful label first; none where all labels are of one class, or the
+        model is right on too few images (`LEAST_ACCURACY`) to be believed rather than the labels.
 
     Source:
         Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 70, 2021;
@@ -31,9 +34,9 @@ def label_error_candidates(predictions: pa.Table, class_names: list[str]) -> pa.
     """
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[label] for label in predictions["label"].to_pylist()], np.int64)
-    if len(np.unique(labels)) < FEWEST_CLASSES:
+    probabilities = np.array(predictions["probabilities"].to_pylist(), np.float64).reshape(len(labels), -1)
+    if len(np.unique(labels)) < FEWEST_CLASSES or np.mean(probabilities.argmax(axis=1) == labels) < LEAST_ACCURACY:
         return LABEL_ERROR_SCHEMA.empty_table()
-    probabilities = np.array(predictions["probabilities"].to_pylist(), np.float64)
     found = _find_label_issues(labels, probabilities / probabilities.sum(axis=1, keepdims=True))
     rows = predictions.take(found)
     columns = {name: rows[name] for name in ("image_id", "path", "label", "predicted", "confidence")}

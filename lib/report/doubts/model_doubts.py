@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from lib.evaluation.checks.label_errors import LEAST_ACCURACY
 from lib.models.probabilities import calibration_error
 from lib.report.doubts.doubt import Doubt
 from lib.report.formatting import count_of, has, percent, some
@@ -103,6 +104,12 @@ def _images(evaluation: Evaluation) -> Iterator[Doubt]:
             "than 99 % of the images that were left out of its training.",
         )
     found = evaluation.label_errors
+    if found and evaluation.metrics.accuracy < LEAST_ACCURACY:
+        yield Doubt(
+            "Wrong labels could not be looked for",
+            f"{name} is right on {percent(evaluation.metrics.accuracy)} of its {split} images. Below "
+            f"{percent(LEAST_ACCURACY)}, most labels that a model disagrees with are right.",
+        )
     if found and found.count:
         yield Doubt(
             "Some labels may be wrong",
