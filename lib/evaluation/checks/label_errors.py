@@ -34,7 +34,8 @@ def label_error_candidates(predictions: pa.Table, class_names: list[str]) -> pa.
     """
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[label] for label in predictions["label"].to_pylist()], np.int64)
-    probabilities = np.array(predictions["probabilities"].to_pylist(), np.float64).reshape(len(labels), len(class_names))
+    probabilities = np.array(predictions["probabilities"].to_pylist(), np.float64)
+    probabilities = probabilities.reshape(len(labels), len(class_names))
     if len(np.unique(labels)) < FEWEST_CLASSES or np.mean(probabilities.argmax(axis=1) == labels) < LEAST_ACCURACY:
         return LABEL_ERROR_SCHEMA.empty_table()
     found = _find_label_issues(labels, probabilities / probabilities.sum(axis=1, keepdims=True))
