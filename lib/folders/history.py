@@ -65,10 +65,13 @@ HISTORY_SCHEMA = pa.schema([pa.field(field.name, *_COLUMN_TYPES[field.type]) for
 def best_row(rows: Sequence[HistoryRow]) -> HistoryRow:
     """The epoch whose weights are kept: the first of those with the lowest watched loss.
 
-    The last whose loss is a number, where no epoch is chosen.
+    Of a phase in which no epoch is chosen, only the last whose loss is a number counts.
     """
-    numbers = [row for row in rows if row.watched_loss < math.inf]
-    return numbers[-1] if numbers and rows[-1].keeps_last else min(rows, key=lambda row: row.watched_loss)
+    numbers = [row for row in rows if row.watched_loss < math.inf] or rows
+    last_of = {row.phase: row for row in numbers}
+    return min(
+        (row for row in numbers if not row.keeps_last or row is last_of[row.phase]), key=lambda row: row.watched_loss
+    )
 
 
 def history_table(rows: Sequence[HistoryRow]) -> pa.Table:

@@ -64,9 +64,11 @@ def best_epoch(history: pd.DataFrame) -> tuple[int | None, str]:
     for column, measure in LOSSES.items():
         if column in history and np.isfinite(history[column]).any():
             finite = history[np.isfinite(history[column])]
-            if "keeps_last" in history and history["keeps_last"].iloc[-1]:
-                return int(finite["epoch"].iloc[-1]), ""
-            return int(finite["epoch"].to_numpy()[int(finite[column].to_numpy().argmin())]), measure
+            if "keeps_last" in history:  # of such a phase, only the last epoch counts
+                phase = finite.get("phase", pd.Series("", index=finite.index))
+                finite = finite[~finite["keeps_last"] | (phase != phase.shift(-1))]
+            best = finite.iloc[int(finite[column].to_numpy().argmin())]
+            return int(best["epoch"]), "" if best.get("keeps_last") else measure
     return None, ""
 
 

@@ -349,6 +349,10 @@ def test_the_last_epoch_is_kept_and_patience_ends_nothing_where_none_is_chosen()
     assert (len(fit.rows), fit.best_epoch, fit.best_loss, fit.is_over) == (5, 4, 0.5, False)
     assert all((weight == 4).all() for weight in fit.best_weights)
     assert best_row(fit.rows).epoch == 4
+    tuned = [replace(fit.rows[0], epoch=6 + place, phase="fine_tune", keeps_last=False, val_loss=loss)
+             for place, loss in enumerate([0.6, 0.45])]  # fmt: skip
+    assert best_row([*fit.rows, tuned[0]]).epoch == 4
+    assert best_row([*fit.rows, *tuned]).epoch == 7
 
 
 def test_a_loss_that_is_no_number_is_never_the_best() -> None:

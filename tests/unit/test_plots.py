@@ -113,6 +113,9 @@ def test_the_last_epoch_is_marked_where_none_was_chosen() -> None:
     table = history().assign(val_loss=[0.9, 0.3, 0.5, np.nan], keeps_last=True)
     assert best_epoch(table) == (3, "")
     assert "kept, epoch 3, the last" in plots.curves(table).svg.decode()
+    phases = table.assign(phase=["head", "head", "fine_tune", "fine_tune"], keeps_last=[True, True, False, False])
+    assert best_epoch(phases.assign(val_loss=[0.1, 0.4, 0.5, 0.3])) == (4, "validation loss")
+    assert best_epoch(phases.assign(val_loss=[0.1, 0.2, 0.5, 0.3])) == (2, "")
 
 
 def test_a_history_that_is_all_nan_has_no_best_epoch_and_is_still_drawn() -> None:

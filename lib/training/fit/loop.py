@@ -37,7 +37,7 @@ from lib.training.fit.loader import ExampleLoader, SplitExamples
 from lib.training.fit.objective import Objective
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.phases import layers_in, phase_optimizer, trained_network
-from lib.training.fit.plan import Phase, unfinished_phases
+from lib.training.fit.plan import FINE_TUNE, Phase, unfinished_phases
 from lib.training.fit.solve import HeadSolver
 from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.failures import LostPeerError
@@ -173,7 +173,9 @@ class TrainingLoop:
         if newest and newest.state.phase == phase.number:
             fit.resume(newest)
         hooks: list[Hook] = [
-            RecordHistory(fit, self._task.reporter if self._peers.is_writer else None, keeps_last=self._keeps_last()),
+            RecordHistory(
+                fit, self._task.reporter if self._peers.is_writer else None, keeps_last=self._keeps_last(phase)
+            ),
             JudgedWeights(fit, BatchStatistics(model, examples["train"], self._heartbeat)),
             KeepBest(fit, config.patience_in(phase.epochs)),
             TrainedWeights(fit),
@@ -200,10 +202,13 @@ class TrainingLoop:
         fit.save(phase.epochs, 0, finished=True, wait=True)
         set_weights(model.network, fit.best_weights)
 
-    def _keeps_last(self) -> bool:
-        """Whether too few validation images could choose an epoch; said by the worker that speaks for all."""
-        config, images = self._task.config, self._task.info.count("validation")
-        keeps_last = config.keeps_last(images)
+    def _keeps_last(self, phase: Phase) -> bool:
+        """Whether too few validation images could choose an epoch; said by the worker that speaks for all.
+
+        Fine-tuning is kept only if it is better, by however few: that is one choice and not one of many.
+        """
+        images = self._task.info.count("validation")
+        keeps_last = phase.name != FINE_TUNE and self._task.config.keeps_last(images)
         if keeps_last and self._peers.is_writer:
             self._task.reporter.report(Note(f"{images} validation images: the last epoch is kept, not the best"))
         return keeps_last
