@@ -47,6 +47,13 @@ MANIFEST_COLUMNS = {
     "reason": pa.string(),
     "detail": pa.string(),
     "version": pa.string(),  # beside the contract: which version of the object was listed
+    "sample_type": pa.string(),
+    "pages": pa.int32(),
+    "micrometres": pa.float32(),
+    "black": pa.float32(),
+    "white": pa.float32(),
+    "levels": pa.int16(),
+    "note": pa.string(),
 }
 PREDICTION_COLUMNS = {
     "image_id": pa.string(),
