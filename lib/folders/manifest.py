@@ -22,7 +22,7 @@ PIXEL_FIELDS = [
     pa.field("sample_type", pa.string()),  # as the file stores them: uint8, uint12, float32
     pa.field("pages", pa.int32()),  # of the file
     pa.field("micrometres", pa.float32()),  # the side of a pixel of the file; null where it does not say
-    pa.field("black", pa.float32()),  # share of the values that came out as 0; of a grid of pixels
+    pa.field("black", pa.float32()),  # share of the values that came out as 0; of some of its rows
     pa.field("white", pa.float32()),  # as 255
     pa.field("levels", pa.int16()),  # different values from 0 to 255 that came out
     pa.field("note", pa.string()),  # what was not read as the file states it: one of `NOTES`
