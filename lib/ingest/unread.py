@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.errors import one_line
 from lib.ingest.labels import LABELLED_SPLITS, SPLIT_FOLDERS, TIFF_SUFFIXES
 from lib.storage.location import Location
 from lib.storage.scan import BROKEN_LINK, UNREADABLE
@@ -76,7 +77,7 @@ def tell_unreadable(excluded: pa.Table) -> None:
         ]
         if paths:
             count = "left out" if len(paths) == 1 else f"the first of {len(paths)} left out"
-            logger.warning("%r, %s: %s", min(paths), count, meaning)
+            logger.warning("%s, %s: %s", one_line(min(paths)), count, meaning)
 
 
 def _folders_without_images(images: pa.Table, excluded: pa.Table, source: Location) -> dict[str, Counter[str]]:

@@ -152,7 +152,7 @@ def _train_and_evaluate(config: PipelineConfig, name: str, spec: ModelSpec) -> t
 
 def _uses_saved_model(config: PipelineConfig) -> bool:
     """Whether these settings name a SavedModel: whoever wrote them trusts the models that this run makes with it."""
-    return any(parse_spec(text).name == HUB for text in config.models)
+    return any(parse_spec(text).name == HUB for text in config.candidates)
 
 
 def _model_folder(config: PipelineConfig, name: str) -> Location:

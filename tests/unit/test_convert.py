@@ -226,8 +226,8 @@ def test_files_that_cannot_be_read_are_accounted_for(folder: Path, caplog: pytes
     record = convert_here(config_of(folder))
     assert record.counts == Counts(listed=16, accepted=13, quarantined=0, excluded=3)
     assert record.reasons == {"not_utf8": 2, "broken_link": 1}
-    assert "'train/liver/broken.tif', left out: it is a symbolic link to something that is not there" in caplog.text
-    assert r"'train/liver/Pr\\xe4parat.tif', left out: its name is not UTF-8" in caplog.text
+    assert "train/liver/broken.tif, left out: it is a symbolic link to something that is not there" in caplog.text
+    assert r"train/liver/Pr\xe4parat.tif, left out: its name is not UTF-8" in caplog.text
 
 
 def test_the_content_hash_follows_the_images_and_their_conversion(folder: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_folder_of_a_class_that_gives_no_image_is_named(source: Path, caplog: 
 def test_a_class_whose_link_leads_nowhere_is_named(source: Path, caplog: pytest.LogCaptureFixture) -> None:
     (source / "train/skin").symlink_to(source / "nowhere")
     listing_of(source)
-    assert "'train/skin', left out: it is a symbolic link to something that is not there" in caplog.text
+    assert "train/skin, left out: it is a symbolic link to something that is not there" in caplog.text
 
 
 def test_a_class_that_is_a_link_is_read(source: Path, tmp_path: Path) -> None:
@@ -131,4 +131,4 @@ def test_images_to_predict_that_cannot_be_read_are_told(source: Path, caplog: py
         (source / f"broken_{number}.tif").symlink_to(source / "nowhere")
     listing = list_unlabelled(Location(str(source)))
     assert (listing.images.num_rows, listing.excluded.num_rows) == (8, 3)
-    assert "'broken_0.tif', the first of 3 left out: it is a symbolic link" in caplog.text
+    assert "broken_0.tif, the first of 3 left out: it is a symbolic link" in caplog.text
