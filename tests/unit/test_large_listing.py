@@ -26,6 +26,7 @@ started = time.perf_counter()
 import pyarrow as pa
 import jobs.convert
 from lib.config.conversion import ConvertConfig
+from lib.folders.manifest import PIXEL_FIELDS
 from lib.ingest import convert
 from lib.ingest.update import CONVERTED_SCHEMA
 
@@ -39,6 +40,8 @@ def accepted(units, config, progress):
         nulls = pa.nulls(unit.num_rows, pa.string())
         verdicts = unit.append_column("verdict", pa.array(["accepted"] * unit.num_rows))
         verdicts = verdicts.append_column("reason", nulls).append_column("detail", nulls)
+        for field, value in zip(PIXEL_FIELDS, ("uint8", 1, 0.5, 0.01, 0.01, 200, None), strict=True):
+            verdicts = verdicts.append_column(field, pa.array([value] * unit.num_rows, field.type))
         yield as_from_another_process(verdicts.select(CONVERTED_SCHEMA.names).cast(CONVERTED_SCHEMA))
 
 def as_from_another_process(table):
