@@ -144,7 +144,8 @@ def start_job(name: str, *flags: object, env: Mapping[str, str] | None = None) -
 
 def kill_job(process: "subprocess.Popen[str]") -> None:
     """`kill -9` a job that we started, with the Ray that it started: as when a machine loses its power."""
-    kill_family(process.pid)
+    if process.poll() is None:
+        kill_family(process.pid)
     process.communicate()
 
 
