@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ CLIPPED = 0.25
 FEWEST_LEVELS = 16
 TOLD = 0.05
 """Share of the images of a class and sample type from which on it is told."""
+KINDS = ("one_colour", "clipped", "few_levels", "empty_alpha", "unused_pages")
+"""Of doubts about a class and sample type."""
+TOLD_IN_ANY_CASE = ("empty_alpha", "unused_pages")
 OTHER_SCALE = 1.5
 CLASSES_TOLD = 3
 
@@ -33,25 +36,27 @@ def find_pixel_doubts(manifest: pa.Table, policy: TiffPolicy) -> list[PixelDoubt
         policy: How the images were read.
     """
     accepted = manifest.filter(pc.equal(manifest["verdict"], "accepted"))
-    flags = _flags(accepted, policy)
-    names = list(flags)
-    table = pa.table({"label": accepted["label"], "sample_type": accepted["sample_type"]} | flags)
-    groups = table.group_by(["label", "sample_type"]).aggregate([*((name, "sum") for name in names), ([], "count_all")])
-    found = []
+    return [*_of_groups(accepted, policy), *_untrained_types(accepted), *_mixed_scales(accepted)]
+
+
+def _of_groups(images: pa.Table, policy: TiffPolicy) -> Iterator[PixelDoubt]:
+    """What may have been spoiled of each class and sample type."""
+    flags = _flags(images, policy)
+    table = pa.table({"label": images["label"], "sample_type": images["sample_type"]} | flags)
+    sums = [(name, "sum") for name in flags]
+    groups = table.group_by(["label", "sample_type"]).aggregate([*sums, ([], "count_all")])
     for group in groups.sort_by([("label", "ascending"), ("sample_type", "ascending")]).to_pylist():
-        for name in names:
-            count, images = group[f"{name}_sum"] or 0, group["count_all"]
-            least = 1 if name in {"empty_alpha", "unused_pages"} else max(TOLD * images, 1)
-            if count >= least:
-                advice = _advice(name, group["sample_type"], paged=bool(group["paged_sum"]))
-                found.append(
-                    PixelDoubt(
-                        kind=name, label=group["label"], sample_type=group["sample_type"], images=count, of=images,
-                        advice=advice,
-                    )
-                )  # fmt: skip
-    found = [doubt for doubt in found if doubt.kind != "paged"]
-    return [*found, *_untrained_types(accepted), *_mixed_scales(accepted)]
+        for name in KINDS:
+            count, of = group[f"{name}_sum"] or 0, group["count_all"]
+            if count >= (1 if name in TOLD_IN_ANY_CASE else max(TOLD * of, 1)):
+                yield PixelDoubt(
+                    kind=name,
+                    label=group["label"],
+                    sample_type=group["sample_type"],
+                    images=count,
+                    of=of,
+                    advice=_advice(name, group["sample_type"], paged=bool(group["blank_page_sum"])),
+                )
 
 
 def _flags(images: pa.Table, policy: TiffPolicy) -> dict[str, pa.ChunkedArray]:
@@ -67,7 +72,7 @@ def _flags(images: pa.Table, policy: TiffPolicy) -> dict[str, pa.ChunkedArray]:
         "few_levels": pc.and_(shown, pc.less(levels, FEWEST_LEVELS)),
         "empty_alpha": pc.equal(images["note"], "empty_alpha"),
         "unused_pages": pc.and_(paged, pc.invert(every)),
-        "paged": pc.and_(one_colour, paged),
+        "blank_page": pc.and_(one_colour, paged),
     }
     return {name: pc.fill_null(flag, False).cast(pa.int64()) for name, flag in flags.items()}
 
