@@ -56,7 +56,8 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     """Arithmetic of the layers while training. Weights and the saved model are float32 in any case."""
     cache: Annotated[Literal["auto", "memory", "none"], NOT_IDENTITY] = "auto"
     """Where decoded images stay between epochs: in the `memory` of the workers, refusing what does not fit; or nowhere,
-    so that every epoch streams them again; `auto` keeps them if they fit. The weights are the same either way."""
+    so that every epoch streams them again; `auto` keeps them if they fit. Features of frozen bases that are not kept in
+    memory are in a temporary file on the worker's disk. The weights are the same either way."""
     cache_gib: Annotated[float | None, NOT_IDENTITY] = Field(default=None, gt=0)
     """Memory for decoded images in each worker, in GiB; by default its share of 80 % of what is free when it starts."""
     augment: tuple[Literal["auto", "none", "flip", "rotate", "shift", "brightness", "stain"], ...] = ("auto",)

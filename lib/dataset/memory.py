@@ -1,5 +1,7 @@
 """One worker's share of a split in memory, as decoded images or as features, and its batches."""
 
+import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +78,26 @@ class ExampleCache:
     def batches(self, order: Positions) -> Iterator[Examples]:
         """A batch for each row of `order`, which has shape (steps, n)."""
         return map(self.batch, order)
+
+
+def zeros_in_a_file(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Zeros in a temporary file that ends with the array, of which the system keeps in memory what there is room for.
+
+    Raises:
+        DataError: If the disk has no room for them.
+    """
+    size_bytes = int(np.prod(shape)) * np.dtype(np.float32).itemsize
+    if not size_bytes:
+        return np.zeros(shape, np.float32)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+        except OSError as error:
+            raise DataError(
+                f"features of {size_bytes / 2**30:.1f} GiB fit neither into memory nor into {tempfile.gettempdir()} "
+                f"({error.strerror}); use more --num-workers, or set TMPDIR to a larger disk"
+            ) from error
+        return np.memmap(file, np.float32, mode="r+", shape=shape)
 
 
 def image_bytes(count: int, image_size: int) -> int:

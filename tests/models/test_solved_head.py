@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib.dataset.memory import zeros_in_a_file
 from lib.errors import DataError
 from lib.folders.history import HistoryRow
 from lib.models.registry import STANDARDISE, Network
+from lib.training.fit import loader
 from tests.fakes.images import FakeSource
 from tests.fakes.training import Trained, TrainingHere
 
@@ -105,6 +107,25 @@ def test_a_head_solved_on_some_images_and_refined_on_all_is_as_good(here: Traini
         assert cross_entropy(logits * temperature, labels) == pytest.approx(row[column], rel=1e-4)
     at_once = solved_with(here, tmp_path / "at once", row["penalty"])
     assert objective(refined, row["penalty"]) == pytest.approx(objective(at_once, row["penalty"]), rel=5e-3)
+
+
+def test_features_that_do_not_fit_into_memory_are_kept_in_a_file_and_give_the_same_head(
+    here: TrainingHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = here.run(tmp_path / "memory", source(240), fold_images=90, **SOLVED)
+    rooms: list[tuple[int, ...]] = []
+
+    def recorded(shape: tuple[int, ...]) -> np.ndarray:
+        rooms.append(shape)
+        return zeros_in_a_file(shape)
+
+    monkeypatch.setattr(loader, "zeros_in_a_file", recorded)
+    in_file = here.run(tmp_path / "file", source(240), fold_images=90, cache_gib=1e-6, **SOLVED)
+    assert len(rooms) == 2
+    for a, b in zip(in_file.model.get_weights(), in_memory.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    here.run(tmp_path / "adam", source(240), cache="none", **(SOLVED | {"head": "adam", "epochs": 1}))
+    assert len(rooms) == 4
 
 
 def solved_with(here: TrainingHere, folder: Path, penalty: float) -> Trained:

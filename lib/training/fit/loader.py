@@ -19,6 +19,7 @@ from lib.dataset.memory import (
     image_bytes,
     memory_for_images,
     refuse_too_many,
+    zeros_in_a_file,
 )
 from lib.dataset.sampler import LaneOrder
 from lib.dataset.source import DatasetInfo, RefusedImage, Units
@@ -56,6 +57,9 @@ class SplitExamples:
 
 Tell = Callable[[str, list[RefusedImage], dict[str, str]], None]
 """Takes the split, the images that were refused, and checksums of those that came from their files."""
+Room = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
+"""Makes room for features of a shape."""
+ROWS_AT_ONCE, FLOAT_BYTES = 8192, 4
 
 
 def split_order(count: int, split: str, fit: FitConfig, seed: int, rank: int, world_size: int) -> LaneOrder:
@@ -63,12 +67,43 @@ def split_order(count: int, split: str, fit: FitConfig, seed: int, rank: int, wo
     return LaneOrder(count, fit.batch_size, rank, world_size, seed, shuffle=split == "train")
 
 
-def load_features(features: FeatureSource, split: str, order: LaneOrder, tell: Tell) -> SplitExamples:
-    """This worker's features, in all variants; epochs take turns with them."""
-    variants = []
+def load_features(
+    features: FeatureSource, orders: dict[str, LaneOrder], fit: FitConfig, tell: Tell
+) -> dict[str, SplitExamples]:
+    """This worker's features of each split, in memory if they fit, else in a file on its disk.
+
+    Args:
+        orders: Order of this worker's images, by split.
+        fit: Has what to keep.
+        tell: Told of refused images.
+
+    Raises:
+        DataError: If they fit neither into memory nor onto the disk.
+        StorageError: If they cannot be read.
+    """
+    rows = sum(len(order.positions) * len(features.folder.variants(split)) for split, order in orders.items())
+    memory = int(fit.cache_gib * 2**30) if fit.cache_gib else _memory_here()
+    fit_in = fit.cache == "memory" or (fit.cache == "auto" and rows * features.width * FLOAT_BYTES <= memory)
+    room = _zeros if fit_in else zeros_in_a_file
+    return {split: _features_of(features, split, order, room, tell) for split, order in orders.items()}
+
+
+def _zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+def _features_of(features: FeatureSource, split: str, order: LaneOrder, room: Room, tell: Tell) -> SplitExamples:
+    """Features of a split in all variants; epochs take turns with them."""
+    variants, positions = [], order.positions
     for variant in features.folder.variants(split):
-        found = features.read(split, order.positions, variant)
-        variants.append(ExampleCache(order.positions, found.features, found.labels, found.refused, found.checksums))
+        store = ExampleCache(positions, room((len(positions), features.width)), np.zeros(len(positions), np.int32))
+        for start in range(0, len(positions), ROWS_AT_ONCE):
+            found = features.read(split, positions[start : start + ROWS_AT_ONCE], variant)
+            store.examples[start : start + ROWS_AT_ONCE] = found.features
+            store.labels[start : start + ROWS_AT_ONCE] = found.labels
+            store.refused.extend(found.refused)
+            store.checksums.update(found.checksums)
+        variants.append(store)
     tell(split, variants[0].refused, variants[0].checksums)
 
     def read(positions: Positions, epoch: int) -> Iterator[Examples]:
@@ -169,7 +204,7 @@ class ExampleLoader:
         task = self._task
         orders = {split: self._order(split) for split in FITTED_SPLITS if task.info.count(split)}
         if on_features and task.features is not None:
-            return {split: load_features(task.features, split, order, self._hear) for split, order in orders.items()}
+            return load_features(task.features, orders, task.config, self._hear)
         return load_images(task.info, orders, task.config, self._hear)
 
     def _order(self, split: str) -> LaneOrder:
