@@ -19,7 +19,8 @@ def assert_complete(dataset: Path, source: Path) -> None:
     assert sorted(pq.read_table(dataset / "images", columns=["path"])["path"].to_pylist()) == accepted
     shards = [f"images/{shard['file']}" for shard in record["shards"]]
     without_images = {name for name in completed_verdicts(dataset) if name not in shards}
-    assert files_below(dataset) == sorted(["dataset.json", "manifest.parquet", *shards, *without_images])
+    listed = ["quarantined.csv"] if verdicts["quarantined"] else []
+    assert files_below(dataset) == sorted(["dataset.json", "manifest.parquet", *listed, *shards, *without_images])
 
 
 def files_below(folder: Path) -> list[str]:
