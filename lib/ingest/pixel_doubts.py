@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.images import TiffPolicy
-from lib.folders.manifest import PIXEL_DOUBTS, PixelDoubt, Scale
+from lib.folders.manifest import PIXEL_DOUBTS, PIXEL_FIELDS, PixelDoubt, Scale
 from lib.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ CLIPPED = 0.25
 FEWEST_LEVELS = 16
 TOLD = 0.05
 """Share of the images of a class and sample type from which on it is told."""
+COLUMNS = ["label", "split", *(field.name for field in PIXEL_FIELDS)]
 KINDS = ("one_colour", "clipped", "few_levels", "empty_alpha", "unused_pages")
 """Of doubts about a class and sample type."""
 TOLD_IN_ANY_CASE = ("empty_alpha", "unused_pages")
@@ -35,7 +36,8 @@ def find_pixel_doubts(manifest: pa.Table, policy: TiffPolicy) -> list[PixelDoubt
         manifest: Rows of `MANIFEST_SCHEMA`.
         policy: How the images were read.
     """
-    accepted = manifest.filter(pc.equal(manifest["verdict"], "accepted"))
+    looked_at = manifest.select(COLUMNS)  # without paths, of which a copy of a million would be the largest of all
+    accepted = looked_at.filter(pc.equal(manifest["verdict"], "accepted"))
     return [*_of_groups(accepted, policy), *_untrained_types(accepted), *_mixed_scales(accepted)]
 
 

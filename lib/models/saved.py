@@ -22,6 +22,7 @@ def load_network(folder: Location, *, trusts_saved_model: bool = False) -> "kera
     """
     import keras
 
+    import lib.models.onnx_encoder  # noqa: F401 - makes the layer that holds an ONNX network, no program, known to Keras
     from lib.models.hub import SAVED_MODEL_LAYERS
 
     known = SAVED_MODEL_LAYERS if trusts_saved_model else {}
