@@ -1,6 +1,7 @@
 """Predictions as rows, and the account of `predict`: what became of each listed file, and what is doubtful."""
 
 import logging
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -210,8 +211,10 @@ def test_an_image_without_a_verdict_does_not_go_unnoticed() -> None:
 
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PredictConfig:
-    """A complete model folder with nothing but its record, and one TIFF, of which an actor is sure not at all."""
+    """A complete model folder with a network of no layers, and one TIFF, of which an actor is sure not at all."""
     model_record().write(Location(str(tmp_path / "model")))
+    with zipfile.ZipFile(tmp_path / "model/model.keras", "w") as network:
+        network.writestr("config.json", "{}")
     (tmp_path / "source").mkdir()
     tifffile.imwrite(tmp_path / "source/a.tif", np.zeros((20, 20, 3), np.uint8), photometric="rgb")
     folders = {name: str(tmp_path / name) for name in ("source", "output")}
