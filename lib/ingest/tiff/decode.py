@@ -1,8 +1,9 @@
 """From the bytes of a TIFF and a policy to 8-bit RGB, or a refusal with a reason code. Nothing is guessed.
 
-In order: the pages are found (`tiff_pages`), their structure is checked before anything is allocated
-(`tiff_structure`), the samples are decoded (`tiff_decoding`), brought to 8 bits (`tiff_samples`) and to RGB
-(`tiff_colour`), and the image is turned upright. What neither the file nor the policy says is refused.
+In order: the pages are found (`pages`, by their `planes`), their structure is checked before anything is allocated
+(`structure`), the samples are decoded (`samples`), brought to 8 bits (`eight_bits`) and to RGB (`colour`), and the
+image is turned upright. What neither the file nor the policy says is refused, once `repairs` has found nothing to put
+right.
 """
 
 from collections.abc import Sequence
