@@ -2,11 +2,13 @@
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lib.config.base import NOT_IDENTITY, Settings, StorageUri
+
+WHOLE_LEVEL = "0"
 
 
 class TiffPolicy(Settings):
@@ -15,6 +17,9 @@ class TiffPolicy(Settings):
     max_pixels: int = Field(default=500_000_000, ge=1)
     """Refuse an image that declares more pixels than this, before anything is allocated; for `--tiff-page
     max-projection` all its pages together."""
+    max_image_gib: float = Field(default=4.0, gt=0)
+    """Refuse an image that takes more memory than this to decode, in GiB, with all that is held at once: an RGB one of
+    16 bits and 12,000 x 12,000 pixels takes 1.6."""
     tiff_range: str = "auto"
     """Sample values that become black and white, for samples of more than 8 bits, signed ones and floats. `auto`:
     unsigned integers from 0 to the top of the bits that the files state; floats [0, 1] if they lie within; else as
@@ -29,6 +34,9 @@ class TiffPolicy(Settings):
     """What the pages of a file are: images, of which --tiff-page chooses; or `channels`: two or three gray pages that
     are the red, the green and the blue of one image (ImageJ's and OME's composites). With `channels`, --tiff-channels
     chooses among the pages, and --tiff-page among depths, where ImageJ's or OME's description tells them apart."""
+    tiff_level: str = WHOLE_LEVEL
+    """Which level of a pyramid, as whole-slide files hold them: its number, where `0` is the whole image; or
+    micrometres a pixel (`2um`), and the coarsest level is read that is no coarser. Needs --tiff-page first."""
     tiff_channels: str = "auto"
     """Which samples of a pixel: `auto` by their stated meaning, refusing more than 4; or one number for gray or three
     for red, green and blue, counted from 0 (`2` or `0,3,1`), taken as plain intensities."""
@@ -39,7 +47,7 @@ class TiffPolicy(Settings):
     tiff_constant: Literal["keep", "refuse"] = "keep"
     """What to do with an image whose pixels all have one colour."""
 
-    @field_validator("tiff_range", "tiff_page", "tiff_channels", mode="before")
+    @field_validator("tiff_range", "tiff_page", "tiff_level", "tiff_channels", mode="before")
     @classmethod
     def _text(cls, value: object) -> object:
         if not isinstance(value, str):  # YAML makes numbers of `3` and even of `1:50`
@@ -66,6 +74,26 @@ class TiffPolicy(Settings):
         if text not in {"first", "max-projection"} and not re.fullmatch(r"[0-9]{1,9}", text):
             raise ValueError("expected first, max-projection, or a number counted from 0")
         return text
+
+    @field_validator("tiff_level")
+    @classmethod
+    def _known_level(cls, text: str) -> str:
+        if not re.fullmatch(r"[0-9]{1,2}|[0-9]{1,4}(\.[0-9]{1,4})?um", text) or text.strip("0.") == "um":
+            raise ValueError("expected a number counted from 0, or micrometres a pixel above 0, such as 2um or 0.5um")
+        return text
+
+    @model_validator(mode="after")
+    def _level_of_whole_pages(self) -> Self:
+        if self.tiff_level != WHOLE_LEVEL and (self.tiff_page, self.tiff_pages_as) != ("first", "pages"):
+            raise ValueError("--tiff-level needs --tiff-page first and --tiff-pages-as pages")
+        return self
+
+    @property
+    def level(self) -> tuple[int, float | None]:
+        """The number of a level; or any number, and micrometres a pixel."""
+        if self.tiff_level.endswith("um"):
+            return 0, float(self.tiff_level.removesuffix("um"))
+        return int(self.tiff_level), None
 
     @field_validator("tiff_channels")
     @classmethod

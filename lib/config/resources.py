@@ -48,7 +48,8 @@ class DecodeConfig(Settings):
     cpus_per_convert_task: Annotated[float, NOT_IDENTITY] = Field(default=1.0, gt=0)
     """CPUs for each task that decodes images: less than 1 where they mostly wait for the storage."""
     convert_memory_gib: Annotated[float | None, NOT_IDENTITY] = Field(default=None, gt=0)
-    """Memory in GiB for each task that decodes images, for large ones; by default none is reserved."""
+    """Memory in GiB for each task that decodes images. By default none is reserved, but what the most demanding of the
+    images takes that `convert` measures (about 64), where that is over 1 GiB."""
     keep_gpus_free: Annotated[bool, NOT_IDENTITY] = False
     """Convert only on machines without a GPU, which the cluster must have. Otherwise a cluster starts machines with a
     GPU for converting too, once all others are busy."""

@@ -98,7 +98,8 @@ class TiffSource:
 
     def with_ranges(self, output: OutputFolder[Any]) -> "TiffSource":
         """The source with the ranges of its sample values decided, once for the run that writes a folder."""
-        return replace(self, config=with_ranges_of_run(output, self.folder, self.listing.images, self.config))
+        config, _ = with_ranges_of_run(output, self.folder, self.listing.images, self.config)
+        return replace(self, config=config)
 
     def count_duplicates(self, duplicates: str) -> DuplicateCounts:
         """Count the images of the same bytes before they are used.

@@ -1,5 +1,6 @@
 """The Ray Data graph from TIFFs in storage to a dataset folder of small JPEG images in Parquet shards."""
 
+import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -18,13 +19,20 @@ from lib.ingest.jpeg_folder import check_jpegs, jpeg_path, refuse_labels_that_ar
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.pixel_doubts import find_pixel_doubts, scale_of, tell_pixel_doubts
 from lib.ingest.tiff.ranges import with_ranges_of_run
-from lib.ingest.unit import read_unit
+from lib.ingest.unit import FETCH_BYTES, read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
 from lib.runtime.counters import count_images
 from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
+
+logger = logging.getLogger(__name__)
+
+LARGE_BYTES = 2**30
+"""From which on images are not decoded on every CPU at once unless there is room for it."""
+TASK_BYTES = 2 * FETCH_BYTES + 2**29
+"""What a task takes beside the image that it decodes: files on their way, and its programs."""
 
 
 def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> DatasetRecord:
@@ -56,12 +64,30 @@ def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> Datase
     return folder.once(lambda: _convert_listing(config, listing, folder))
 
 
+def with_memory_for(decoding_bytes: int, config: ConvertConfig) -> ConvertConfig:
+    """Reserve memory for each task, where images are so large that one for each CPU may not fit at once.
+
+    Args:
+        decoding_bytes: That the most demanding of some images takes; 0 if none was looked at.
+    """
+    if config.convert_memory_gib is not None or decoding_bytes < LARGE_BYTES:
+        return config
+    needed = (decoding_bytes + TASK_BYTES) / 2**30
+    logger.info(
+        "some images take %.1f GiB to decode, so each task reserves %.1f GiB; --convert-memory-gib sets it",
+        decoding_bytes / 2**30,
+        needed,
+    )
+    return config.part(ConvertConfig, convert_memory_gib=needed)
+
+
 def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFolder[DatasetRecord]) -> DatasetRecord:
     earlier = Earlier([], listing)
     if folder.is_complete():
         earlier = keep_unchanged(listing, shards_of(folder.location))
         config = config.part(ConvertConfig, tiff_range=folder.record().image_policy.tiff_range)
-    config = with_ranges_of_run(folder, Location(config.source), listing.images, config)
+    config, decoding_bytes = with_ranges_of_run(folder, Location(config.source), listing.images, config)
+    config = with_memory_for(decoding_bytes, config)
     units = earlier.remaining.units(config.images_per_shard, made_with=config.tiff_range)
     with Progress("convert", listing.images.num_rows) as progress:
         progress.advance(sum(table.num_rows for table in earlier.verdicts))

@@ -21,6 +21,8 @@ from lib.runtime.ray_start import init_ray
 if TYPE_CHECKING:
     import ray.data
 
+logger = logging.getLogger(__name__)
+
 Transform = Callable[..., pa.Table]
 
 MAX_LOSSES = 5
@@ -98,9 +100,26 @@ def prepare_context(verbose: bool = False) -> None:
 
 
 def decoding(config: DecodeConfig) -> dict[str, float]:
-    """Options of tasks that decode: what Ray reserves for each."""
-    memory = {} if config.convert_memory_gib is None else {"memory": int(config.convert_memory_gib * 2**30)}
+    """Options of tasks that decode: what Ray, which is up, reserves for each."""
+    memory = {} if config.convert_memory_gib is None else {"memory": _within_machine(config.convert_memory_gib)}
     return {"num_cpus": config.cpus_per_convert_task, **memory}
+
+
+def _within_machine(memory_gib: float) -> int:
+    """Bytes for a task. On a Ray of ours all it has at most: tasks then run one by one, where none would ever start."""
+    import ray
+
+    wanted = int(memory_gib * 2**30)
+    if not ray_is_ours():
+        return wanted
+    there = int(ray.cluster_resources().get("memory", wanted))
+    if there < wanted:
+        logger.warning(
+            "a task that decodes takes %.1f GiB, and Ray has %.1f GiB on this machine: images are decoded one by one",
+            memory_gib,
+            there / 2**30,
+        )
+    return min(wanted, there)
 
 
 def accelerator_label(config: AcceleratorConfig) -> dict[str, dict[str, str]]:

@@ -1,7 +1,6 @@
 """A job where Ray cannot start as usual."""
 
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +17,15 @@ def nobody_listens() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def test_an_address_with_nothing_there_is_one_line_within_15_s(tmp_path: Path) -> None:
+def test_an_address_with_nothing_there_is_one_line(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
     with nobody_listens() as port:
-        started = time.monotonic()
         flags = ("--source", source, "--output", tmp_path / "out", "--image-size", 32)
         result = run_job("convert", *flags, env={"RAY_ADDRESS": f"127.0.0.1:{port}"})
     assert result.exit_code == 2
     [line] = [line for line in result.stderr.splitlines() if "RAY_ADDRESS" in line]
     assert f"no Ray answers at RAY_ADDRESS=127.0.0.1:{port} (Connection refused); start that cluster" in line
     assert "Traceback" not in result.stderr
-    assert time.monotonic() - started < 60  # 15 s on a machine that is not busy
 
 
 def test_a_long_tmpdir_is_no_obstacle(tmp_path: Path) -> None:

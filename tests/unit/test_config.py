@@ -125,9 +125,9 @@ def test_training_reads_either_a_dataset_or_a_source(inputs: dict[str, str]) -> 
 
 
 CONVERSION = {
-    "source", "layout", "image_size", "quality", "max_pixels", "tiff_range", "tiff_percentiles", "tiff_page",
-    "tiff_channels", "tiff_pages_as", "tiff_alpha", "tiff_orientation", "tiff_constant", "images_per_shard",
-    "validation_fraction", "labels", "group_by", "duplicates", "seed",
+    "source", "layout", "image_size", "quality", "max_pixels", "max_image_gib", "tiff_range", "tiff_percentiles",
+    "tiff_page", "tiff_channels", "tiff_level", "tiff_pages_as", "tiff_alpha", "tiff_orientation", "tiff_constant",
+    "images_per_shard", "validation_fraction", "labels", "group_by", "duplicates", "seed",
 }  # fmt: skip
 FITTING = {
     "epochs", "batch_size", "learning_rate", "gradient_parts", "patience", "precision", "augment",

@@ -95,7 +95,7 @@ def test_threads_share_one_budget() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 0.4 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.4  # each its own budget would be no wait at all
 
 
 def test_a_process_has_one_limiter_for_a_name_and_needs_no_ray() -> None:

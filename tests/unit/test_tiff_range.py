@@ -25,7 +25,7 @@ AUTO, PERCENTILE = TiffPolicy(), TiffPolicy(tiff_range="percentile", tiff_percen
 
 
 def measure_ranges(files: list[bytes], policy: TiffPolicy) -> tiff_range.Ranges:
-    return tiff_range.measure_ranges([(f"{number}.tif", data) for number, data in enumerate(files)], policy)
+    return tiff_range.measure_files([(f"{number}.tif", data) for number, data in enumerate(files)], policy).ranges
 
 
 def noise(low: float, high: float, dtype: Any = np.uint16, side: int = 64) -> bytes:
@@ -208,12 +208,14 @@ def test_an_interrupted_run_over_the_same_listing_reads_nothing_to_measure_again
     images = listed(source)
     folder = OutputFolder(Location(str(tmp_path / "out")), SampleRecord, {}, {"listing": "a"})
     folder.begin()
-    resolved = with_ranges_of_run(folder, source, images, ImageConfig())
+    resolved, most = with_ranges_of_run(folder, source, images, ImageConfig())
     assert resolved.tiff_range.startswith("uint16=")
+    assert most > 0
     monkeypatch.setattr(Location, "read_listed", None)
     folder.begin()
-    assert with_ranges_of_run(folder, source, images, ImageConfig()) == resolved
-    assert with_ranges_of_run(folder, source, images, ImageConfig(tiff_range="0:9")).tiff_range == "0:9"
+    assert with_ranges_of_run(folder, source, images, ImageConfig()) == (resolved, most)
+    given = ImageConfig(tiff_range="0:9")
+    assert with_ranges_of_run(folder, source, images, given) == (given, 0)
 
 
 def test_a_file_that_is_not_as_it_was_listed_is_a_fault(source: Location, monkeypatch: pytest.MonkeyPatch) -> None:

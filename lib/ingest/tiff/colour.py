@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
-from lib.ingest.tiff.eight_bits import Samples, UInt8Array, intensities_to_8_bits, rounded, to_full_scale
+from lib.ingest.tiff.eight_bits import Samples, UInt8Array, by_bands, intensities_to_8_bits, rounded, to_full_scale
 from lib.ingest.tiff.structure import (
     BLACK_IS_ZERO,
     CMYK,
@@ -50,18 +50,19 @@ def to_rgb(samples: Samples, page: Any, policy: TiffPolicy) -> tuple[UInt8Array,
     if photometric == PALETTE:
         rgb = _palette_to_rgb(colours, page)
     elif photometric == LAB:
-        rgb = _lab_to_rgb(colours)
+        rgb = by_bands(_lab_to_rgb, colours)
     elif photometric == CMYK:
-        rgb = _cmyk_to_rgb(to_full_scale(colours, page))
+        rgb = by_bands(_cmyk_to_rgb, to_full_scale(colours, page))
     elif not holds_intensities(page):
-        rgb = _ycbcr_to_rgb(colours, page)
+        rgb = by_bands(lambda some: _ycbcr_to_rgb(some, page), colours)
     else:
         rgb = intensities_to_8_bits(colours, page, policy)
         rgb = 255 - rgb if photometric == WHITE_IS_ZERO else rgb
         rgb = np.repeat(rgb, 3, axis=2) if rgb.shape[2] == 1 else rgb
     if opacity is None or note:
         return rgb, note
-    return _over_white(rgb, opacity, associated=_ASSOCIATED in page.extrasamples), None
+    associated = _ASSOCIATED in page.extrasamples
+    return by_bands(lambda *some: _over_white(*some, associated=associated), rgb, opacity), None
 
 
 def of_pages(policy: TiffPolicy) -> TiffPolicy:
@@ -131,7 +132,9 @@ def _palette_to_rgb(indices: npt.NDArray[Any], page: Any) -> UInt8Array:
     if 0 < colours.max() < 256:  # noqa: PLR2004
         raise ImageRefused("unsupported", "a palette of 8-bit values where the format has 16")
     table = ((colours * 255 + 32767) // 65535).astype(np.uint8)
-    return table[indices[..., 0].astype(np.intp)]
+    return by_bands(
+        lambda some: table[some[..., 0]], indices.astype(np.uint8) if indices.dtype == np.bool_ else indices
+    )
 
 
 def _cmyk_to_rgb(inks: UInt8Array) -> UInt8Array:

@@ -1,9 +1,9 @@
 """From the bytes of a TIFF and a policy to 8-bit RGB, or a refusal with a reason code. Nothing is guessed.
 
-In order: the pages are found (`pages`, by their `planes`), their structure is checked before anything is allocated
-(`structure`), the samples are decoded (`samples`), brought to 8 bits (`eight_bits`) and to RGB (`colour`), and the
-image is turned upright. What neither the file nor the policy says is refused, once `repairs` has found nothing to put
-right.
+In order: the pages are found (`pages`, by their `planes`), their structure and the memory they take are checked before
+anything is allocated (`structure`, `footprint`), the samples are decoded (`samples`), brought to 8 bits (`eight_bits`)
+and to RGB (`colour`), and the image is turned upright. What neither the file nor the policy says is refused, once
+`repairs` has found nothing to put right.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from lib.config.images import TiffPolicy
+from lib.config.images import WHOLE_LEVEL, TiffPolicy
 from lib.errors import ImageRefused
 from lib.ingest.tiff.colour import holds_intensities, of_pages, to_rgb
 from lib.ingest.tiff.eight_bits import UInt8Array, sample_type
+from lib.ingest.tiff.footprint import check_footprint, decoding_bytes
+from lib.ingest.tiff.levels import level_micrometres
 from lib.ingest.tiff.pages import count_pages, open_pages
 from lib.ingest.tiff.refusals import REFUSAL_CODES, damage_as_refusal
 from lib.ingest.tiff.repairs import as_plainly_meant
 from lib.ingest.tiff.samples import read_samples
-from lib.ingest.tiff.scale import pixel_micrometres
 from lib.ingest.tiff.structure import check_pages
 
 __all__ = ["REFUSAL_CODES", "TiffImage", "UInt8Array", "decode_tiff", "read_tiff"]
@@ -34,6 +35,7 @@ class TiffImage:
         rgb: Shape (height, width, 3), contiguous.
         sample_type: How the file stores it, as `uint16`.
         pages: Of the file, as far as their chain can be followed.
+        decoding_bytes: What decoding takes at its peak, by what the file declares (`lib.ingest.tiff.footprint`).
         micrometres: The side of a pixel; None where the file does not say, or says what no microscope has.
         note: What was not read as the file states it (`lib.folders.manifest.NOTES`); None for nothing.
     """
@@ -41,6 +43,7 @@ class TiffImage:
     rgb: UInt8Array
     sample_type: str
     pages: int
+    decoding_bytes: int
     micrometres: float | None
     note: str | None
 
@@ -64,7 +67,7 @@ def read_tiff(data: bytes, policy: TiffPolicy) -> TiffImage:
 
     Raises:
         ImageRefused: If the bytes cannot be decoded without guessing; `code` is one of `REFUSAL_CODES`.
-        MemoryError: If an image within `max_pixels` does not fit; the machine is at fault, not the image.
+        MemoryError: If an image within `max_image_gib` does not fit; the machine is at fault, not the image.
         TissueError: If the child process that decodes rare compressions cannot run.
 
     Source:
@@ -83,14 +86,16 @@ def read_tiff(data: bytes, policy: TiffPolicy) -> TiffImage:
 def _decode(data: bytes, policy: TiffPolicy) -> TiffImage:
     with open_pages(data, policy) as channels:
         check_pages(data, [page for pages in channels for page in pages], policy)
+        check_footprint(data, channels, policy)
         first = channels[0][0]
         if policy.tiff_pages_as == "pages":
             image, note = _project(data, channels[0], policy)
         else:
             image, note = _as_colours(data, channels, policy), None
-        if policy.tiff_page == "first" and first.index:
+        if policy.tiff_page == "first" and policy.tiff_level == WHOLE_LEVEL and first.index:
             note = note or "reduced_first"
-        found = TiffImage(image, sample_type(first), count_pages(data), pixel_micrometres(first), note)
+        pages, needed = count_pages(data), decoding_bytes(data, channels)
+        found = TiffImage(image, sample_type(first), pages, needed, level_micrometres(first, policy), note)
     if policy.tiff_constant == "refuse" and (image == image[0, 0]).all():
         raise ImageRefused("constant", f"every pixel is {image[0, 0].tolist()}")
     return found

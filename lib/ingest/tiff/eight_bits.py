@@ -4,6 +4,7 @@ The range of a data set is decided once, by `lib.ingest.tiff.ranges`, and then s
 Without it, only what a file itself states is used.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ Samples = npt.NDArray[Any]
 
 UNRESOLVED: Final = ("auto", "percentile")
 _TABLE_BYTES = 2  # samples of so many bytes are converted by a table of all their values
+_BAND_VALUES = 2**20
 
 
 def needs_range(page: Any) -> bool:
@@ -111,8 +113,9 @@ def _scaled(samples: Samples, low: float, high: float) -> UInt8Array:
     if samples.dtype.kind in "ui" and samples.dtype.itemsize <= _TABLE_BYTES:
         # Every index is inside the table, so that `clip` changes nothing but the time, which it halves.
         unsigned = samples.view(f"u{samples.dtype.itemsize}")
-        return np.take(_table(samples.dtype.str, low, high), unsigned, mode="clip")
-    return _scaled_directly(samples, low, high)
+        table = _table(samples.dtype.str, low, high)
+        return by_bands(lambda some: np.take(table, some, mode="clip"), unsigned)
+    return by_bands(lambda some: _scaled_directly(some, low, high), samples)
 
 
 @lru_cache(maxsize=16)
@@ -132,3 +135,22 @@ def _scaled_directly(samples: Samples, low: float, high: float) -> UInt8Array:
 def rounded(values: npt.NDArray[Any]) -> UInt8Array:
     """Values in [0, 255] as uint8, rounding half up."""
     return np.asarray(np.floor(values + 0.5), dtype=np.uint8)
+
+
+def by_bands(convert: Callable[..., UInt8Array], *arrays: Samples) -> UInt8Array:
+    """Convert some rows at a time: on the way to 8 bits, a value takes up to 24 bytes, and even a table asks for 8.
+
+    Args:
+        convert: From some rows of each array to uint8, each row by itself.
+        *arrays: As many rows each, at least one.
+    """
+    count = len(arrays[0])
+    rows = max(1, _BAND_VALUES * count // max(1, arrays[0].size))
+    if rows >= count:
+        return convert(*arrays)
+    first = convert(*(array[:rows] for array in arrays))
+    converted = np.empty((count, *first.shape[1:]), np.uint8)
+    converted[:rows] = first
+    for start in range(rows, count, rows):
+        converted[start : start + rows] = convert(*(array[start : start + rows] for array in arrays))
+    return converted

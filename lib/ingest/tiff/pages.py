@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from lib.config.images import TiffPolicy
+from lib.config.images import WHOLE_LEVEL, TiffPolicy
 from lib.errors import ImageRefused
+from lib.ingest.tiff.levels import choose_level
 from lib.ingest.tiff.planes import PlaneLayout, plane_layout
 
 # tifffile logs what it repairs or skips in a damaged file. Whatever matters is checked and refused here, and
@@ -39,7 +40,9 @@ def open_pages(data: bytes, policy: TiffPolicy) -> Iterator[list[list[Any]]]:
         chosen = [[_directory(data, 0 if policy.tiff_page == "first" else int(policy.tiff_page))]]
         with _tiff_file(data) as file:
             (page,) = _pages(file, chosen)[0]
-            if policy.tiff_page == "first" and page.subfiletype & _REDUCED:
+            if policy.tiff_level != WHOLE_LEVEL:
+                page = choose_level(file, policy)
+            elif policy.tiff_page == "first" and page.subfiletype & _REDUCED:
                 page = _whole_image(data, file, page)
             yield [[page]]
         return
@@ -98,8 +101,8 @@ def all_pages(data: bytes) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def open_page(data: bytes, index: int, offset: int) -> Iterator[Any]:
-    """One page of a file that `open_pages` has opened before."""
+def open_page(data: bytes, index: tuple[int, ...], offset: int) -> Iterator[Any]:
+    """One page of a file that `open_pages` has opened before, by its number, and its number within that page."""
     with _tiff_file(data) as file:
         yield _page(file, index, offset)
 
@@ -123,8 +126,8 @@ def _whole_image(data: bytes, file: Any, first: Any) -> Any:
     return first
 
 
-def _page(file: Any, index: int, offset: int) -> Any:
-    if index == 0:
+def _page(file: Any, index: int | tuple[int, ...], offset: int) -> Any:
+    if index in (0, (0,)):
         return file.pages.first
     file.filehandle.seek(offset)
     return tifffile.TiffPage(file, index)

@@ -6,6 +6,7 @@ nearly black if all 16 were taken; a range of each image's own would make the sa
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -18,6 +19,7 @@ from lib.errors import DataError, ImageRefused
 from lib.folders.output import OutputFolder
 from lib.ingest.tiff.colour import holds_intensities, of_pages, split_channels
 from lib.ingest.tiff.eight_bits import UNRESOLVED, Samples, check_finite, needs_range, sample_type, stated_white
+from lib.ingest.tiff.footprint import check_footprint, decoding_bytes
 from lib.ingest.tiff.pages import open_pages
 from lib.ingest.tiff.refusals import damage_as_refusal
 from lib.ingest.tiff.samples import read_samples
@@ -64,8 +66,12 @@ def with_measured_ranges(source: Location, images: pa.Table, policy: PolicyT) ->
     """
     if policy.tiff_range not in UNRESOLVED:
         return policy
+    return resolve_policy(policy, _measure(source, images, policy).ranges)
+
+
+def _measure(source: Location, images: pa.Table, policy: TiffPolicy) -> "Measured":
     training = images.filter(pc.equal(images["split"], "train"))
-    return resolve_policy(policy, measure_ranges(_read_some(source, files_to_measure(training)), policy))
+    return measure_files(_read_some(source, files_to_measure(training)), policy)
 
 
 def files_to_measure(images: pa.Table) -> pa.Table:
@@ -101,16 +107,23 @@ def _spread(count: int, most: int) -> list[int]:
     return list(dict.fromkeys(places))[:most]
 
 
-def with_ranges_of_run(folder: OutputFolder[Any], source: Location, images: pa.Table, policy: PolicyT) -> PolicyT:
+def with_ranges_of_run(
+    folder: OutputFolder[Any], source: Location, images: pa.Table, policy: PolicyT
+) -> tuple[PolicyT, int]:
     """As `with_measured_ranges`, but a run that was interrupted does not measure again.
 
     Args:
         folder: What the run writes; its inputs stand for the listing.
+
+    Returns:
+        The policy, and the bytes that the most demanding of the measured files takes to decode; 0 if none was measured.
     """
     if policy.tiff_range not in UNRESOLVED:
-        return policy
-    measured = folder.measured_once("tiff_range", lambda: with_measured_ranges(source, images, policy).tiff_range)
-    return policy.model_copy(update={"tiff_range": measured})
+        return policy, 0
+    measured = cache(lambda: _measure(source, images, policy))
+    tiff_range = folder.measured_once("tiff_range", lambda: resolve_policy(policy, measured().ranges).tiff_range)
+    most = folder.measured_once("decoding_bytes", lambda: str(measured().decoding_bytes))
+    return policy.model_copy(update={"tiff_range": tiff_range}), int(most)
 
 
 def _read_some(source: Location, images: pa.Table) -> Iterator[tuple[str, bytes]]:
@@ -130,8 +143,20 @@ def resolve_policy(policy: PolicyT, ranges: Ranges) -> PolicyT:
     return policy.model_copy(update={"tiff_range": text or EIGHT_BITS})
 
 
-def measure_ranges(files: Iterable[tuple[str, bytes]], policy: TiffPolicy) -> Ranges:
-    """The values of black and white in a data set, by sample type.
+class Measured(NamedTuple):
+    """What some files of a data set have shown.
+
+    Attributes:
+        ranges: Low and high, low < high, by sample type (`uint16`); none for types that need none or were not found.
+        decoding_bytes: See `lib.ingest.tiff.footprint`; of the file that takes most.
+    """
+
+    ranges: Ranges
+    decoding_bytes: int
+
+
+def measure_files(files: Iterable[tuple[str, bytes]], policy: TiffPolicy) -> Measured:
+    """The values of black and white in a data set, by sample type, and the memory that its files take.
 
     Each page gives at most 65,536 of its samples, drawn with a fixed seed, and all are pooled. With `auto`:
 
@@ -148,16 +173,16 @@ def measure_ranges(files: Iterable[tuple[str, bytes]], policy: TiffPolicy) -> Ra
         files: Names and contents of whole files, a few dozen; those that are refused are passed over.
         policy: Which pages and channels to measure, and how.
 
-    Returns:
-        Low and high, low < high, by sample type (`uint16`); none for types that need none or were not found.
-
     Raises:
         DataError: If files of one sample type are of different scales, with `auto`.
     """
+    most = 0
     pooled: dict[str, list[_Drawn]] = defaultdict(list)
     stated: dict[str, int] = defaultdict(int)
     for name, data in files:
-        for kind, white, samples in _measurable(data, policy):
+        needed, drawn_of_file = _measurable(data, policy)
+        most = max(most, needed)
+        for kind, white, samples in drawn_of_file:
             if white:
                 stated[kind] = max(stated[kind], white)
             else:
@@ -167,7 +192,7 @@ def measure_ranges(files: Iterable[tuple[str, bytes]], policy: TiffPolicy) -> Ra
             _refuse_other_scales(kind, drawn, policy)
     kinds = stated.keys() | pooled.keys()
     found = {kind: _range(kind, _pool(pooled[kind]), stated[kind], policy) for kind in kinds}
-    return {kind: (low, high) for kind, (low, high) in found.items() if low < high}
+    return Measured({kind: (low, high) for kind, (low, high) in found.items() if low < high}, most)
 
 
 class _Drawn(NamedTuple):
@@ -199,16 +224,22 @@ def _pool(drawn: list[_Drawn]) -> Samples:
     return np.concatenate([one.samples for one in drawn]) if drawn else np.empty(0)
 
 
-def _measurable(data: bytes, policy: TiffPolicy) -> list[tuple[str, int, Samples]]:
-    """The type, the stated white (0 if there is none to keep to) and some samples of each page that needs a range."""
+def _measurable(data: bytes, policy: TiffPolicy) -> tuple[int, list[tuple[str, int, Samples]]]:
+    """The memory that a file takes, and of each page that needs a range its type, its white and some samples.
+
+    White is 0 where there is none to keep to.
+    """
     try:
         with damage_as_refusal(), open_pages(data, policy) as channels:
             pages = [page for some in channels for page in some]
             check_pages(data, pages, policy)
+            check_footprint(data, channels, policy)
+            needed = decoding_bytes(data, channels)
             wanted = [page for page in pages if holds_intensities(page) and needs_range(page)]
-            return [_drawn(data, page, policy) for page in wanted if policy.tiff_range != "auto" or _is_open(page)]
+            measured = [page for page in wanted if policy.tiff_range != "auto" or _is_open(page)]
+            return needed, [_drawn(data, page, policy) for page in measured]
     except ImageRefused:
-        return []
+        return 0, []
 
 
 def _is_open(page: Any) -> bool:

@@ -10,7 +10,7 @@ Three ways, the first that applies:
 
 import itertools
 import struct
-from typing import Any, Final
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -23,20 +23,16 @@ from lib.ingest.tiff.pages import byte_order, open_page
 from lib.ingest.tiff.structure import (
     BLACK_IS_ZERO,
     CMYK,
-    DEFLATE,
     JPEG,
     LZW,
     PHOTOMETRIC,
-    PREDICTED_FLOATS,
-    UNCOMPRESSED,
-    ZSTD,
+    is_decoded_apart,
+    is_nested,
     segment_shape,
 )
 
 Samples = npt.NDArray[Any]
 
-_TRUSTED: Final = {UNCOMPRESSED, LZW, *DEFLATE, ZSTD}
-_WHOLE_BYTES: Final = {8, 16, 32, 64}
 _SEPARATE = 2  # planar configuration
 _SHORT = 3  # the field type of 16-bit integers
 ISOLATED_S, ISOLATED_S_PER_MEGAPIXEL = 30.0, 1.0
@@ -64,22 +60,24 @@ def read_samples(data: bytes, page: Any) -> Samples:
     stored = None
     if page.compression == JPEG:
         stored = _read_jpeg(data, page)
-    elif page.compression in _TRUSTED and page.bitspersample in _WHOLE_BYTES and page.predictor != PREDICTED_FLOATS:
+    elif not is_decoded_apart(page):
         stored = _read_directly(data, page)
     if stored is None:
         limit = ISOLATED_S + ISOLATED_S_PER_MEGAPIXEL * page.imagewidth * page.imagelength / 1e6
-        return run_isolated(limit, decode_page, data, page.index, page.offset)
+        return run_isolated(limit, decode_page, data, page.treeindex, page.offset)
     return _as_declared(stored, page)
 
 
-def decode_page(data: bytes, index: int, offset: int) -> Samples:
-    """What the child process does: decode a checked page, given by its number and where in the file it begins."""
+def decode_page(data: bytes, index: tuple[int, ...], offset: int) -> Samples:
+    """What the child process does: decode a checked page, given by its number(s) and where in the file it begins."""
     with open_page(data, index, offset) as page:
         return _as_declared(_read_directly(data, page), page)
 
 
 def _read_directly(data: bytes, page: Any) -> Samples:
-    return _read_lzw(data, page) if page.compression == LZW else page.asarray(maxworkers=1)
+    if page.compression == LZW and not is_nested(page):
+        return _read_lzw(data, page)
+    return page.asarray(maxworkers=1)
 
 
 def _as_declared(stored: Samples, page: Any) -> Samples:

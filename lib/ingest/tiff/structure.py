@@ -22,6 +22,8 @@ DEFLATE: Final = (8, 32946)
 ZSTD: Final = 50000
 _BYTE_CODECS = {LZW, *DEFLATE, 32773, 34925, ZSTD}  # and PackBits, LZMA
 _RAW_CODECS = {UNCOMPRESSED, 2, 3, 4, *_BYTE_CODECS}  # and fax
+_TRUSTED = {UNCOMPRESSED, LZW, *DEFLATE, ZSTD}
+_WHOLE_BYTES = {8, 16, 32, 64}
 _RGB_CODECS = {*JPEG_2000, 50001}  # JPEG 2000 and WebP carry their own colour transform
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 COLOURS: Final = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, LAB: 3}
@@ -163,6 +165,20 @@ def _check_segments(data: bytes, page: Any) -> None:
         _check_surplus(page)
     if page.compression == JPEG or page.compression in JPEG_2000:
         _check_codestreams([data[offset : offset + size] for offset, size in segments], page)
+
+
+def is_decoded_apart(page: Any) -> bool:
+    """Whether its decoder is not fuzzed by its makers, and so runs in a child process."""
+    if page.compression == JPEG:
+        return False
+    is_trusted = page.compression in _TRUSTED and page.bitspersample in _WHOLE_BYTES
+    is_beyond_libtiff = page.compression == LZW and is_nested(page)
+    return not is_trusted or is_beyond_libtiff or page.predictor == PREDICTED_FLOATS
+
+
+def is_nested(page: Any) -> bool:
+    """Whether it is a SubIFD of another page, which libtiff, as it is called here, cannot be asked for."""
+    return len(page.treeindex) > 1
 
 
 def segment_shape(page: Any) -> tuple[int, int]:

@@ -16,8 +16,6 @@ from lib.runtime.environment import ray_is_ours
 from lib.runtime.ray_data import start_ray
 
 ANSWER_S = 120.0
-DECODED_BYTES_PER_PIXEL = 16
-"""What decoding a page takes at its peak: the file, samples of up to 8 bytes, and RGB."""
 
 
 def describe_node() -> dict[str, str]:
@@ -118,7 +116,7 @@ def judge_memory(sample: Sample, listing: Listing, config: DoctorConfig) -> Find
     """Whether the largest images can be decoded on every CPU at once, and the training images be kept."""
     nodes = nodes_up().values()
     memory = min(node["Resources"].get("memory", 0) / max(node["Resources"].get("CPU", 1), 1) for node in nodes)
-    decoding = sample.largest_pixels * DECODED_BYTES_PER_PIXEL
+    decoding = sample.decoding_bytes
     images = image_bytes(listing.images.num_rows, config.image_size)
     text = f"decoding needs up to {decoding / 2**30:.2f} GiB per image; each CPU has {memory / 2**30:.1f} GiB"
     if memory and decoding > memory:

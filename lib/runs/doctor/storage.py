@@ -14,7 +14,7 @@ from lib.config.images import ImageConfig, ListingConfig
 from lib.errors import DataError, ImageRefused
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.listing import Listing, list_labelled
-from lib.ingest.tiff.decode import decode_tiff
+from lib.ingest.tiff.decode import read_tiff
 from lib.report.formatting import count_of
 from lib.runs.doctor.findings import PATIENCE_S, Finding, within
 from lib.storage.location import Location
@@ -32,7 +32,7 @@ class Sample:
         fetch_s: Seconds to fetch one, with others fetched at the same time.
         convert_s: Seconds of one core to decode, resize and encode one.
         encoded_bytes: Size of one after conversion.
-        largest_pixels: Pixels of the largest one, width times height.
+        decoding_bytes: Memory that the most demanding one takes to decode.
         refused: How many were refused, by reason.
         images: How many were looked at.
     """
@@ -40,7 +40,7 @@ class Sample:
     fetch_s: float
     convert_s: float
     encoded_bytes: float
-    largest_pixels: int
+    decoding_bytes: int
     refused: Counter[str]
     images: int
 
@@ -115,22 +115,22 @@ def convert_sample(listing: Listing, config: DoctorConfig) -> Sample:
     contents = Location(config.source).read_listed(files)
     fetched = time.perf_counter()
     refused: Counter[str] = Counter()
-    encoded, pixels = [], [0]
+    encoded, needed = [], [0]
     for data, _ in contents:
         try:
-            image = decode_tiff(data, config.part(ImageConfig))
+            found = read_tiff(data, config.part(ImageConfig))
         except ImageRefused as refusal:
             refused[refusal.code] += 1
             continue
-        pixels.append(image.shape[0] * image.shape[1])
-        encoded.append(len(encode_jpeg(resize_image(image, config.image_size), config.quality)))
+        needed.append(found.decoding_bytes)
+        encoded.append(len(encode_jpeg(resize_image(found.rgb, config.image_size), config.quality)))
     ended = time.perf_counter()
     count = len(contents)
     return Sample(
         (fetched - started) / count,
         (ended - fetched) / count,
         float(np.mean(encoded)) if encoded else 0.0,
-        max(pixels),
+        max(needed),
         refused,
         count,
     )
