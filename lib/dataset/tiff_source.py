@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 
 from lib.config.images import ImageConfig, ListingConfig
 from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table
-from lib.folders.manifest import Accounting, DuplicateCounts, manifest_table
+from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, DuplicateCounts, manifest_table
 from lib.folders.output import OutputFolder
 from lib.ingest.duplicates import find_duplicates, with_checksums
 from lib.ingest.image import decode_jpeg, encode_jpeg
 from lib.ingest.listing import Listing, list_labelled
+from lib.ingest.pixel_doubts import find_pixel_doubts, tell_pixel_doubts
 from lib.ingest.tiff.decode import UInt8Array
-from lib.ingest.tiff.ranges import with_ranges_of_run
+from lib.ingest.tiff.ranges import files_to_measure, with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.runtime.logs import join_stage
 from lib.storage.location import Location
@@ -69,7 +70,9 @@ class TiffSource:
             StorageError: If an image cannot be read.
         """
         found = self.count_duplicates(duplicates)  # first: it may refuse the source
-        return self.with_ranges(folder), found
+        source = self.with_ranges(folder)
+        source.look_at_pixels()
+        return source, found
 
     def trained_on(
         self, splits: Sequence[str], refused: Mapping[str, Sequence[RefusedImage]], checksums: Mapping[str, str]
@@ -100,6 +103,18 @@ class TiffSource:
         """The source with the ranges of its sample values decided, once for the run that writes a folder."""
         config, _ = with_ranges_of_run(output, self.folder, self.listing.images, self.config)
         return replace(self, config=config)
+
+    def look_at_pixels(self) -> None:
+        """Tell what became of the pixels of some training images, before hours are spent on all of them.
+
+        Raises:
+            StorageError: If one cannot be read as it was listed.
+        """
+        images = self.listing.images
+        some = files_to_measure(images.filter(pc.equal(images["split"], "train")))
+        rows = [result.row for result in read_unit(some, self.folder, self.config)]
+        doubts = find_pixel_doubts(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), self.config)
+        tell_pixel_doubts(doubts, self.folder)
 
     def count_duplicates(self, duplicates: str) -> DuplicateCounts:
         """Count the images of the same bytes before they are used.

@@ -1,12 +1,15 @@
 """Images by split and position, from shards and from TIFFs: the same ones, in any range."""
 
+import itertools
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +56,22 @@ def tiffs(config: ConvertConfig) -> TiffSource:
 @pytest.fixture(scope="module", params=["shards", "tiffs"])
 def source(request: pytest.FixtureRequest) -> ImageSource:
     return request.getfixturevalue(request.param)
+
+
+def test_streamed_training_tells_what_became_of_the_pixels_of_some_training_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    dark = np.random.default_rng(0).integers(0, 200, (48, 48), np.uint16)
+    for split, label in itertools.product(("train", "test"), ("liver", "lung")):
+        (tmp_path / split / label).mkdir(parents=True)
+        for number in range(3):
+            tifffile.imwrite(tmp_path / split / label / f"{number}.tif", dark + number, photometric="minisblack")
+    images, listing = ImageConfig(tiff_range="0:65535", image_size=SIZE), ListingConfig()
+    TiffSource.list_labelled(Location(str(tmp_path)), images, listing).look_at_pixels()
+    [told] = caplog.messages
+    assert "liver (uint16): 2 of 2" in told
+    assert "try --tiff-range percentile" in told
 
 
 def units(source: ImageSource, split: str, start: int = 0, stop: int = 10**9) -> list[pa.Table]:

@@ -198,8 +198,10 @@ def test_a_bounded_number_of_files_is_read(source: Location, monkeypatch: pytest
     with_measured_ranges(source, images, ImageConfig())
     assert len(read) == 5
     assert all(name.startswith("train/") for name in read)
+    read.clear()
     monkeypatch.setattr(tiff_range, "MEASURED_BYTES", 1)
     assert with_measured_ranges(source, images, ImageConfig()).tiff_range.startswith("uint16=")
+    assert len(read) == 1
 
 
 def test_an_interrupted_run_over_the_same_listing_reads_nothing_to_measure_again(

@@ -75,7 +75,7 @@ def _measure(source: Location, images: pa.Table, policy: TiffPolicy) -> "Measure
 
 
 def files_to_measure(images: pa.Table) -> pa.Table:
-    """Some of the listed images, in turns of all classes and of all folders in them.
+    """Some of the listed images, 64 or 1 GiB of them, in turns of all classes and of all folders in them.
 
     Of each folder first the smallest file and the largest, then those between: files of other sample types differ in
     size, and this is all that a listing tells.
@@ -97,7 +97,9 @@ def files_to_measure(images: pa.Table) -> pa.Table:
         turns += [(turn, seen[number], number, int(order[place])) for turn, place in enumerate(places)]
         seen[number] += 1
     wanted = max(MEASURED_FILES, FILES_A_CLASS * len(seen))
-    return images.take([row for *_, row in sorted(turns)[:wanted]])
+    some = images.take([row for *_, row in sorted(turns)[:wanted]])
+    fitting = np.searchsorted(np.cumsum(some["size_bytes"].to_numpy()), MEASURED_BYTES, side="right")
+    return some.slice(0, max(1, int(fitting)))
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -127,14 +129,10 @@ def with_ranges_of_run(
 
 
 def _read_some(source: Location, images: pa.Table) -> Iterator[tuple[str, bytes]]:
-    read = 0
     for start in range(0, images.num_rows, _FILES_AT_ONCE):
         files = [StoredFile.of(row) for row in images.slice(start, _FILES_AT_ONCE).to_pylist()]
         for file, (data, _) in zip(files, source.read_listed(files), strict=True):
             yield file.path, data
-            read += len(data)
-            if read > MEASURED_BYTES:
-                return
 
 
 def resolve_policy(policy: PolicyT, ranges: Ranges) -> PolicyT:
