@@ -39,13 +39,13 @@ from pathlib import Path
 from lib.config.images import TiffPolicy
 from lib.ingest.image import resize_image
 from lib.ingest.tiff.decode import read_tiff
-from tests.fakes.tiff_bytes import written
+from tests.fakes.tiff_bytes import NOISE, written
 from tests.unit.test_footprint import KINDS, picture
 
 def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
-read_tiff(written([[0, 1]], "minisblack"), TiffPolicy())  # what is imported only now does not count
+read_tiff(written(NOISE), TiffPolicy())  # what is imported only now does not count
 for kind in KINDS:
     data = picture(kind)
     if os.fork() == 0:  # so that no freed memory of another kind is used again
@@ -60,7 +60,7 @@ for kind in KINDS:
 
 
 def test_decoding_takes_what_was_foreseen() -> None:
-    answer = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, check=True, text=True)
     measured = [json.loads(line) for line in answer.stdout.splitlines()]
     assert [kind for kind, *_ in measured] == list(KINDS)
     for kind, taken, foreseen in measured:

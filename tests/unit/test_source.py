@@ -70,7 +70,7 @@ def test_streamed_training_tells_what_became_of_the_pixels_of_some_training_imag
     images, listing = ImageConfig(tiff_range="0:65535", image_size=SIZE), ListingConfig()
     TiffSource.list_labelled(Location(str(tmp_path)), images, listing).look_at_pixels()
     [told] = caplog.messages
-    assert "liver (uint16): 2 of 2" in told
+    assert "2 of 2 of liver (uint16)" in told
     assert "try --tiff-range percentile" in told
 
 

@@ -114,7 +114,7 @@ def _scaled(samples: Samples, low: float, high: float) -> UInt8Array:
         # Every index is inside the table, so that `clip` changes nothing but the time, which it halves.
         unsigned = samples.view(f"u{samples.dtype.itemsize}")
         table = _table(samples.dtype.str, low, high)
-        return by_bands(lambda some: np.take(table, some, mode="clip"), unsigned)
+        return by_bands(lambda some: np.asarray(np.take(table, some, mode="clip")), unsigned)
     return by_bands(lambda some: _scaled_directly(some, low, high), samples)
 
 

@@ -77,7 +77,7 @@ def decode_page(data: bytes, index: tuple[int, ...], offset: int) -> Samples:
 def _read_directly(data: bytes, page: Any) -> Samples:
     if page.compression == LZW and not is_nested(page):
         return _read_lzw(data, page)
-    return page.asarray(maxworkers=1)
+    return np.asarray(page.asarray(maxworkers=1))
 
 
 def _as_declared(stored: Samples, page: Any) -> Samples:
