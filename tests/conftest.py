@@ -23,6 +23,8 @@ SCRATCH = Path(tempfile.mkdtemp(prefix="tt", dir="/tmp"))
 
 for name in ("RAY_ADDRESS", "STORAGE_EMULATOR_HOST", "DRIVE_API_ENDPOINT", "GOOGLE_APPLICATION_CREDENTIALS"):
     os.environ.pop(name, None)
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    os.environ.pop(name)
 os.environ["RAY_TMPDIR"] = str(SCRATCH)
 os.environ["KERAS_HOME"] = str(SCRATCH / "keras")  # so that no weights of this machine's user are found
 os.environ["MPLBACKEND"] = "agg"

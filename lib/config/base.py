@@ -2,34 +2,67 @@
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationInfo, field_validator
 
 LOCAL_SCHEME = "file://"
-REMOTE_SCHEMES = ("gs", "gdrive")
-URI_FORMS = "a local path, file://, gs://bucket/prefix or gdrive://<folder id>/path"
+REMOTE_SCHEMES = ("gs", "gdrive", "s3")
+READ_ONLY_SCHEMES = ("s3",)
+SHARES = ("smb", "cifs", "nfs", "afp")
+"""Schemes of what is mounted as a folder."""
+WRITTEN_FORMS = "a local path, file://, gs://bucket/prefix or gdrive://<folder id>/path"
+URI_FORMS = f"{WRITTEN_FORMS}; to read, s3://bucket/prefix too"
+READ_ONLY = f"s3:// is read, but not written; expected {WRITTEN_FORMS}"
+
+
+def expected_instead_of(scheme: str) -> str:
+    """What to say of an address that is not served."""
+    advice = "mount the share, and give the path of its folder; " if scheme.lower() in SHARES else ""
+    return f"{advice}expected {URI_FORMS}"
+
+
+def missing_client(scheme: str) -> str | None:
+    """What to say if a package is missing here that addresses of this scheme need; None if there is none."""
+    if scheme != "s3" or find_spec("s3fs") is not None:
+        return None
+    return f"s3:// needs s3fs (the extra `s3`), which is not installed: pip install s3fs=={version('fsspec')}"
 
 
 def absolute_uri(uri: str) -> str:
     """A local path as an absolute one, since workers have their own working folder; other URIs as they are."""
     if not uri.strip():
         raise ValueError(f"empty; expected {URI_FORMS}")
+    if uri.startswith(r"\\"):  # as Windows names a share
+        raise ValueError(f"cannot open {uri}: {expected_instead_of('smb')}")
     if uri.startswith(LOCAL_SCHEME):
         uri = uri.removeprefix(LOCAL_SCHEME)
     scheme, separator, rest = uri.rpartition("://")
     if not rest.strip("/ ") and (separator or not uri):
         raise ValueError(f"nothing follows the scheme; expected {URI_FORMS}")
     if separator and scheme not in REMOTE_SCHEMES:
-        raise ValueError(f"cannot open {scheme}://; expected {URI_FORMS}")
+        raise ValueError(f"cannot open {scheme}://: {expected_instead_of(scheme)}")
+    if (missing := missing_client(scheme)) is not None:
+        raise ValueError(missing)
     if separator:
         return uri.rstrip("/")
     return os.path.normpath(Path(uri).expanduser().absolute())
 
 
+def written_uri(uri: str) -> str:
+    """A URI of a place that is written to."""
+    if uri.partition("://")[0] in READ_ONLY_SCHEMES:
+        raise ValueError(READ_ONLY)
+    return uri
+
+
 StorageUri = Annotated[str, AfterValidator(absolute_uri)]
-"""A local path, `file://...`, `gs://bucket/prefix` or `gdrive://<folder id>/path`."""
+"""A local path, `file://...`, `gs://bucket/prefix`, `gdrive://<folder id>/path` or `s3://bucket/prefix`."""
+OutputUri = Annotated[StorageUri, AfterValidator(written_uri)]
+"""The same, but for `s3://`, which is not written."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, StorageUri
+from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, StorageUri
 from lib.config.fitting import FitConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.prediction import ForwardConfig, MeasureConfig
@@ -19,7 +19,7 @@ class ReportConfig(JobConfig):
 
     evaluations: tuple[StorageUri, ...] = Field(min_length=1)
     """Evaluation folders, shown side by side in this order."""
-    output: Annotated[StorageUri, NOT_IDENTITY]
+    output: Annotated[OutputUri, NOT_IDENTITY]
     """Report folder to write."""
     choice: StorageUri | None = None
     """Folder in which a pipeline with `--models auto` kept what it tried, to show that too."""
@@ -37,7 +37,7 @@ class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, Listi
 
     source: StorageUri
     """Folder of TIFFs: `train/<label>/*.tif` and `test/<label>/*.tif`."""
-    output: Annotated[StorageUri, NOT_IDENTITY]
+    output: Annotated[OutputUri, NOT_IDENTITY]
     """Folder for `dataset/`, `models/<name>/`, `evaluations/<name>/` and `report/`."""
     models: tuple[str, ...] = Field(default=("cnn",), min_length=1)
     """SPECs of the models to train, in this order (see `python -m jobs.train --help`). With `auto` first, only one is

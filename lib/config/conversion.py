@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, StorageUri
+from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, StorageUri
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import DecodeConfig
 
@@ -12,7 +12,7 @@ from lib.config.resources import DecodeConfig
 class SampleConfig(JobConfig):
     """Make the embedded sample: 12 classes of tissue-like TIFFs."""
 
-    output: Annotated[StorageUri, NOT_IDENTITY]
+    output: Annotated[OutputUri, NOT_IDENTITY]
     """Folder to write `train/<label>/*.tif` and `test/<label>/*.tif` into."""
     train_per_class: int = Field(default=30, ge=2)
     """Training images of each class."""
@@ -27,7 +27,7 @@ class ConvertConfig(DecodeConfig, ImageConfig, ListingConfig, JobConfig):
 
     source: StorageUri
     """Folder of TIFFs: `train/<label>/*.tif` and, if there is one, `test/<label>/*.tif`."""
-    output: Annotated[StorageUri, NOT_IDENTITY]
+    output: Annotated[OutputUri, NOT_IDENTITY]
     """Dataset folder to write."""
     layout: Literal["shards", "folder"] = "shards"
     """`folder` also writes `<split>/<label>/<name>.jpg`, readable by Keras's `image_dataset_from_directory`."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri, TrustConfig
+from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, Settings, StorageUri, TrustConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import AcceleratorConfig, WorkerCount, WorkerCountSetting
 
@@ -91,7 +91,7 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     first tenth of the steps. The result is kept only if it is better."""
     fine_tune_decay: float = Field(default=1.0, gt=0, le=1)
     """Step size of each layer of the base that is fine-tuned, as a share of that of the layer after it."""
-    features: Annotated[StorageUri | None, NOT_IDENTITY] = None
+    features: Annotated[OutputUri | None, NOT_IDENTITY] = None
     """Folder where features of frozen bases are kept and found again; by default in the model folder."""
     num_workers: Annotated[WorkerCountSetting, NOT_IDENTITY] = WorkerCount(1, 1)
     """Training workers, and with GPUs or on a cluster as many actors that compute features; one worker runs in the
@@ -136,7 +136,7 @@ class FitConfig(TrustConfig, AcceleratorConfig):
 class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     """Fit one model on a dataset folder, or on TIFFs streamed from storage."""
 
-    output: Annotated[StorageUri, NOT_IDENTITY]
+    output: Annotated[OutputUri, NOT_IDENTITY]
     """Model folder to write."""
     dataset: StorageUri | None = None
     """Dataset folder made by `convert`."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, Settings, StorageUri, TrustConfig
+from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, Settings, StorageUri, TrustConfig
 from lib.config.images import UnitConfig
 from lib.config.resources import AcceleratorConfig
 
@@ -33,7 +33,7 @@ class PredictionConfig(AcceleratorConfig, ForwardConfig, JobConfig):
 
     model_dir: StorageUri
     """Model folder made by `train`."""
-    output: Annotated[StorageUri, NOT_IDENTITY]
+    output: Annotated[OutputUri, NOT_IDENTITY]
     """Folder to write."""
 
 
@@ -44,7 +44,7 @@ class MeasureConfig(Settings):
     """Bootstrap resamples of the groups (or images) of the split, from which the 95 % intervals are computed."""
     maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne", "umap")
     """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes."""
-    checks: Annotated[StorageUri | None, NOT_IDENTITY] = None
+    checks: Annotated[OutputUri | None, NOT_IDENTITY] = None
     """Folder where the checks of the data set (near duplicates, colour baseline) are kept and found again; by default
     in the evaluation folder."""
 
@@ -72,7 +72,7 @@ class ExportConfig(TrustConfig, JobConfig):
 
     model_dir: StorageUri
     """Model folder made by `train`."""
-    output: Annotated[StorageUri, NOT_IDENTITY]
+    output: Annotated[OutputUri, NOT_IDENTITY]
     """Folder to write the exported model into."""
     format: Literal["savedmodel", "onnx", "tflite"] = "savedmodel"
     """For TensorFlow Serving and TensorFlow; for ONNX Runtime; for LiteRT (TensorFlow Lite) on small devices."""

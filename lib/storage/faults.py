@@ -1,7 +1,7 @@
 """What filesystems raise, named: which file, what was tried, whether it may be tried again, and what to do.
 
-Requests to GCS and Google Drive are repeated where they are made; what `attempt` repeats, for all filesystems, is an
-operation whose result is not what it should be, as a part of a file or of a listing.
+Requests to GCS, S3 and Google Drive are repeated where they are made; what `attempt` repeats, for all filesystems, is
+an operation whose result is not what it should be, as a part of a file or of a listing.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 from lib.errors import StorageError, one_line
 from lib.runtime.counters import STORAGE_RETRIES
-from lib.storage.gcs_refusals import concerns_payment, explained
+from lib.storage.cloud_refusals import GCS, concerns_payment
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,14 @@ def kind_of(error: Exception) -> str:
 def _may_pass(error: Exception) -> bool:
     """Whether a connection was lost or an answer cut short; HTTP clients go by name, so that none is imported."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    clients = {"ClientError", "RequestException", "IncompleteRead", "ChecksumError"}
+    clients = {
+        "ClientError",
+        "HTTPClientError",
+        "RequestException",
+        "IncompleteRead",
+        "IncompleteReadError",
+        "ChecksumError",
+    }
     return bool(names & clients) or isinstance(error, ConnectionError | TimeoutError | json.JSONDecodeError)
 
 
@@ -144,7 +151,7 @@ def _from_status(status: int, error: Exception) -> Fault:
     if status in TRANSIENT_STATUS:
         return Fault(f"HTTP {status} {one_line(error)}".rstrip(), may_pass=True)
     if status == HTTPStatus.FORBIDDEN or concerns_payment(str(error)):
-        return Fault(explained(status, _words(error)))
+        return Fault(GCS.explained(_words(error), status))
     remedy = REMEDIES.get(HTTPStatus(status)) if status in REMEDIES else None
     return Fault(f"HTTP {status}: {remedy or one_line(error)}")
 
@@ -171,7 +178,7 @@ class TransientStorageError(StorageError):
 
 
 class GivenUpError(StorageError):
-    """A fault that stayed through all the attempts of a filesystem that does not know which file they were for."""
+    """A refusal, or a fault that stayed through all attempts, from a filesystem that does not know for which file."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Bytes by URI, behind one small object: a local path, `file://`, `gs://bucket/prefix`, `gdrive://<folder id>/path`."""
+"""Bytes by URI, behind one small object: a path, `file://`, `gs://bucket/prefix`, `gdrive://<id>/path`, `s3://...`."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
-from lib.config.base import URI_FORMS
+from lib.config.base import expected_instead_of, missing_client
 from lib.errors import SettingsError, StorageError
 from lib.storage.checksum import verified_checksum
 from lib.storage.faults import attempt
@@ -27,7 +27,7 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 FETCH_CONCURRENCY = 64
-VERSION_ARGUMENTS = {"gs": "generation", "gdrive": "version"}
+VERSION_ARGUMENTS = {"gs": "generation", "gdrive": "version", "s3": "etag"}
 """How a filesystem is told which version of a file to read."""
 CHANGED = "it was removed or replaced since it was listed; run the command again"
 PARTIAL = re.compile(r"(^|/)\.[0-9a-f]{32}\.partial$")
@@ -46,7 +46,20 @@ def _drive() -> AbstractFileSystem:
     return drive_filesystem()
 
 
-FILESYSTEMS: dict[str, Callable[[], AbstractFileSystem]] = {"gs": _gcs, "gdrive": _drive, "file": LocalFileSystem}
+def _s3() -> AbstractFileSystem:
+    if (missing := missing_client("s3")) is not None:  # on this machine; where the job began it was there
+        raise SettingsError(missing)
+    from lib.storage.s3 import s3_filesystem
+
+    return s3_filesystem()
+
+
+FILESYSTEMS: dict[str, Callable[[], AbstractFileSystem]] = {
+    "gs": _gcs,
+    "gdrive": _drive,
+    "s3": _s3,
+    "file": LocalFileSystem,
+}
 """What serves the URIs of each scheme: made when one is first opened, and once in a process."""
 
 
@@ -100,7 +113,7 @@ class Location:
         """
         scheme = self.uri.split("://", 1)[0] if "://" in self.uri else "file"
         if scheme not in FILESYSTEMS:
-            raise SettingsError(f"cannot open {self.uri}: expected {URI_FORMS}")
+            raise SettingsError(f"cannot open {self.uri}: {expected_instead_of(scheme)}")
         return scheme
 
     @property

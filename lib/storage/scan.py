@@ -5,11 +5,10 @@ fsspec itself has no such listing: its `find` returns all files at once, and tha
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, Self
 
 from fsspec import AbstractFileSystem
 
@@ -17,7 +16,7 @@ from lib.storage.drive.names import UNREADABLE as UNREADABLE_IN_DRIVE
 from lib.storage.faults import attempt, named
 
 GCS_FIELDS = "nextPageToken,prefixes,items(name,size,crc32c,generation)"
-GCS_PAGE_SIZE = 5000
+GCS_PAGE_SIZE, S3_PAGE_SIZE = 5000, 1000
 """Objects to ask for at once; a server may answer with fewer."""
 FOLDER_LEVELS = 2
 """How deep each folder is listed on its own, as `train/<label>`; what lies deeper is listed together."""
@@ -41,7 +40,7 @@ class StoredFile:
         path: Relative to the folder, with `/` between its parts.
         size_bytes: As the listing states it.
         checksum: As the listing states it (see `lib.storage.checksum`), or None where listing does not tell.
-        version: Changes whenever the content is replaced: the generation, or the time of the last change.
+        version: Changes whenever the content is replaced: the generation, the ETag, or the time of the last change.
         unreadable: Why it is not read, as a code of `UNREADABLE`; None for a file.
     """
 
@@ -70,8 +69,8 @@ def scan(scheme: str, filesystem: AbstractFileSystem, path: str, uri: str) -> It
     """
     if scheme == "file":
         return _scan_disk(path)
-    if scheme == "gs":
-        return _scan_bucket(filesystem, path, uri)
+    if scheme in BUCKETS:
+        return _scan_bucket(BUCKETS[scheme], filesystem, path, uri)
     filesystem.invalidate_cache()
     files: Iterator[StoredFile] = attempt("list", uri, lambda: filesystem.scan(path))
     return files
@@ -151,64 +150,105 @@ def _utf8(path: str) -> str:
         return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _scan_bucket(filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[StoredFile]:
+def _scan_bucket(ask: "_AskForPage", filesystem: AbstractFileSystem, path: str, uri: str) -> Iterator[StoredFile]:
     """The objects below a prefix, page by page, each page asked for again until it arrives whole.
 
     A page names the next one, so one prefix is one page after the other: folders are listed side by side.
-
-    Source: https://cloud.google.com/storage/docs/json_api/v1/objects/list
     """
     bucket, _, key = path.strip("/").partition("/")
     root = f"{key}/" if key else ""
 
     def page(listed: _Listed, token: str | None) -> tuple[_Listed, _Page]:
-        request = partial(
-            filesystem.call,
-            "GET",
-            "b/{}/o",
-            bucket,
-            json_out=True,
-            prefix=listed.prefix or None,
-            delimiter="/" if listed.depth < FOLDER_LEVELS else None,
-            pageToken=token,
-            maxResults=GCS_PAGE_SIZE,
-            fields=GCS_FIELDS,
-        )
-        return listed, attempt("list", uri, request)
+        return listed, attempt("list", uri, lambda: ask(filesystem, bucket, listed, token))
 
     with ThreadPoolExecutor(max_workers=FOLDERS_AT_ONCE) as pool:
         try:
-            coming = {pool.submit(page, _Listed(root, 0), None)}
+            coming = {pool.submit(page, _Listed(root, 0, len(root)), None)}
             while coming:
                 arrived, coming = wait(coming, return_when=FIRST_COMPLETED)
                 for listed, answer in (future.result() for future in arrived):
-                    below = [_Listed(prefix, listed.depth + 1) for prefix in answer.get("prefixes", [])]
-                    coming |= {pool.submit(page, folder, None) for folder in below}
-                    if token := answer.get("nextPageToken"):
-                        coming.add(pool.submit(page, listed, token))
-                    for item in answer.get("items", []):
-                        checksum = f"crc32c:{item['crc32c']}" if "crc32c" in item else None
-                        yield StoredFile(item["name"][len(root) :], int(item["size"]), checksum, item["generation"])
+                    coming |= {pool.submit(page, listed.below(prefix), None) for prefix in answer.prefixes}
+                    if answer.next_token:
+                        coming.add(pool.submit(page, listed, answer.next_token))
+                    yield from answer.files
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Object(TypedDict):
-    name: str
-    size: str
-    crc32c: NotRequired[str]
-    generation: str
-
-
-class _Page(TypedDict):
-    nextPageToken: NotRequired[str]
-    prefixes: NotRequired[list[str]]
-    items: NotRequired[list[_Object]]
-
-
 @dataclass(frozen=True)
 class _Listed:
-    """What one chain of pages lists: objects below a prefix, `depth` folders below the one that was asked for."""
+    """What one chain of pages lists: objects below a prefix, `depth` folders below the one that was asked for.
+
+    The name of that one takes the first `root_length` letters of the prefix.
+    """
 
     prefix: str
     depth: int
+    root_length: int
+
+    @property
+    def delimiter(self) -> str | None:
+        """What ends the names of folders that are listed on their own; None if all are listed together."""
+        return "/" if self.depth < FOLDER_LEVELS else None
+
+    def below(self, prefix: str) -> "_Listed":
+        return replace(self, prefix=prefix, depth=self.depth + 1)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Some of the objects below a prefix, the folders that are to be listed on their own, and where it goes on."""
+
+    files: list[StoredFile]
+    prefixes: list[str]
+    next_token: str | None
+
+
+_AskForPage = Callable[[AbstractFileSystem, str, _Listed, str | None], _Page]
+
+
+def _page_of_gcs(filesystem: AbstractFileSystem, bucket: str, listed: _Listed, token: str | None) -> _Page:
+    """The version is the generation.
+
+    Source: https://cloud.google.com/storage/docs/json_api/v1/objects/list
+    """
+    answer = filesystem.call(
+        "GET",
+        "b/{}/o",
+        bucket,
+        json_out=True,
+        prefix=listed.prefix or None,
+        delimiter=listed.delimiter,
+        pageToken=token,
+        maxResults=GCS_PAGE_SIZE,
+        fields=GCS_FIELDS,
+    )
+    files = [
+        StoredFile(
+            item["name"][listed.root_length :],
+            int(item["size"]),
+            f"crc32c:{item['crc32c']}" if "crc32c" in item else None,
+            item["generation"],
+        )
+        for item in answer.get("items", [])
+    ]
+    return _Page(files, answer.get("prefixes", []), answer.get("nextPageToken"))
+
+
+def _page_of_s3(filesystem: AbstractFileSystem, bucket: str, listed: _Listed, token: str | None) -> _Page:
+    """The version is the ETag, which is the MD5 of some objects and not of others, and so no checksum.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+    """
+    options = {"Delimiter": listed.delimiter, "ContinuationToken": token}
+    given = {name: value for name, value in options.items() if value is not None}
+    answer = filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=listed.prefix, MaxKeys=S3_PAGE_SIZE, **given)
+    files = [
+        StoredFile(item["Key"][listed.root_length :], int(item["Size"]), None, item["ETag"].strip('"'))
+        for item in answer.get("Contents", [])
+    ]
+    return _Page(files, [it["Prefix"] for it in answer.get("CommonPrefixes", [])], answer.get("NextContinuationToken"))
+
+
+BUCKETS: dict[str, _AskForPage] = {"gs": _page_of_gcs, "s3": _page_of_s3}
+"""How a page is asked for, by scheme."""

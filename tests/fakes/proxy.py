@@ -41,6 +41,7 @@ class Fault:
         probability: Of each matching request, drawn with the proxy's seed.
         status: Of the answer.
         message: In the answer, in Google's form.
+        body: Of the answer, instead of the message.
         seconds: To wait, at the most until the fault is over.
         hits: How often it has happened.
         over: Whether requests are still kept waiting.
@@ -53,6 +54,7 @@ class Fault:
     probability: float = 1.0
     status: int = 503
     message: str = "we are busy"
+    body: bytes | None = None
     seconds: float = 0.0
     hits: int = 0
     over: threading.Event = field(default_factory=threading.Event)
@@ -66,6 +68,7 @@ class LoggedRequest:
     target: str
     status: int = 0
     faults: list[Kind] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class FaultyProxy:
@@ -160,6 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         request, faults = self.server.proxy._take(self.command, self.path)
+        request.headers = dict(self.headers)
         for kind in ("latency", "stall"):
             if kind in faults:
                 faults[kind].over.wait(faults[kind].seconds)
@@ -176,8 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, request: LoggedRequest, fault: Fault) -> None:
         error = {"error": {"code": fault.status, "message": fault.message}}
-        headers = [("Content-Type", "application/json")]
-        self._send(request, fault.status, headers, json.dumps(error).encode())
+        headers = [("Content-Type", "application/json" if fault.body is None else "application/xml")]
+        self._send(request, fault.status, headers, json.dumps(error).encode() if fault.body is None else fault.body)
 
     def _answer(self, request: LoggedRequest, faults: dict[Kind, Fault], body: bytes) -> None:
         status, headers, content = self._ask(body)

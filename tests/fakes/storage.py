@@ -17,7 +17,7 @@ def storage_here(environment: Mapping[str, str]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        for scheme in ("gs", "gdrive"):
+        for scheme in ("gs", "gdrive", "s3"):
             patch.setitem(FILESYSTEMS, scheme, partial(FILESYSTEMS[scheme]))
         yield
 

@@ -5,22 +5,25 @@ import os
 import pkgutil
 import re
 import shlex
+import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import pytest
 import yaml
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 
 import lib.config
-from lib.config.base import NOT_IDENTITY, JobConfig, Settings, absolute_uri
-from lib.config.chain import PipelineConfig
+from lib.config.base import NOT_IDENTITY, READ_ONLY, URI_FORMS, JobConfig, Settings, absolute_uri
+from lib.config.chain import PipelineConfig, StatusConfig
 from lib.config.conversion import ConvertConfig, SampleConfig
 from lib.config.fitting import FitConfig, TrainConfig
 from lib.config.images import ImageConfig
 from lib.config.prediction import EvaluateConfig, ExportConfig, PredictConfig
 from lib.config.resources import WorkerCount
+from lib.errors import SettingsError
 from lib.models.spec import parse_spec
 from lib.runs.command_line import parse_settings
 
@@ -36,6 +39,12 @@ SETTINGS = [
 ]
 BY_NAME = {kind.__name__: kind for kind in SETTINGS}
 FIELDS = [(kind, name) for kind in SETTINGS for name in kind.model_fields]
+
+
+def rules_of(field: FieldInfo) -> list[object]:
+    """What checks a setting, also where it may be missing or is one of many."""
+    inner = get_args(field.annotation)
+    return [*field.metadata, *(rule for part in inner for rule in getattr(part, "__metadata__", ()))]
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda part: getattr(part, "__name__", part))
@@ -73,6 +82,7 @@ def test_every_job_says_where_it_writes(kind: type[JobConfig]) -> None:
         ("gs://bucket/x", "gs://bucket/x"),
         ("gs://bucket/x/", "gs://bucket/x"),
         ("gdrive://0AbC", "gdrive://0AbC"),
+        ("s3://bucket/x/", "s3://bucket/x"),
     ],
 )
 def test_a_local_path_becomes_absolute_and_another_uri_stays(
@@ -95,6 +105,56 @@ def test_an_empty_uri_is_refused(uri: str) -> None:
 def test_a_scheme_alone_is_refused(uri: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         absolute_uri(uri)
+
+
+ADDRESSES = [
+    (kind, name)
+    for kind in SETTINGS
+    for name, field in kind.model_fields.items()
+    if any(getattr(rule, "func", None) is absolute_uri for rule in rules_of(field))
+]
+
+
+def test_all_addresses_that_a_job_is_given_are_known_here() -> None:
+    assert {name for _, name in ADDRESSES} >= {"source", "output", "dataset", "labels", "evaluations", "sweep"}
+
+
+MOUNT = "mount the share, and give the path of its folder; "
+REFUSED = {
+    **{f"{scheme}://x/organs": "" for scheme in ("az", "abfs", "ftp", "hdfs", "http", "sftp", "S3")},
+    **{f"{scheme}://server/organs": MOUNT for scheme in ("smb", "cifs", "nfs", "SMB")},
+    r"\\server\organs": MOUNT,
+}
+
+
+def complaints(kind: type[Settings], name: str, uri: str) -> list[str]:
+    """What is said of one address of some settings, of which all others are missing."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({name: [uri] if name == "evaluations" else uri, "colour": "red"})
+    problems = [it for it in caught.value.errors() if it["loc"][0] == name and it["type"] == "value_error"]
+    return [problem["msg"].removeprefix("Value error, ") for problem in problems]
+
+
+@pytest.mark.parametrize(("kind", "name"), ADDRESSES, ids=lambda part: getattr(part, "__name__", part))
+def test_another_address_is_refused_with_those_that_work(kind: type[Settings], name: str) -> None:
+    assert all(form in URI_FORMS for form in ("a local path", "gs://bucket", "gdrive://", "to read, s3://bucket"))
+    for uri, advice in REFUSED.items():
+        scheme, separator, _ = uri.partition("://")
+        assert complaints(kind, name, uri) == [f"cannot open {scheme}{separator}: {advice}expected {URI_FORMS}"]
+
+
+@pytest.mark.parametrize(("kind", "name"), ADDRESSES, ids=lambda part: getattr(part, "__name__", part))
+def test_s3_is_read_by_every_job_and_written_by_none(kind: type[Settings], name: str) -> None:
+    is_written = name in {"output", "features", "checks"} and kind is not StatusConfig
+    assert complaints(kind, name, "s3://lab/organs") == ([READ_ONLY] if is_written else [])
+
+
+def test_a_job_that_needs_s3fs_says_so_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(SettingsError, match=r"--source.*s3:// needs s3fs \(the extra `s3`\).*: pip install s3fs==2"):
+        parse_settings(ConvertConfig, ["--source", "s3://lab/organs", "--output", "dataset"], "convert")
+    with pytest.raises(SettingsError, match="the extra `s3`"):
+        parse_spec("saved:path=s3://lab/m")
 
 
 def test_a_part_takes_the_settings_that_both_have_and_then_the_changes() -> None:

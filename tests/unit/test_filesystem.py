@@ -54,7 +54,7 @@ def test_a_uri_has_a_scheme_and_a_path(uri: str, scheme: str, path: str) -> None
     assert (location.scheme, location.path, location.is_local) == (scheme, path, scheme == "file")
 
 
-@pytest.mark.parametrize("uri", ["s3://b/x", "http://h/x", "GS://b/x", "://x"])
+@pytest.mark.parametrize("uri", ["az://b/x", "http://h/x", "GS://b/x", "://x"])
 def test_an_unknown_scheme_is_a_wrong_setting(uri: str) -> None:
     with pytest.raises(SettingsError, match=f"^cannot open {uri}: expected a local path, file://, gs://"):
         Location(uri).read_bytes()
