@@ -53,7 +53,7 @@ def _evaluate(
     metrics = _measure(scored, config)
     metrics.write(folder.location)
     maps, projector = show_embeddings(scored, config)
-    draw_plots(scored, metrics, maps, folder.location)
+    drawn_as = draw_plots(scored, metrics, maps, folder.location)
     account = read_account(folder.location)
     return folder.complete(
         EvaluationRecord(
@@ -69,6 +69,7 @@ def _evaluate(
             unfamiliar=account.unfamiliar,
             maps=list(config.maps),
             projector=projector,
+            drawn_as=dict(drawn_as),
             **_doubts(config, scored, model, dataset),
             seconds=round(work.seconds, 3),
             images_per_s=round(work.images / work.seconds, 1),

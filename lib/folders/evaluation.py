@@ -12,10 +12,12 @@ from pydantic import Field
 from lib.folders.predictions import PREDICTIONS
 from lib.folders.record import CompletionRecord, Record, StoredRecord
 from lib.storage.location import Location
-from lib.storage.tables import read_table, write_table
+from lib.storage.tables import read_table, write_spreadsheet, write_table
 
 MOST_SHOWN = 30
 """Pairs and candidates shown with thumbnails; the page states how many more there are."""
+PLOT_KEY_FILE = "key.csv"
+"""Among the plots, for people: what stands for which class."""
 LABEL_ERRORS_FILE = "label_errors.parquet"
 MAPS_FILE, PLOTS, PROJECTOR = "maps.parquet", "plots", "projector"
 LABEL_ERROR_SCHEMA = pa.schema(
@@ -195,6 +197,8 @@ class EvaluationRecord(CompletionRecord):
     """Images far from all training images; None if the model has no reference."""
     maps: list[MapKind] = Field(default_factory=list)
     projector: ProjectorRecord | None = None
+    drawn_as: dict[str, str] = Field(default_factory=dict)
+    """Names of classes that the plots cannot draw, by what they draw instead."""
     checks: str | None = None
     """URI of the checks folder."""
     label_errors: int | None = None
@@ -263,6 +267,16 @@ class LabelErrors:
 def write_maps(maps: pa.Table, folder: Location) -> None:
     """Write the maps (`MAP_SCHEMA`) of an evaluation."""
     write_table(maps, folder / MAPS_FILE)
+
+
+def write_plot_key(key: Mapping[str, str], folder: Location) -> None:
+    """Write beside the plots which class they mean by a stand-in; nothing where they show all names."""
+    place = folder / PLOTS / PLOT_KEY_FILE
+    if key:
+        rows = [{"drawn_as": drawn, "class_name": name} for drawn, name in key.items()]
+        write_spreadsheet(["drawn_as", "class_name"], rows, place)
+    elif place.exists():
+        place.delete()
 
 
 def write_label_errors(candidates: pa.Table, folder: Location) -> None:

@@ -1,8 +1,6 @@
 """The manifest: what became of each listed file, and the proof that none is lost."""
 
-import csv
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from lib.errors import TissueError, TooManyBadImagesError
 from lib.folders.record import Record
 from lib.storage.location import Location
 from lib.storage.scan import UNREADABLE
-from lib.storage.tables import read_table, write_table
+from lib.storage.tables import read_table, write_spreadsheet, write_table
 
 MANIFEST_FILE, QUARANTINED_FILE = "manifest.parquet", "quarantined.csv"
 PIXEL_FIELDS = [
@@ -81,14 +79,12 @@ REMEDIES = {
     "unknown_channels": "--tiff-alpha ignore leaves the extra channel out",
     "transparent": "--tiff-alpha white or ignore",
     "too_many_channels": "--tiff-channels 0,1,2 says which to use",
-    "too_large": "--max-pixels, --max-image-gib",
+    "too_large": "--max-pixels",
     "constant": "--tiff-constant keep",
     "float_range": "--tiff-range LOW:HIGH or percentile",
     "signed_range": "--tiff-range LOW:HIGH or percentile",
     "no_range": "--tiff-range LOW:HIGH",
     "no_such_page": "--tiff-page first",
-    "no_such_level": "--tiff-level 0",
-    "no_scale": "--tiff-level 0",
 }
 """Which setting reads images that were refused, by reason code; for other reasons none does."""
 MOST_EXAMPLES = 5
@@ -165,17 +161,12 @@ def manifest_table(columns: Mapping[str, pa.Array | pa.ChunkedArray], rows: int)
 def write_manifest(manifest: pa.Table, folder: Location) -> None:
     """Write the manifest (`MANIFEST_SCHEMA`) of a dataset or predictions folder, and a list of its bad images.
 
-    The list is for people: a spreadsheet opens it, and takes it for UTF-8 by its first bytes. There is none where no
-    image is bad.
+    There is no list where no image is bad.
     """
     write_table(manifest, folder / MANIFEST_FILE)
     bad, place = quarantined_files(manifest), folder / QUARANTINED_FILE
     if bad.num_rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, bad.column_names)
-        writer.writeheader()
-        writer.writerows(bad.to_pylist())
-        place.write_bytes(text.getvalue().encode("utf-8-sig"))
+        write_spreadsheet(bad.column_names, bad.to_pylist(), place)
     elif place.exists():
         place.delete()
 

@@ -9,6 +9,7 @@ from lib.plots.confusion import confusion_matrix
 from lib.plots.curves import curves
 from lib.plots.embedding import embedding_map
 from lib.plots.heatmap_sheet import grad_cam_sheet
+from lib.plots.letters import Lettering, lettering
 from lib.plots.one_vs_rest import pr_curves, roc_curves
 from lib.plots.per_class import per_class_bars
 from lib.plots.proportion import wilson_interval
@@ -18,6 +19,7 @@ from lib.plots.scatter import predicted_scatter
 from lib.plots.swarm import predicted_swarm
 
 __all__ = [
+    "Lettering",
     "Picture",
     "abstention_curve",
     "confidence_histogram",
@@ -25,6 +27,7 @@ __all__ = [
     "curves",
     "embedding_map",
     "grad_cam_sheet",
+    "lettering",
     "per_class_bars",
     "pr_curves",
     "predicted_scatter",

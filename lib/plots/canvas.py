@@ -1,8 +1,8 @@
 """The paper all plots are drawn on: figure, axes, names of classes, and the way to the bytes of PNG and SVG."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from io import BytesIO
 from typing import Any, Literal
 
@@ -10,7 +10,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
+
+from lib.plots.letters import PLAIN_FONTS, Lettering, with_names
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8F98"
 """Okabe and Ito, Color Universal Design, 2008; the grey is ours."""
@@ -18,7 +20,6 @@ INK, FAINT = "#22262D", "#E3E6EA"
 DPI, SHARPEST_DPI = 120, 200
 WIDEST_PX = 2400
 PAGE_MARGIN_IN = 0.12
-LONGEST_NAME = 28
 MANY_CLASSES = 30
 """From here on, names and marks get smaller."""
 MOST_MARK_BYTES = 900_000
@@ -73,11 +74,11 @@ def style(axes: Axes, title: str, *, grid: Literal["x", "y", "both"] | None = No
     return axes
 
 
-def class_ticks(axes: Axes, axis: Literal["x", "y"], labels: Sequence[str]) -> None:
+def class_ticks(axes: Axes, axis: Literal["x", "y"], labels: Sequence[str], fonts: Sequence[str] = PLAIN_FONTS) -> None:
     """One tick a class, at 0, 1, 2 ...; below the x axis the names stand upright or slanted."""
     size = 9 if len(labels) <= MANY_CLASSES else 7
     ticks = axes.set_yticks if axis == "y" else axes.set_xticks
-    set_ticks = partial(ticks, range(len(labels)), labels, fontsize=size, color=INK, parse_math=False)
+    set_ticks = partial(ticks, range(len(labels)), labels, fontsize=size, color=INK, parse_math=False, fontfamily=fonts)
     if axis == "y":
         set_ticks()
     elif len(labels) > MANY_CLASSES:
@@ -92,23 +93,10 @@ def legend(axes: Axes, **options: Any) -> None:
     draw(frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.4, columnspacing=1.2, **options)
 
 
-def display_names(class_names: Sequence[str]) -> list[str]:
-    """Class names as the plot font can show them: long ones cut in the middle, foreign ones by number."""
-    return [_display_name(name, index) for index, name in enumerate(class_names)]
-
-
-def _display_name(name: str, index: int) -> str:
-    if not name.strip() or any(ord(letter) not in _drawable() for letter in name):
-        return f"class no. {index + 1}"
-    if len(name) <= LONGEST_NAME:
-        return name
-    kept = LONGEST_NAME - 1
-    return f"{name[: kept - kept // 2]}…{name[-(kept // 2) :]}"
-
-
-@lru_cache(maxsize=1)
-def _drawable() -> frozenset[int]:
-    return frozenset(get_font(findfont(FontProperties())).get_charmap()) - set(range(ord(" ")))
+def unmarked(texts: Iterable[Text]) -> None:
+    """Have the letters of texts of a legend taken as they are: a name with two $ is no formula."""
+    for text in texts:
+        text.set_parse_math(False)
 
 
 def too_many_marks(count: int, bytes_each: int) -> bool:
@@ -116,8 +104,13 @@ def too_many_marks(count: int, bytes_each: int) -> bool:
     return count * bytes_each > MOST_MARK_BYTES
 
 
-def to_picture(figure: Figure) -> Picture:
-    """Both files; without date, program or random identifiers, so that the bytes depend on the content only."""
+def to_picture(figure: Figure, written: Lettering | None = None) -> Picture:
+    """Both files; without date, program or random identifiers, so that the bytes depend on the content only.
+
+    Args:
+        figure: Complete.
+        written: How names of classes are drawn in it, if any are: in the SVG they are there as they are.
+    """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # both files keep the places and the page that are found here
     page = figure.get_tightbbox().padded(PAGE_MARGIN_IN)
@@ -127,4 +120,6 @@ def to_picture(figure: Figure) -> Picture:
     figure.savefig(png, format="png", dpi=figure.dpi, bbox_inches=page, metadata={"Software": None})
     with rc_context(SVG_TEXT):
         figure.savefig(svg, format="svg", dpi=image_dpi, bbox_inches=page, metadata={"Date": None, "Creator": None})
-    return Picture(png.getvalue(), svg.getvalue())
+    if written is None or not written.without_font:
+        return Picture(png.getvalue(), svg.getvalue())
+    return Picture(png.getvalue(), with_names(svg.getvalue().decode(), written).encode())

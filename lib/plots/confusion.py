@@ -14,12 +14,12 @@ from lib.plots.canvas import (
     INK,
     Picture,
     class_ticks,
-    display_names,
     grid_side_in,
     new_figure,
     style,
     to_picture,
 )
+from lib.plots.letters import lettering
 
 DARK_FROM = 0.55
 """Share from which on a number is written in white."""
@@ -51,12 +51,13 @@ def confusion_matrix(matrix: NDArray[np.integer], class_names: Sequence[str]) ->
     style(axes, f"{np.trace(matrix)} of {total} images on the diagonal (right)")
     _shade(figure, axes, matrix)
     _write_counts(axes, matrix)
-    names = display_names(class_names)
-    class_ticks(axes, "x", names)
-    class_ticks(axes, "y", [f"{name} ({images})" for name, images in zip(names, matrix.sum(axis=1), strict=True)])
+    written = lettering(class_names)
+    counted = [f"{name} ({images})" for name, images in zip(written.names, matrix.sum(axis=1), strict=True)]
+    class_ticks(axes, "x", written.names, written.fonts)
+    class_ticks(axes, "y", counted, written.fonts)
     axes.set_xlabel("Predicted class")
     axes.set_ylabel("Actual class (images)")
-    return to_picture(figure)
+    return to_picture(figure, written)
 
 
 def _shade(figure: Figure, axes: Axes, matrix: NDArray[np.integer]) -> None:

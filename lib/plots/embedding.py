@@ -5,12 +5,14 @@ from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from lib.plots.canvas import GREY, INK, Picture, display_names, new_figure, style, to_picture, too_many_marks
+from lib.plots.canvas import GREY, INK, Picture, new_figure, style, to_picture, too_many_marks, unmarked
 from lib.plots.label_places import LABEL_BOX, place_texts
+from lib.plots.letters import Lettering, lettering
 from lib.plots.marks import RIGHT_MARK, WRONG_MARK, FloatArray, IntArray, check_classes
 from lib.plots.palette import FEW_CLASSES, Look, class_looks
 
@@ -50,7 +52,7 @@ def embedding_map(
     looks = dict(zip(present.tolist(), class_looks(len(present), centres), strict=True))
     if few:
         looks = dict(enumerate(class_looks(len(class_names), centres)))
-    names = display_names(class_names)
+    written = lettering(class_names)
     figure = new_figure(8.6 if few else 11.5, 6.2 if few else 10.5)
     axes = style(figure.subplots(), f"{title}: {int(correct.sum())} of {len(correct)} images predicted right")
     axes.set(xticks=[], yticks=[], aspect="equal")
@@ -59,11 +61,12 @@ def embedding_map(
     axes.set_adjustable("datalim")
     axes.margins(0.04)
     _draw_marks(axes, points, actual, correct, looks)
-    _legend(axes, {names[index]: looks[index] for index in present.tolist()} if few else {})
+    _legend(axes, {written.names[index]: looks[index] for index in present.tolist()} if few else {}, written)
     if not few:
         figure.draw_without_rendering()
-        place_texts(axes, [_centre_name(axes, names[index], at) for index, at in zip(present, centres, strict=True)])
-    return to_picture(figure)
+        named = zip(present, centres, strict=True)
+        place_texts(axes, [_centre_name(axes, written.names[index], at, written) for index, at in named])
+    return to_picture(figure, written)
 
 
 def _check(points: FloatArray, actual: IntArray, correct: NDArray[np.bool_], class_names: Sequence[str]) -> None:
@@ -99,20 +102,21 @@ def _draw_marks(
         )
 
 
-def _legend(axes: Axes, looks: dict[str, Look]) -> None:
+def _legend(axes: Axes, looks: dict[str, Look], written: Lettering) -> None:
     shown = [(RIGHT_MARK, GREY, "white", "predicted right"), (WRONG_MARK, GREY, INK, "predicted wrong")]
     shown += [(RIGHT_MARK, look.fill, look.colour, name) for name, look in looks.items()]
     handles = [
         Line2D([], [], linestyle="none", marker=mark, markersize=8, color=fill, markeredgecolor=edge, label=label)
         for mark, fill, edge, label in shown
     ]
-    legend = partial(axes.legend, handles=handles, frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.4)
+    letters = FontProperties(family=written.fonts, size=9)
+    legend = partial(axes.legend, handles=handles, frameon=False, prop=letters, labelcolor=INK, handletextpad=0.4)
     if looks:
-        legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+        unmarked(legend(loc="upper left", bbox_to_anchor=(1.01, 1)).get_texts())
     else:
         legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
-def _centre_name(axes: Axes, name: str, at: FloatArray) -> Text:
-    write = partial(axes.text, ha="center", va="center", zorder=6)
+def _centre_name(axes: Axes, name: str, at: FloatArray, written: Lettering) -> Text:
+    write = partial(axes.text, ha="center", va="center", zorder=6, fontfamily=written.fonts)
     return write(at[0], at[1], name, fontsize=7, color=INK, bbox=LABEL_BOX, parse_math=False)

@@ -1,6 +1,6 @@
 """Where in an image the model looked: each image beside its Grad-CAM heatmap."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lib.plots.canvas import BLUE, INK, VERMILION, Picture, display_names, new_figure, to_picture
+from lib.plots.canvas import BLUE, INK, VERMILION, Picture, new_figure, to_picture
+from lib.plots.letters import PLAIN_FONTS, lettering
 
 COLUMNS, MOST_ROWS = 3, 12
 HEAT = colormaps["viridis"]
@@ -39,28 +40,37 @@ class Looked(NamedTuple):
     confidence: float
 
 
-def grad_cam_sheet(rows: Sequence[Looked | tuple[NDArray[np.uint8], NDArray[np.floating], str, str, float]]) -> Picture:
+def grad_cam_sheet(
+    rows: Sequence[Looked | tuple[NDArray[np.uint8], NDArray[np.floating], str, str, float]],
+    class_names: Sequence[str],
+) -> Picture:
     """Each image beside a grey copy of it with the heatmap on top, with its actual and predicted class.
 
     Args:
         rows: 1 to 12 images with heatmap, actual and predicted name, and confidence, as `Looked` or as plain tuples.
+        class_names: All of them, in the order of their indices.
 
     Returns:
         PNG and SVG.
 
     Raises:
-        ValueError: If there is no row or more than 12, an image is not uint8 RGB, or a heatmap is not a finite (h, w).
+        ValueError: If there is no row or more than 12, an image is not uint8 RGB, a heatmap is not a finite (h, w), or
+            a row names another class.
 
     Source:
         Selvaraju et al., Grad-CAM, ICCV 2017.
     """
     looked = [Looked(*row) for row in rows]
     _check(looked)
-    sheet = _Sheet(len(looked))
+    written = lettering(class_names)
+    drawn = dict(zip(class_names, written.names, strict=True))
+    if unknown := {name for row in looked for name in (row.actual, row.predicted)} - drawn.keys():
+        raise ValueError(f"a row names {min(unknown)!r}, which is no class")
+    sheet = _Sheet(len(looked), drawn, written.fonts)
     for place, row in enumerate(looked):
         sheet.draw(place, row)
     sheet.draw_scale()
-    return to_picture(sheet.figure)
+    return to_picture(sheet.figure, written)
 
 
 def _check(rows: Sequence[Looked]) -> None:
@@ -76,7 +86,8 @@ def _check(rows: Sequence[Looked]) -> None:
 class _Sheet:
     """A grid of pairs, measured in inches from the top: text needs the same room above an image of any shape."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, names: Mapping[str, str], fonts: Sequence[str]) -> None:
+        self._names, self._fonts = names, fonts
         self._columns = min(COLUMNS, count)
         lines = -(-count // self._columns)
         self._width, self._height = PAIR * self._columns - GAP, (HEADER + SIDE + GAP) * lines + FOOTER
@@ -99,11 +110,13 @@ class _Sheet:
             axes.imshow(pixels, interpolation="antialiased")
             axes.set_anchor("N")
         right = row.actual == row.predicted
-        actual, predicted = display_names([row.actual, row.predicted])
+        actual, predicted = self._names[row.actual], self._names[row.predicted]
         verdict = f"{'✓' if right else '✗'} {predicted}, {row.confidence:.0%}"
         header = self._axes(left, top, PAIR - GAP, HEADER)
         write = partial(header.text, fontsize=9, va="bottom", parse_math=False, transform=header.transAxes)
-        write(0, 0.52, verdict, color=BLUE if right else VERMILION, fontweight="bold")
+        write = partial(write, fontfamily=self._fonts)
+        weight = "bold" if self._fonts == PLAIN_FONTS else "normal"  # in which others are known to have the letters
+        write(0, 0.52, verdict, color=BLUE if right else VERMILION, fontweight=weight)
         write(0, 0.1, f"actual: {actual}", color=INK)
 
     def draw_scale(self) -> None:

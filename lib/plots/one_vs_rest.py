@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from lib.plots.canvas import GREY, INK, Picture, display_names, new_figure, style, to_picture
+from lib.plots.canvas import GREY, INK, Picture, new_figure, style, to_picture, unmarked
+from lib.plots.letters import Lettering, lettering
 from lib.plots.marks import FloatArray, IntArray, check_classes, check_probabilities
 from lib.plots.palette import DASHED, FEW_CLASSES, LOOKS
 
@@ -53,12 +55,13 @@ def roc_curves(actual: IntArray, probabilities: FloatArray, class_names: Sequenc
     Source:
         Fawcett, An introduction to ROC analysis, Pattern Recognition Letters 27, 2006, section 9 and algorithm 3.
     """
-    curves = _curves(actual, probabilities, class_names, _roc)
+    written = lettering(class_names)
+    curves = _curves(actual, probabilities, written.names, _roc)
     xlabel, ylabel = (
         "False positive rate: others mistaken for the class",
         "True positive rate: images of the class found",
     )
-    return _draw(curves, ROC, xlabel, ylabel, class_names)
+    return _draw(curves, ROC, xlabel, ylabel, written)
 
 
 def pr_curves(actual: IntArray, probabilities: FloatArray, class_names: Sequence[str]) -> Picture:
@@ -82,18 +85,18 @@ def pr_curves(actual: IntArray, probabilities: FloatArray, class_names: Sequence
         Davis and Goadrich, The relationship between precision-recall and ROC curves, ICML 2006: no straight lines
         between points.
     """
-    curves = _curves(actual, probabilities, class_names, _precision_recall)
-    return _draw(curves, PRECISION_RECALL, "Recall", "Precision", class_names)
+    written = lettering(class_names)
+    curves = _curves(actual, probabilities, written.names, _precision_recall)
+    return _draw(curves, PRECISION_RECALL, "Recall", "Precision", written)
 
 
 Measure = Callable[[str, NDArray[np.bool_], FloatArray], _Curve]
 
 
-def _curves(actual: IntArray, probabilities: FloatArray, class_names: Sequence[str], measure: Measure) -> list[_Curve]:
+def _curves(actual: IntArray, probabilities: FloatArray, names: Sequence[str], measure: Measure) -> list[_Curve]:
     """The curve of each class that some but not all images are of."""
-    check_classes(actual, actual, class_names)
-    check_probabilities(probabilities, (len(actual), len(class_names)))
-    names = display_names(class_names)
+    check_classes(actual, actual, names)
+    check_probabilities(probabilities, (len(actual), len(names)))
     of_class = [actual == index for index in range(len(names))]
     return [
         measure(names[index], positive, probabilities[:, index])
@@ -120,13 +123,13 @@ def _precision_recall(name: str, positive: NDArray[np.bool_], score: FloatArray)
     return _Curve(name, np.repeat(x, 2)[1:-1], np.repeat(y, 2)[2:], held, area)
 
 
-def _draw(curves: Sequence[_Curve], title: str, xlabel: str, ylabel: str, class_names: Sequence[str]) -> Picture:
+def _draw(curves: Sequence[_Curve], title: str, xlabel: str, ylabel: str, written: Lettering) -> Picture:
     figure = new_figure(8.8, 5.8)
     axes = figure.subplots()
     mean = f": mean area {np.mean([curve.area for curve in curves]):.3f}" if curves else ""
     style(axes, f"{title}, each class against all others{mean}", grid="both")
-    left_out = len(class_names) - len(curves)
-    note = f"\n{left_out} of {len(class_names)} classes left out: they have none or all of the images"
+    left_out = len(written.names) - len(curves)
+    note = f"\n{left_out} of {len(written.names)} classes left out: they have none or all of the images"
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
     axes.set_xlabel(xlabel + (note if left_out else ""))
     axes.set_ylabel(ylabel)
@@ -137,23 +140,24 @@ def _draw(curves: Sequence[_Curve], title: str, xlabel: str, ylabel: str, class_
     if curves:
         _draw_classes(axes, curves)
         _draw_mean(axes, curves)
-        axes.legend(
+        legend = axes.legend(
             loc="upper left",
             bbox_to_anchor=(1.03, 1.01),
             borderaxespad=0,
             frameon=False,
-            fontsize=9,
+            prop=FontProperties(family=written.fonts, size=9),
             labelcolor=INK,
             title="Area, class",
             title_fontproperties={"size": 9},
             alignment="left",
             handlelength=2.6,
         )
+        unmarked(legend.get_texts())
     else:
         axes.text(
             0.5, 0.5, "no class has both its own and other images", ha="center", va="center", fontsize=10, color=GREY
         )
-    return to_picture(figure)
+    return to_picture(figure, written)
 
 
 def _draw_classes(axes: Axes, curves: Sequence[_Curve]) -> None:

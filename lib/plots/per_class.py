@@ -17,12 +17,12 @@ from lib.plots.canvas import (
     ORANGE,
     Picture,
     class_ticks,
-    display_names,
     legend,
     new_figure,
     style,
     to_picture,
 )
+from lib.plots.letters import lettering
 
 MEASURES = (("precision", BLUE, ""), ("recall", ORANGE, "///"), ("f1", GREEN, "..."))
 INTERVAL = "95 % interval"
@@ -46,14 +46,15 @@ def per_class_bars(per_class: Sequence[Mapping[str, Any]]) -> Picture:
     """
     if not per_class:
         raise ValueError("there is no class to draw")
-    names = display_names([str(row["class_name"]) for row in per_class])
+    written = lettering([str(row["class_name"]) for row in per_class])
     order = sorted(range(len(per_class)), key=lambda index: -(_value(per_class[index], "f1") or 0))
     dense = len(order) > MANY_CLASSES
     figure = new_figure(7.6, 1.5 + (0.22 if dense else 0.42) * len(order))
     axes = style(figure.subplots(), "", grid="x")
     for place, measure in enumerate(MEASURES):
         _draw_measure(axes, [per_class[index] for index in order], place, measure)
-    class_ticks(axes, "y", [f"{names[index]} ({per_class[index]['support']})" for index in order])
+    counted = [f"{written.names[index]} ({per_class[index]['support']})" for index in order]
+    class_ticks(axes, "y", counted, written.fonts)
     axes.set(xlim=(0, 1.0), ylim=(len(order) - 0.45, -0.55), ylabel="Class (images), best F1 first")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.tick_params(axis="x", labeltop=dense)
@@ -65,7 +66,7 @@ def per_class_bars(per_class: Sequence[Mapping[str, Any]]) -> Picture:
         bbox_to_anchor=(1, 1.0),
         borderaxespad=2.4 if dense else 0.6,
     )
-    return to_picture(figure)
+    return to_picture(figure, written)
 
 
 def _draw_measure(axes: Axes, rows: Sequence[Mapping[str, Any]], place: int, measure: tuple[str, str, str]) -> None:

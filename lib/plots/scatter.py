@@ -11,13 +11,13 @@ from lib.plots.canvas import (
     GREY,
     Picture,
     class_ticks,
-    display_names,
     grid_side_in,
     new_figure,
     style,
     to_picture,
     too_many_marks,
 )
+from lib.plots.letters import Lettering, lettering
 from lib.plots.marks import (
     STYLES,
     FloatArray,
@@ -83,9 +83,10 @@ def predicted_scatter(
             zorder=3,
             rasterized=too_many_marks(len(actual), MARK_BYTES),
         )
-    _class_grid(axes, display_names(class_names))
+    written = lettering(class_names)
+    _class_grid(axes, written)
     right_wrong_legend(axes)
-    return to_picture(figure)
+    return to_picture(figure, written)
 
 
 def _mark_diagonal(axes: Axes, count: int) -> None:
@@ -94,14 +95,14 @@ def _mark_diagonal(axes: Axes, count: int) -> None:
     axes.plot([-0.5, count - 0.5], [-0.5, count - 0.5], color=GREY, linewidth=0.8, linestyle="--", zorder=1)
 
 
-def _class_grid(axes: Axes, names: Sequence[str]) -> None:
-    class_ticks(axes, "x", names)
-    class_ticks(axes, "y", names)
-    edges = np.arange(len(names) + 1) - 0.5
+def _class_grid(axes: Axes, written: Lettering) -> None:
+    class_ticks(axes, "x", written.names, written.fonts)
+    class_ticks(axes, "y", written.names, written.fonts)
+    edges = np.arange(len(written.names) + 1) - 0.5
     axes.set_xticks(edges, minor=True)
     axes.set_yticks(edges, minor=True)
     axes.grid(which="minor", color=FAINT, linewidth=0.6)
     axes.tick_params(which="minor", length=0)
-    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(-0.5, len(names) - 0.5), aspect="equal")
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(edges[0], edges[-1]), aspect="equal")
     axes.set_xlabel("Actual class")
     axes.set_ylabel("Predicted class (larger mark: more confident)")

@@ -18,12 +18,12 @@ from lib.plots.canvas import (
     VERMILION,
     Picture,
     class_ticks,
-    display_names,
     new_figure,
     style,
     to_picture,
     too_many_marks,
 )
+from lib.plots.letters import lettering
 from lib.plots.marks import (
     RIGHT_MARK,
     STYLES,
@@ -79,22 +79,23 @@ def predicted_swarm(
     axes = style(figure.subplots(), right_count(actual == predicted), grid="y")
     heights = probabilities[np.arange(len(actual)), actual]
     marks = pd.DataFrame({"actual": actual, "height": heights, "right": actual == predicted})
-    names = display_names(class_names)
-    _prepare_swarm_axes(axes, names)
+    written = lettering(class_names)
+    _prepare_swarm_axes(axes, written.names, written.fonts)
     figure.draw_without_rendering()
     diameter_pt, crowded = _choose_marks(axes, marks)
     if crowded:
-        class_ticks(axes, "x", [f"~ {name}" if index in crowded else name for index, name in enumerate(names)])
+        marked = [f"~ {name}" if index in crowded else name for index, name in enumerate(written.names)]
+        class_ticks(axes, "x", marked, written.fonts)
         axes.set_xlabel("Actual class (~ too many images for a swarm: spread at random)")
     _draw_swarms(axes, marks[~marks["actual"].isin(crowded)], diameter_pt, count)
     _draw_spread(axes, marks[marks["actual"].isin(crowded)], diameter_pt, seed)
-    _prepare_swarm_axes(axes, [label.get_text() for label in axes.get_xticklabels()])
-    return to_picture(figure)
+    _prepare_swarm_axes(axes, [label.get_text() for label in axes.get_xticklabels()], written.fonts)
+    return to_picture(figure, written)
 
 
-def _prepare_swarm_axes(axes: Axes, labels: Sequence[str]) -> None:
+def _prepare_swarm_axes(axes: Axes, labels: Sequence[str], fonts: Sequence[str]) -> None:
     count = len(labels)
-    class_ticks(axes, "x", labels)
+    class_ticks(axes, "x", labels, fonts)
     axes.set(xlim=(-0.5, count - 0.5), ylim=(-0.03, 1.03))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylabel("Probability predicted for the actual class")

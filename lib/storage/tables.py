@@ -1,7 +1,9 @@
 """Parquet files in storage, written in one step and read as one table."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +21,15 @@ def write_table(table: pa.Table, location: Location) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     location.write_bytes(sink.getvalue().to_pybytes())
+
+
+def write_spreadsheet(columns: Sequence[str], rows: Sequence[Row], location: Location) -> None:
+    """Write a table for people, which a spreadsheet opens and takes for UTF-8 by its first bytes."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    location.write_bytes(text.getvalue().encode("utf-8-sig"))
 
 
 def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:

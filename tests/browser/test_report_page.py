@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from lib import plots
 from lib.report.page import write_report
 from tests.fakes.evaluations import HOSTILE, Lab
 from tests.fakes.jobs import wait_for
 
 CLASSES = ("liver", HOSTILE, "skin_and_subcutaneous_tissue")
 COLOURS = ((40, 40, 220), (40, 200, 40), (220, 60, 40))
+FOREIGN = ("肝臓", "かんぞうのくみあわせとうでのそしき", "ตับอ่อน", "यकृत्", "כבד", "간 <조직>")
 WRONG = {1, 2, 4, 7, 10}
 """1, 4, 7 and 10 are of the second class and taken for the third; 2 is of the third and taken for the first."""
 
@@ -240,6 +242,43 @@ def test_light_and_dark_and_narrow_pages_fit_their_window(
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"report-{scheme}-{width}.png", full_page=True)
     page.close()
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_key_of_the_plots_is_above_them_and_fits_its_window(browser: Browser, tmp_path: Path, width: int) -> None:
+    lab = Lab(tmp_path, class_names=FOREIGN)
+    lab.dataset()
+    lab.model("cnn")
+    key = {f"class no. {number}": name for number, name in enumerate(FOREIGN, 1)}
+    write_report(lab.config(lab.evaluation("cnn", {1, 2}, drawn_as=key)))
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((tmp_path / "report/report.html").as_uri())
+    entries = page.locator("#model-1 .key li")
+    expect(entries).to_have_count(len(FOREIGN))
+    expect(entries.nth(1)).to_have_text(f"class no. 2 {FOREIGN[1]}")
+    boxes = [entry.bounding_box() for entry in entries.all()]
+    below = page.locator("#model-1 .plots").bounding_box()
+    assert below is not None
+    assert all(box is not None and box["y"] + box["height"] <= below["y"] for box in boxes)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+def test_names_in_any_script_are_text_in_an_svg_and_lie_inside_it(page: Page, tmp_path: Path) -> None:
+    drawing = tmp_path / "confusion_matrix.svg"
+    drawing.write_bytes(plots.confusion_matrix(np.eye(len(FOREIGN), dtype=int), FOREIGN).svg)
+    page.goto(drawing.as_uri())
+    outside = page.evaluate(
+        "() => { const page = document.documentElement.getBoundingClientRect();"
+        "return [...document.querySelectorAll('text')].filter((text) => { const box = text.getBoundingClientRect();"
+        "return box.left < page.left || box.right > page.right || box.top < page.top || box.bottom > page.bottom; })"
+        ".map((text) => text.textContent); }"
+    )
+    assert outside == []
+    shown = page.evaluate("[...document.querySelectorAll('text')].map((text) => text.textContent)")
+    assert {f"{name} (1)" for name in FOREIGN} <= {text.replace("\u200e", "") for text in shown}
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / "names.png")
 
 
 def test_the_page_prints_in_light_colours_with_its_thumbnails(browser: Browser, address: str, tmp_path: Path) -> None:

@@ -137,9 +137,9 @@ def test_undefined_measures_are_drawn_not_refused() -> None:
 def captured(monkeypatch: pytest.MonkeyPatch, module: object) -> list[Figure]:
     figures: list[Figure] = []
 
-    def keep(figure: Figure) -> plots.Picture:
+    def keep(figure: Figure, *written: plots.Lettering) -> plots.Picture:
         figures.append(figure)
-        return canvas.to_picture(figure)
+        return canvas.to_picture(figure, *written)
 
     monkeypatch.setattr(module, "to_picture", keep)
     return figures
@@ -228,14 +228,6 @@ def test_an_index_that_is_no_class_is_refused() -> None:
 def test_a_matrix_of_another_size_than_the_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="one row a class"):
         plots.confusion_matrix(np.ones((2, 3), int), ["a", "b"])
-
-
-def test_names_the_plot_font_cannot_draw_are_numbered_and_long_ones_keep_both_ends() -> None:
-    names = canvas.display_names(["肝臓", "", "human_cerebellum", "a" * 30 + "_end"])
-    assert names[:3] == ["class no. 1", "class no. 2", "human_cerebellum"]
-    assert names[3].startswith("aaa")
-    assert names[3].endswith("_end")
-    assert len(names[3]) == canvas.LONGEST_NAME
 
 
 def test_the_wilson_interval_is_the_one_of_the_textbook() -> None:

@@ -32,9 +32,9 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Figures:
     def capture(module: object) -> list[Figure]:
         figures: list[Figure] = []
 
-        def keep(figure: Figure) -> plots.Picture:
+        def keep(figure: Figure, *written: plots.Lettering) -> plots.Picture:
             figures.append(figure)
-            return canvas.to_picture(figure)
+            return canvas.to_picture(figure, *written)
 
         monkeypatch.setattr(module, "to_picture", keep)
         return figures
@@ -271,6 +271,9 @@ def test_twelve_classes_look_different_and_no_two_neighbours_of_many_look_the_sa
     assert all(looks[index] not in looks[max(index - 4, 0) : index] for index in range(60))
 
 
+ORGANS = ["kidney", "tongue"]
+
+
 def seen(size: int = 32, heat: float = 1.0) -> tuple[NDArray[np.uint8], FloatArray, str, str, float]:
     image = np.full((size, size, 3), (200, 60, 120), np.uint8)
     heatmap = np.zeros((4, 4))
@@ -296,7 +299,7 @@ def test_a_heatmap_without_any_heat_is_drawn_as_none() -> None:
 def test_a_sheet_names_actual_and_predicted_class_with_a_sign_beside_the_colour(captured: Figures) -> None:
     figures = captured(grad_cam)
     image, heatmap, _, _, _ = seen()
-    plots.grad_cam_sheet([seen(), (image, heatmap, "kidney", "kidney", 0.5)])
+    plots.grad_cam_sheet([seen(), (image, heatmap, "kidney", "kidney", 0.5)], ORGANS)
     texts = [text.get_text() for axes in figures[0].axes for text in axes.texts]
     assert texts[:4] == ["✗ tongue, 75%", "actual: kidney", "✓ kidney, 50%", "actual: kidney"]
 
@@ -308,12 +311,13 @@ def test_a_sheet_names_actual_and_predicted_class_with_a_sign_beside_the_colour(
         ([seen()] * 13, "expected 1 to 12"),
         ([(np.zeros((4, 4, 3)), *seen()[1:])], "uint8"),
         ([(seen()[0], np.full((4, 4), np.nan), *seen()[2:])], "finite"),
+        ([(*seen()[:2], "kidney", "liver", 0.5)], "'liver', which is no class"),
     ],
-    ids=["none", "thirteen", "float image", "NaN heat"],
+    ids=["none", "thirteen", "float image", "NaN heat", "unknown class"],
 )
 def test_what_is_no_sheet_is_refused(rows: list[grad_cam.Looked], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plots.grad_cam_sheet(rows)
+        plots.grad_cam_sheet(rows, ORGANS)
 
 
 def test_the_same_evaluation_gives_the_same_bytes() -> None:
@@ -328,7 +332,7 @@ def test_the_same_evaluation_gives_the_same_bytes() -> None:
             plots.confidence_histogram(confidence, correct),
             plots.abstention_curve(COVERAGE, ACCURACY, [threshold(0.9, 0.25, 1.0)]),
             plots.embedding_map(*clusters(13, 60), names(13), "UMAP"),
-            plots.grad_cam_sheet([seen()]),
+            plots.grad_cam_sheet([seen()], ORGANS),
         ]
 
     assert draw() == draw()

@@ -210,6 +210,16 @@ def test_labels_and_details_are_escaped(lab: Lab) -> None:
     assert [script.get("type") for script in Page(page).all("script")] == ["application/json", None]
 
 
+def test_a_name_that_plots_show_by_number_is_told_beside_them(lab: Lab) -> None:
+    lab.dataset()
+    lab.model("cnn")
+    page = page_of(lab.config(lab.evaluation("cnn", {1}, drawn_as={"class no. 2": "肝臓"})))
+    assert "<li><b>class no. 2</b> 肝臓<wbr></li>" in page
+    assert page.index("<h3>Plots</h3>") < page.index("class no. 2") < page.index('<div class="plots">')
+    lab.model("vgg16")
+    assert 'class="key"' not in page_of(lab.config(lab.evaluation("vgg16", {1})))
+
+
 def test_the_page_asks_the_network_for_nothing(lab: Lab) -> None:
     page = page_of(lab.both({1, 2, 3}))
     parsed = Page(page)

@@ -1,5 +1,7 @@
 """All plots of an evaluation, as PNG and as SVG."""
 
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -8,7 +10,7 @@ import pyarrow as pa
 
 from lib.evaluation.measures.abstention import risk_coverage_curve
 from lib.evaluation.measures.metrics import uncalibrated
-from lib.folders.evaluation import KINDS, PLOTS, Metrics
+from lib.folders.evaluation import KINDS, PLOT_KEY_FILE, PLOTS, Metrics, write_plot_key
 from lib.folders.predictions import ScoredPredictions, read_grad_cam
 from lib.ingest.image import decode_jpeg
 from lib.plots import (
@@ -18,6 +20,7 @@ from lib.plots import (
     confusion_matrix,
     embedding_map,
     grad_cam_sheet,
+    lettering,
     per_class_bars,
     pr_curves,
     predicted_scatter,
@@ -27,25 +30,48 @@ from lib.plots import (
 )
 from lib.storage.location import Location
 
+logger = logging.getLogger(__name__)
 MOST_HEATMAPS = 12
+MOST_NAMED = 5
 MAP_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
-def draw_plots(scored: ScoredPredictions, metrics: Metrics, maps: pa.Table, folder: Location) -> None:
-    """Write `plots/NAME.png` and `plots/NAME.svg` into an evaluation folder.
+def draw_plots(scored: ScoredPredictions, metrics: Metrics, maps: pa.Table, folder: Location) -> Mapping[str, str]:
+    """Write `plots/NAME.png` and `plots/NAME.svg` into an evaluation folder, and a key of what they draw for names.
 
     Args:
         scored: What is drawn.
         metrics: How good the predictions are.
         maps: Rows of `MAP_SCHEMA`, of some of its images.
         folder: The evaluation folder, which has the heatmaps if there are any.
+
+    Returns:
+        The names of classes that cannot be drawn, by what the plots draw for them.
     """
     pictures = _plots(scored, metrics) | _maps(scored, maps)
-    if (sheet := _grad_cam(folder)) is not None:
+    if (sheet := _grad_cam(folder, scored.class_names)) is not None:
         pictures["grad_cam"] = sheet
     files = {f"{name}.png": picture.png for name, picture in pictures.items()}
     files |= {f"{name}.svg": picture.svg for name, picture in pictures.items()}
     (folder / PLOTS).write_many(files)
+    key = _key(scored.class_names)
+    write_plot_key(key, folder)
+    return key
+
+
+def _key(class_names: Sequence[str]) -> Mapping[str, str]:
+    """The key of the plots; a warning names the classes for which a font is missing."""
+    written = lettering(class_names)
+    if drawn := written.without_font:
+        named = ", ".join(f"{written.key[name]} is '{name}'" for name in drawn[:MOST_NAMED])
+        logger.warning(
+            "no font on this machine has the letters of %d class name%s, which plots show by number: %s%s. "
+            "The key is in %s/%s and in the report; to see the names, install a font that has them, such as Noto "
+            "Sans CJK or the Noto Sans of their script, and evaluate anew",
+            *(len(drawn), "" if len(drawn) == 1 else "s", named, ", ..." if len(drawn) > MOST_NAMED else ""),
+            *(PLOTS, PLOT_KEY_FILE),
+        )
+    return written.key
 
 
 def _plots(scored: ScoredPredictions, metrics: Metrics) -> dict[str, Picture]:
@@ -81,7 +107,7 @@ def _maps(scored: ScoredPredictions, maps: pa.Table) -> dict[str, Picture]:
     return pictures
 
 
-def _grad_cam(folder: Location) -> Picture | None:
+def _grad_cam(folder: Location, class_names: Sequence[str]) -> Picture | None:
     rows = read_grad_cam(folder).slice(0, MOST_HEATMAPS).to_pylist()
     if not rows:
         return None
@@ -89,7 +115,8 @@ def _grad_cam(folder: Location) -> Picture | None:
         [
             (decode_jpeg(row["image"]), _gray(row["heatmap"]), row["label"], row["predicted"], row["confidence"])
             for row in rows
-        ]
+        ],
+        class_names,
     )
 
 
