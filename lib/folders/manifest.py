@@ -79,12 +79,14 @@ REMEDIES = {
     "unknown_channels": "--tiff-alpha ignore leaves the extra channel out",
     "transparent": "--tiff-alpha white or ignore",
     "too_many_channels": "--tiff-channels 0,1,2 says which to use",
-    "too_large": "--max-pixels",
+    "too_large": "--max-pixels, --max-image-gib",
     "constant": "--tiff-constant keep",
     "float_range": "--tiff-range LOW:HIGH or percentile",
     "signed_range": "--tiff-range LOW:HIGH or percentile",
     "no_range": "--tiff-range LOW:HIGH",
     "no_such_page": "--tiff-page first",
+    "no_such_level": "--tiff-level 0",
+    "no_scale": "--tiff-level 0",
 }
 """Which setting reads images that were refused, by reason code; for other reasons none does."""
 MOST_EXAMPLES = 5
