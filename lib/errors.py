@@ -21,6 +21,10 @@ class DivergedError(TissueError):
     """The loss was never a number, so that there is no model."""
 
 
+class MemoryKillsError(TissueError):
+    """A task was ended again and again, since the tasks of its machine take more memory than it has."""
+
+
 class StorageError(TissueError):
     """Storage did not do what was asked of it. Never a verdict on an image."""
 

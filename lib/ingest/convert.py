@@ -1,14 +1,14 @@
 """The Ray Data graph from TIFFs in storage to a dataset folder of small JPEG images in Parquet shards."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig
-from lib.errors import DataError
+from lib.errors import DataError, MemoryKillsError
 from lib.folders.dataset import DatasetRecord
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest, write_manifest
 from lib.folders.output import OutputFolder
@@ -23,6 +23,7 @@ from lib.ingest.unit import FETCH_BYTES, read_unit
 from lib.ingest.update import CONVERTED_SCHEMA, Earlier, keep_unchanged, shard_names, with_shard
 from lib.runtime.counters import count_images
 from lib.runtime.logs import join_stage
+from lib.runtime.memory_kills import GIB, fewer_at_once
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import decoding, map_units, off_gpus, start_ray, stream_tables, units_dataset
 from lib.storage.location import Location
@@ -44,6 +45,7 @@ def convert_images(config: ConvertConfig, *, needs_test: bool = False) -> Datase
     Raises:
         SettingsError: If the source is missing or empty, or the output holds another run.
         DataError: If the classes cannot be trained on, or there are no test images where they are needed.
+        MemoryKillsError: If one task at once takes more memory than its machine has.
         TooManyBadImagesError: If more images are quarantined than allowed; the manifest then names them.
         StorageError: If storage fails beyond its retries.
     """
@@ -155,12 +157,43 @@ def convert_units(units: list[pa.Table], config: ConvertConfig, progress: Progre
     if not units:
         return
     start_ray(config)
-    graph = map_units(units_dataset(units), convert_unit, fn_kwargs=unit_arguments(config), **decoding(config))
-    for verdicts in stream_tables(off_gpus(graph) if config.keep_gpus_free else graph):
-        progress.advance(verdicts.num_rows)
-        accepted = pc.sum(pc.equal(verdicts["verdict"], "accepted")).as_py()
-        count_images("convert", accepted, verdicts.num_rows - accepted)
-        yield verdicts.cast(CONVERTED_SCHEMA)
+    left = {unit["shard"][0].as_py(): unit for unit in units}
+    reserved: Mapping[str, float] = decoding(config)
+    while left:
+        try:
+            for verdicts in _converted(list(left.values()), config, reserved):
+                progress.advance(verdicts.num_rows)
+                accepted = pc.sum(pc.equal(verdicts["verdict"], "accepted")).as_py()
+                count_images("convert", accepted, verdicts.num_rows - accepted)
+                del left[verdicts["shard"][0].as_py()]
+                yield verdicts.cast(CONVERTED_SCHEMA)
+        except MemoryKillsError as error:
+            reserved = _fewer_at_once(reserved, error, progress)
+
+
+def _converted(units: list[pa.Table], config: ConvertConfig, reserved: Mapping[str, float]) -> Iterator[pa.Table]:
+    graph = map_units(units_dataset(units), convert_unit, fn_kwargs=unit_arguments(config), **reserved)
+    return stream_tables(off_gpus(graph) if config.keep_gpus_free else graph)
+
+
+def _fewer_at_once(reserved: Mapping[str, float], error: MemoryKillsError, progress: Progress) -> Mapping[str, float]:
+    """What to reserve for each task from now on, which is told.
+
+    Raises:
+        MemoryKillsError: If a task ran out of memory that had its machine to itself.
+    """
+    fewer = fewer_at_once(reserved)
+    if fewer is None:
+        raise MemoryKillsError(
+            "converting ran out of memory even with one task at once on a machine: use a machine with more memory, or "
+            "refuse the largest images by --max-image-gib; what is converted is kept"
+        ) from error
+    share_gib = fewer["memory"] / GIB
+    progress.note(
+        f"a machine ran out of memory: going on with half as many tasks at once, which reserve {share_gib:.1f} GiB "
+        f"each (--convert-memory-gib {share_gib:.1f} does so from the start)"
+    )
+    return fewer
 
 
 def unit_arguments(config: ConvertConfig) -> dict[str, object]:

@@ -3,6 +3,10 @@
 import os
 import secrets
 
+MOST_MEMORY_RETRIES = 3
+"""How often a task is tried again that Ray ended since its machine ran out of memory, after 1, 2, 4 ... seconds. Ray
+would try for ever, and say nothing."""
+
 
 def ray_is_ours() -> bool:
     """Whether this process starts a Ray of its own, rather than run as a job of a cluster."""
@@ -17,6 +21,7 @@ def prepare_environment() -> None:
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(MOST_MEMORY_RETRIES))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else one process takes all memory of a shared GPU
     if ray_is_ours():

@@ -15,7 +15,9 @@ import pyarrow as pa
 
 from lib.config.base import JobConfig
 from lib.config.resources import AcceleratorConfig, DecodeConfig
+from lib.errors import MemoryKillsError
 from lib.runtime.environment import job_variables, ray_is_ours
+from lib.runtime.memory_kills import is_memory_kill
 from lib.runtime.ray_start import init_ray
 
 if TYPE_CHECKING:
@@ -173,5 +175,17 @@ def is_repeated_task() -> bool:
 
 
 def stream_tables(dataset: "ray.data.Dataset | ray.data.DataIterator") -> Iterator[pa.Table]:
-    """Run the graph and yield each result as it comes."""
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    """Run the graph and yield each result as it comes.
+
+    Raises:
+        MemoryKillsError: If a task was ended once too often since its machine ran out of memory.
+    """
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    except Exception as error:
+        if not is_memory_kill(error):
+            raise
+        raise MemoryKillsError(
+            "a machine ran out of memory, and Ray ended a task on it again and again; have fewer tasks at once by "
+            "--convert-memory-gib, the memory in GiB that one takes, or use machines with more memory per CPU"
+        ) from None

@@ -8,6 +8,7 @@ from lib.errors import (
     DataError,
     DivergedError,
     ImageRefused,
+    MemoryKillsError,
     SettingsError,
     StorageError,
     TissueError,
@@ -19,6 +20,7 @@ EXIT_CODES = {
     SettingsError: 2,
     DataError: 1,
     DivergedError: 1,
+    MemoryKillsError: 1,
     StorageError: 1,
     TooManyBadImagesError: 3,
 }

@@ -34,6 +34,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Traini
 
 from lib.errors import SettingsError, TissueError
 from lib.runtime.environment import ray_is_ours
+from lib.runtime.memory_kills import is_memory_kill
 from lib.training.workers.messages import Note, Reporter
 
 CULPRIT_FIRST_S = 5.0
@@ -206,7 +207,7 @@ def _name(rank: int) -> str:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+    if is_memory_kill(error):
         return "its machine ran out of memory"
     if isinstance(error, NodeDiedError) or "node has died" in text:
         return "its machine is gone"
