@@ -136,7 +136,10 @@ def _first_complaint(text: str) -> str:
 
 
 def _one_line(error: ValidationError) -> str:
-    return "; ".join(_describe(problem) for problem in error.errors())
+    problems = error.errors()
+    with_bad_item = {problem["loc"][0] for problem in problems if len(problem["loc"]) > 1}
+    told = [it for it in problems if it["type"] != "too_short" or it["loc"][0] not in with_bad_item]
+    return "; ".join(map(_describe, told))
 
 
 def _describe(problem: Any) -> str:

@@ -101,7 +101,7 @@ def test_local_paths_become_absolute() -> None:
         ([*NEEDED, "--config"], "--config needs the path"),
         ([*NEEDED, "--config="], "--config needs the path"),
         ([*NEEDED, "--config", "gone.yaml"], "--config gone.yaml: there is no such file"),
-        ([*NEEDED, "--config", "s3://b/r.yaml"], "s3://b/r.yaml"),
+        ([*NEEDED, "--config", "az://b/r.yaml"], "az://b/r.yaml"),
     ],
 )
 def test_a_wrong_command_line_is_refused_by_name(arguments: list[str], named: str) -> None:
@@ -146,6 +146,12 @@ def test_all_bad_values_are_named_at_once() -> None:
     complaint = complaint_about(SampleConfig, "--output", "/o", "--train-per-class", "1", "--seed", "-1")
     assert "--train-per-class 1" in complaint
     assert "--seed -1" in complaint
+
+
+def test_a_list_of_bad_values_is_not_called_empty_too() -> None:
+    line = complaint_about(ReportConfig, "--output", "/o", "--evaluations", "az://lab/e")
+    assert line.startswith("--evaluations 'az://lab/e': cannot open az://: expected")
+    assert "at least" not in line
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
