@@ -41,7 +41,6 @@ RETRIES = RetryPolicy(attempts=8, silent_attempts=4, first_delay_s=1.0, longest_
 REQUESTS = frozenset({"get_object", "list_objects_v2"})
 """All that are made. None is a HEAD: its answer has no body, and so, if it is a refusal, no reason."""
 MAY_PASS = (HTTPClientError, ConnectionError, IncompleteReadError, FlexibleChecksumError, ResponseParserError)
-NO_ANSWER = (ConnectTimeoutError, ReadTimeoutError)
 
 
 class ReadOnlyS3FileSystem(S3FileSystem):  # type: ignore[misc] # s3fs has no types
@@ -129,10 +128,12 @@ def _meant(error: Exception, bucket: str) -> Exception | None:
     """What an error of boto or its HTTP client means; None for any other."""
     if isinstance(error, ClientError):
         return _refusal(error.response, bucket)
+    if isinstance(error, ConnectTimeoutError):
+        return TransientStorageError(f"no connection to storage within {CONNECT_S:g} s", "timeout", is_silent=True)
+    if isinstance(error, ReadTimeoutError):
+        return TransientStorageError(f"no answer from storage within {STALL_S:g} s", "timeout", is_silent=True)
     if isinstance(error, MAY_PASS):
-        is_silent = isinstance(error, NO_ANSWER)
-        kind = "timeout" if is_silent else "connection"
-        return TransientStorageError(f"{type(error).__name__} {one_line(error)}", kind, is_silent=is_silent)
+        return TransientStorageError(f"{type(error).__name__} {one_line(error)}", "connection")
     if isinstance(error, BotoCoreError):
         return GivenUpError(S3.explained(f"{type(error).__name__}: {error}"))
     fault = fault_of(error)

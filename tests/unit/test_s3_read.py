@@ -12,6 +12,10 @@ import pytest
 from lib.config.chain import DoctorConfig
 from lib.config.conversion import ConvertConfig
 from lib.errors import SettingsError, StorageError, TissueError
+from lib.folders.dataset import DatasetRecord
+from lib.folders.manifest import read_manifest
+from lib.folders.output import read_complete
+from lib.folders.shards import read_shard, read_verdicts, shards_of
 from lib.runs.doctor.findings import look
 from lib.runs.doctor.storage import reach_source
 from lib.storage import faults as faults_module
@@ -39,18 +43,27 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture
-def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """This process works through the proxy, and does not pause."""
+@pytest.fixture(scope="module")
+def proxy_of_all(s3: S3Server) -> Iterator[FaultyProxy]:
+    """This process works through the proxy, by one client, and does not pause."""
 
     class WithoutPauses(RetryPolicy):
         def delay_s(self, _: int) -> float:
             return 0
 
-    monkeypatch.setattr(s3_module, "RETRIES", WithoutPauses(**asdict(s3_module.RETRIES)))
-    monkeypatch.setattr(faults_module, "RETRIES", WithoutPauses())
-    with faulty_proxy(s3.url) as proxy, storage_here(s3.environment | {"AWS_ENDPOINT_URL": proxy.url}):
-        yield proxy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3_module, "RETRIES", WithoutPauses(**asdict(s3_module.RETRIES)))
+        patch.setattr(faults_module, "RETRIES", WithoutPauses())
+        with faulty_proxy(s3.url) as proxy, storage_here(s3.environment | {"AWS_ENDPOINT_URL": proxy.url}):
+            yield proxy
+
+
+@pytest.fixture
+def proxy(proxy_of_all: FaultyProxy) -> Iterator[FaultyProxy]:
+    """Without faults at first, and with an empty log."""
+    proxy_of_all.heal()
+    yield proxy_of_all
+    proxy_of_all.heal()
 
 
 @pytest.fixture
@@ -80,6 +93,7 @@ def test_the_server_of_these_tests_listens_on_loopback_alone(s3: S3Server) -> No
     assert {it.laddr.ip for it in sockets if it.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
+@pytest.mark.usefixtures("proxy")
 @pytest.mark.parametrize("page_size", [2, 1000])
 def test_objects_are_listed_page_by_page_with_their_etags(
     page_size: int, s3: S3Server, monkeypatch: pytest.MonkeyPatch
@@ -88,30 +102,29 @@ def test_objects_are_listed_page_by_page_with_their_etags(
     etags = {name: s3.put(f"listed/{name}", name.encode()) for name in NAMES}
     s3.put("listed/b/", b"")  # what consoles make for a folder
     s3.put("listed-not/a.tif", b"")
-    with storage_here(s3.environment):
-        folder = Location("s3://lab/listed")
-        files = folder.list_files()
-        assert {file.path: file.version for file in files} == etags
-        assert {(file.path, file.size_bytes, file.checksum) for file in files} == {
-            (name, len(name.encode()), None) for name in NAMES
-        }
-        assert [data.decode() for data, _ in folder.read_listed(files)] == [file.path for file in files]
+    folder = Location("s3://lab/listed")
+    files = folder.list_files()
+    assert {file.path: file.version for file in files} == etags
+    assert {(file.path, file.size_bytes, file.checksum) for file in files} == {
+        (name, len(name.encode()), None) for name in NAMES
+    }
+    assert [data.decode() for data, _ in folder.read_listed(files)] == [file.path for file in files]
 
 
+@pytest.mark.usefixtures("proxy")
 def test_files_and_folders_are_told_apart(s3: S3Server) -> None:
     for name in ("a", "a-b", "a.tif", "c/d"):
         s3.put(f"looked/{name}", name.encode())
-    with storage_here(s3.environment):
-        folder = Location("s3://lab/looked")
-        assert [(folder / name).exists() for name in ("a", "c", "c/d", "", "b", "a-")] == [True] * 4 + [False] * 2
-        assert [(folder / name).is_file() for name in ("a", "c", "c/d", "b")] == [True, False, True, False]
-        assert not folder.is_empty()
-        assert (folder / "b").is_empty()
-        assert Location("s3://lab").exists()
-        assert (folder / "c/d").read_bytes() == b"c/d"
-        assert folder.read_many(["a.tif", "a"]) == [b"a.tif", b"a"]
-        assert (folder / "a.tif").read_parts(lambda file: (file.seek(2), file.read(2))[1]) == b"ti"
-        assert "there is no such file" in refusal((folder / "b").read_bytes)
+    folder = Location("s3://lab/looked")
+    assert [(folder / name).exists() for name in ("a", "c", "c/d", "", "b", "a-")] == [True] * 4 + [False] * 2
+    assert [(folder / name).is_file() for name in ("a", "c", "c/d", "b")] == [True, False, True, False]
+    assert not folder.is_empty()
+    assert (folder / "b").is_empty()
+    assert Location("s3://lab").exists()
+    assert (folder / "c/d").read_bytes() == b"c/d"
+    assert folder.read_many(["a.tif", "a"]) == [b"a.tif", b"a"]
+    assert (folder / "a.tif").read_parts(lambda file: (file.seek(2), file.read(2))[1]) == b"ti"
+    assert "there is no such file" in refusal((folder / "b").read_bytes)
 
 
 @pytest.mark.parametrize("change", ["replaced", "deleted"])
@@ -127,18 +140,33 @@ def test_an_object_that_is_no_longer_the_one_that_was_listed_is_not_read(
     assert line.startswith("cannot read s3://lab/faults/a.tif: it was removed or replaced since it was listed")
 
 
+@pytest.mark.usefixtures("proxy")
 def test_a_conversion_gives_the_same_from_s3_as_from_a_disk(s3: S3Server, tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", {"liver": 3, "lung": 3}, test_per_class=1, size=32)
     uri = s3.upload(source, "organs")
     settings = {"image_size": 32, "validation_fraction": 0.4}
     here = convert_here(ConvertConfig(source=str(source), output=str(tmp_path / "here"), **settings))
-    with storage_here(s3.environment):
-        there = convert_here(ConvertConfig(source=uri, output=str(tmp_path / "there"), **settings))
+    there = convert_here(ConvertConfig(source=uri, output=str(tmp_path / "there"), **settings))
     assert (there.content_hash, there.counts) == (here.content_hash, here.counts)
     manifest = pq.read_table(tmp_path / "there/manifest.parquet").to_pydict()
     assert sorted(manifest["version"]) == sorted(
         md5(path.read_bytes()).removeprefix("md5:") for path in source.rglob("*.tif")
     )
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_data_set_that_was_copied_to_s3_is_read_there(s3: S3Server, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", {"liver": 3, "lung": 3}, test_per_class=1, size=32)
+    output = tmp_path / "dataset"
+    convert_here(ConvertConfig(source=str(source), output=str(output), image_size=32, validation_fraction=0.4))
+    here, there = Location(str(output)), Location(s3.upload(output, "dataset"))
+    assert read_complete(there, DatasetRecord) == read_complete(here, DatasetRecord)
+    assert read_manifest(there) == read_manifest(here)
+    shards = [file.path for file in shards_of(here).list_files()]
+    assert len(shards) > 1
+    for name in shards:
+        assert read_shard(shards_of(there) / name) == read_shard(shards_of(here) / name)
+        assert read_verdicts(shards_of(there) / name) == read_verdicts(shards_of(here) / name)
 
 
 @pytest.mark.parametrize(
@@ -197,12 +225,12 @@ def test_whoever_reads_pays_where_the_environment_says_so(folder: Location, prox
     assert {it.headers.get("x-amz-request-payer") for it in proxy.requests} == {"requester"}
 
 
-def test_a_bucket_that_is_not_there_is_a_wrong_setting_and_named(s3: S3Server, tmp_path: Path) -> None:
-    with storage_here(s3.environment):
-        line = refusal(
-            lambda: convert_here(ConvertConfig(source="s3://nobody/organs", output=str(tmp_path / "out"))),
-            SettingsError,
-        )
+@pytest.mark.usefixtures("proxy")
+def test_a_bucket_that_is_not_there_is_a_wrong_setting_and_named(tmp_path: Path) -> None:
+    line = refusal(
+        lambda: convert_here(ConvertConfig(source="s3://nobody/organs", output=str(tmp_path / "out"))),
+        SettingsError,
+    )
     assert line.startswith(
         "cannot open s3://nobody: HTTP 404: NoSuchBucket: The specified bucket does not exist; check"
     )
@@ -256,6 +284,18 @@ def test_a_fault_that_passes_is_survived_and_one_that_stays_is_named(
     assert "(tried 8 times)" in line
 
 
+def test_a_server_that_says_nothing_is_given_up_after_four_requests(
+    folder: Location, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = folder.list_files()
+    fault = proxy.fail("stall", DOWNLOAD, seconds=300)
+    monkeypatch.setattr(s3_module, "STALL_S", 0.25)
+    with storage_here({}):
+        line = refusal(lambda: folder.read_listed(files))
+    assert line == "cannot read s3://lab/faults/a.tif: no answer from storage within 0.25 s (tried 4 times)"
+    assert fault.hits <= 4
+
+
 def test_a_listing_and_a_part_of_a_file_survive_faults_too(folder: Location, proxy: FaultyProxy) -> None:
     calls: list[Callable[[], object]] = [
         folder.list_files,
@@ -269,12 +309,12 @@ def test_a_listing_and_a_part_of_a_file_survive_faults_too(folder: Location, pro
         assert fault.hits == 2
 
 
+@pytest.mark.usefixtures("proxy")
 @pytest.mark.parametrize(("source", "state"), [("organs", "ok"), ("nothing", "blocks")])
 def test_doctor_tries_a_source_in_s3(source: str, state: str, s3: S3Server, tmp_path: Path) -> None:
     s3.put("organs/train/liver/a.tif", CONTENT)
     config = DoctorConfig(source=f"s3://lab/{source}", output=str(tmp_path))
-    with storage_here(s3.environment):
-        finding = look("source", lambda: reach_source(config))
+    finding = look("source", lambda: reach_source(config))
     assert finding.state == state
     assert f"s3://lab/{source}" in finding.detail
 
