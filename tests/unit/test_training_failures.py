@@ -23,7 +23,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Traini
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from lib.config.fitting import FitConfig
-from lib.errors import DataError, SettingsError, StorageError, TissueError
+from lib.errors import DataError, MemoryKillsError, SettingsError, StorageError, TissueError
 from lib.training.workers.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
 from lib.training.workers.messages import MessageLog, Note, SignOfLife
 from lib.training.workers.ray_train import in_this_process, is_elastic, scaling
@@ -54,6 +54,7 @@ def decide(*errors: TrainingFailedError, max_failures: int = 3) -> tuple[list[Fa
         (WorkerHealthCheckTimeoutError("hangs"), "it no longer answers"),
         (WorkerHealthCheckFailedError("failed", failure=NodeDiedError("the node has died")), "its machine is gone"),
         (OutOfMemoryError("killed"), "its machine ran out of memory"),
+        (MemoryKillsError("a machine ran out of memory: --flag"), "a machine ran out of memory: --flag"),
         (WorkerCrashedError(), "its process is gone"),
         (PEER, "its connection to another worker broke"),
     ],

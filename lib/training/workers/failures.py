@@ -32,7 +32,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 
-from lib.errors import SettingsError, TissueError
+from lib.errors import MemoryKillsError, SettingsError, TissueError
 from lib.runtime.environment import ray_is_ours
 from lib.runtime.memory_kills import is_memory_kill
 from lib.training.workers.messages import Note, Reporter
@@ -55,6 +55,7 @@ class PreemptedError(Exception):
 LOST = (
     LocalRayletDiedError,
     LostPeerError,
+    MemoryKillsError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -213,6 +214,6 @@ def _reason(error: Exception) -> str:
         return "its machine is gone"
     if isinstance(error, WorkerHealthCheckTimeoutError):
         return "it no longer answers"
-    if isinstance(error, LostPeerError):
+    if isinstance(error, LostPeerError | MemoryKillsError):
         return text
     return "its process is gone"
