@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayActorError
 
 from lib.config.resources import AcceleratorConfig, DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, Decoder, first_position
+from lib.errors import TissueError
 from lib.folders.parts import part_name
 from lib.runtime.ray_data import accelerator_label, decoding, map_units, stream_tables, units_dataset
 from lib.storage.location import Location
@@ -59,6 +61,9 @@ def run_pool(
 
     Yields:
         Each unit that is done.
+
+    Raises:
+        TissueError: If an actor was lost over the same unit once too often.
     """
     tasks = decoding(config)
     holds = {"num_cpus": 1, "num_gpus": config.gpus_per_worker} | accelerator_label(config) if config.use_gpu else tasks
@@ -69,8 +74,16 @@ def run_pool(
         compute=ActorPoolStrategy(min_size=1, max_size=size),
         **holds,
     )
-    for table in stream_tables(graph):
-        yield DoneUnit(*(sum(table[name].to_pylist()) for name in DONE_SCHEMA.names))
+    try:
+        for table in stream_tables(graph):
+            yield DoneUnit(*(sum(table[name].to_pylist()) for name in DONE_SCHEMA.names))
+    except RayActorError as error:
+        if error.actor_init_failed:
+            raise
+        raise TissueError(
+            "a process that holds the network was lost again and again over the same images, as where its machine runs "
+            "out of memory: have fewer at once (--num-actors), or a machine with more memory; what is done is kept"
+        ) from error
 
 
 def done(images: int, quarantined: int = 0) -> pa.Table:

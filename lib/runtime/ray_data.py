@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 Transform = Callable[..., pa.Table]
 
 MAX_LOSSES = 5
-"""How often a task is tried again whose process or machine was lost. Ray Data would try for ever, which a file that
-crashes its decoder never ends."""
+"""How often a task is tried again whose process or machine was lost. Ray Data would try for ever, which neither a file
+that crashes its decoder nor a machine with too little memory ends."""
 
 
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
@@ -156,9 +156,9 @@ def units_dataset(units: list[pa.Table]) -> "ray.data.Dataset":
 
 
 def map_units(dataset: "ray.data.Dataset", transform: Transform | type, **options: Any) -> "ray.data.Dataset":
-    """Apply a function or an actor class to whole units."""
-    if not isinstance(transform, type):
-        options = {"max_retries": MAX_LOSSES} | options
+    """Apply a function or an actor class to whole units, each tried again after at most `MAX_LOSSES` losses."""
+    retries = "max_task_retries" if isinstance(transform, type) else "max_retries"
+    options = {retries: MAX_LOSSES} | options
     # Not `map_batches`, which is the same but for two objections of Ray 2.60: to batches that are whole blocks where
     # there is a GPU, and to remote arguments, though it has no other way yet to say how often a task is retried.
     return dataset.map_batches_internal(
