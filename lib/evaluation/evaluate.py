@@ -10,8 +10,9 @@ from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.evaluation.checks.run import run_checks
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.predictor import predict_units
-from lib.evaluation.views.embeddings import resembling_training_images, show_embeddings
-from lib.evaluation.views.figures import draw_plots
+from lib.evaluation.views.embeddings import Sample, resembling_training_images, show_embeddings
+from lib.evaluation.views.figures import draw_maps, draw_plots
+from lib.evaluation.views.map_maker import MapMaker
 from lib.folders.checks import CHECKS, read_descriptors, write_near_duplicates
 from lib.folders.evaluation import (
     EvaluationRecord,
@@ -43,6 +44,8 @@ def evaluate_model(config: EvaluateConfig) -> EvaluationRecord:
 def _evaluate(
     config: EvaluateConfig, model: ModelRecord, dataset: ShardSource, folder: OutputFolder[EvaluationRecord]
 ) -> EvaluationRecord:
+    start_ray(config)
+    maker = MapMaker(config.maps)  # now, since UMAP takes as long to compile as thousands of images to predict
     work = predict_units(dataset, config.split, config)
     predictions = read_predictions(folder.location)
     if predictions.num_rows != dataset.count(config.split):
@@ -52,8 +55,12 @@ def _evaluate(
     scored = ScoredPredictions.of(predictions, model, dataset.folder, config.split)
     metrics = _measure(scored, config)
     metrics.write(folder.location)
-    maps, projector = show_embeddings(scored, config)
-    drawn_as = draw_plots(scored, metrics, maps, folder.location)
+    sample = Sample.of(scored, folder.location)
+    pending = maker.begin(sample.embeddings)
+    drawn_as = draw_plots(scored, metrics, folder.location)
+    doubts = _doubts(config, scored, model, dataset)
+    maps, projector = show_embeddings(sample, pending.result(), folder.location)
+    draw_maps(scored, maps, folder.location)
     account = read_account(folder.location)
     return folder.complete(
         EvaluationRecord(
@@ -70,7 +77,7 @@ def _evaluate(
             maps=list(config.maps),
             projector=projector,
             drawn_as=dict(drawn_as),
-            **_doubts(config, scored, model, dataset),
+            **doubts,
             seconds=round(work.seconds, 3),
             images_per_s=round(work.images / work.seconds, 1),
         )
@@ -100,7 +107,6 @@ def _doubts(config: EvaluateConfig, scored: ScoredPredictions, model: ModelRecor
     """Write what speaks against the data, and say how much of it there is and where."""
     output = Location(config.output)
     checks = Location(config.checks) if config.checks else output / CHECKS
-    start_ray(config)  # where all was predicted before, it is not running yet
     run_checks(dataset, config.split, checks, config)
     candidates = label_error_candidates(scored.predictions, scored.class_names)
     if config.split == "train":  # the model has learned these labels, wrong ones too

@@ -41,8 +41,6 @@ from lib.storage.location import Location
 if TYPE_CHECKING:
     from lib.models.grad_cam import GradCam
     from lib.models.inference import Classified
-if TYPE_CHECKING:
-    from lib.models.grad_cam import GradCam
 
 
 @dataclass(frozen=True)

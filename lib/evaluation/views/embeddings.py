@@ -1,20 +1,21 @@
 """What the embeddings of an evaluation show: maps, the Projector, and training images that look like tested ones."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config.prediction import EvaluateConfig
 from lib.errors import DataError, one_line
 from lib.evaluation.checks.near_duplicates import proposed_duplicates
-from lib.evaluation.views.maps import embedding_maps, map_table
+from lib.evaluation.views.maps import MapArray, map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA
-from lib.folders.evaluation import PROJECTOR, ProjectorRecord, write_maps
+from lib.folders.evaluation import PROJECTOR, MapKind, ProjectorRecord, write_maps
 from lib.folders.model import read_reference
 from lib.folders.predictions import ScoredPredictions, read_embedding_parts, read_thumbnails
 from lib.projector import (
@@ -29,28 +30,55 @@ from lib.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
-SEED = 0
 Matrix = npt.NDArray[np.float32]
 
 
-def show_embeddings(scored: ScoredPredictions, config: EvaluateConfig) -> tuple[pa.Table, ProjectorRecord]:
-    """Write `maps.parquet` and `projector/` of a fair sample of the images, and see whether TensorBoard shows it.
+@dataclass(frozen=True)
+class Sample:
+    """A fair sample of the images of an evaluation.
+
+    Attributes:
+        predictions: Their rows (`PREDICTION_SCHEMA`).
+        embeddings: Shape (n, d), in the same order.
+    """
+
+    predictions: pa.Table
+    embeddings: Matrix
+
+    @classmethod
+    def of(cls, scored: ScoredPredictions, folder: Location) -> Self:
+        """Choose.
+
+        Raises:
+            StorageError: If embeddings cannot be read.
+        """
+        predictions = scored.predictions.take(_chosen(scored.predictions))
+        return cls(predictions, _embeddings(folder, predictions["image_id"].to_pylist()))
+
+
+def show_embeddings(
+    sample: Sample, maps: Mapping[MapKind, MapArray], folder: Location
+) -> tuple[pa.Table, ProjectorRecord]:
+    """Write `maps.parquet` and `projector/`, and see whether TensorBoard shows it.
+
+    Args:
+        sample: What is shown.
+        maps: Of its embeddings.
+        folder: The evaluation folder.
 
     Returns:
         Rows of `MAP_SCHEMA`, and what TensorBoard makes of the Projector.
 
     Raises:
-        StorageError: If embeddings or thumbnails cannot be read, or the results not written.
+        StorageError: If thumbnails cannot be read, or the results not written.
     """
-    folder = Location(config.output)
-    chosen = scored.predictions.take(_chosen(scored.predictions))
+    chosen = sample.predictions
     ids = chosen["image_id"].to_pylist()
-    embeddings = _embeddings(folder, ids)
-    maps = map_table(ids, embedding_maps(embeddings, config.maps, SEED))
-    write_maps(maps, folder)
+    table = map_table(ids, maps)
+    write_maps(table, folder)
     thumbnails = read_thumbnails(folder, ids)
     points = ProjectorPoints(
-        embeddings,
+        sample.embeddings,
         chosen["label"].to_pylist(),
         chosen["predicted"].to_pylist(),
         chosen["confidence"].to_numpy(),
@@ -58,7 +86,7 @@ def show_embeddings(scored: ScoredPredictions, config: EvaluateConfig) -> tuple[
         [thumbnails[image_id] for image_id in ids],
     )
     problem = _write_projector(points, folder)
-    return maps, ProjectorRecord(points=maps.num_rows, verified=problem is None, problem=problem)
+    return table, ProjectorRecord(points=table.num_rows, verified=problem is None, problem=problem)
 
 
 def _chosen(predictions: pa.Table) -> npt.NDArray[np.intp]:

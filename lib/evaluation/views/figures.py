@@ -36,27 +36,43 @@ MOST_NAMED = 5
 MAP_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
-def draw_plots(scored: ScoredPredictions, metrics: Metrics, maps: pa.Table, folder: Location) -> Mapping[str, str]:
+def draw_plots(scored: ScoredPredictions, metrics: Metrics, folder: Location) -> Mapping[str, str]:
     """Write `plots/NAME.png` and `plots/NAME.svg` into an evaluation folder, and a key of what they draw for names.
+
+    Maps have `draw_maps`.
 
     Args:
         scored: What is drawn.
         metrics: How good the predictions are.
-        maps: Rows of `MAP_SCHEMA`, of some of its images.
         folder: The evaluation folder, which has the heatmaps if there are any.
 
     Returns:
         The names of classes that cannot be drawn, by what the plots draw for them.
     """
-    pictures = _plots(scored, metrics) | _maps(scored, maps)
+    pictures = _plots(scored, metrics)
     if (sheet := _grad_cam(folder, scored.class_names)) is not None:
         pictures["grad_cam"] = sheet
-    files = {f"{name}.png": picture.png for name, picture in pictures.items()}
-    files |= {f"{name}.svg": picture.svg for name, picture in pictures.items()}
-    (folder / PLOTS).write_many(files)
+    _write(pictures, folder)
     key = _key(scored.class_names)
     write_plot_key(key, folder)
     return key
+
+
+def draw_maps(scored: ScoredPredictions, maps: pa.Table, folder: Location) -> None:
+    """Write `plots/map_KIND.png` and `plots/map_KIND.svg`.
+
+    Args:
+        scored: What is drawn.
+        maps: Rows of `MAP_SCHEMA`, of some of its images.
+        folder: The evaluation folder.
+    """
+    _write(_maps(scored, maps), folder)
+
+
+def _write(pictures: Mapping[str, Picture], folder: Location) -> None:
+    files = {f"{name}.png": picture.png for name, picture in pictures.items()}
+    files |= {f"{name}.svg": picture.svg for name, picture in pictures.items()}
+    (folder / PLOTS).write_many(files)
 
 
 def _key(class_names: Sequence[str]) -> Mapping[str, str]:

@@ -32,7 +32,7 @@ def embedding_maps(
     """Places of images on maps; the same for the same embeddings and seed, whatever the number of cores.
 
     At 5,000 images t-SNE took a minute and UMAP ten seconds on a busy core; in every process UMAP's import and
-    compilation cost eight seconds of one core besides.
+    compilation cost eight seconds of one core besides (see `map_maker`).
 
     Args:
         embeddings: Shape (n, dimensions), n at least 1, finite.
