@@ -65,14 +65,11 @@ def test_workers_agree_on_batch_normalisation_and_with_every_setting_of_the_fit(
 
     more = ("--optimizer", "adamw", "--mixup", 0.4, "--label-smoothing", 0.1, "--ema", 0.8, "--clip-norm", 0.5)
     flags = ("--dataset", chain.output / "dataset", "--model", "cnn_bn", *more, *SETTINGS)
-    for workers in (1, 2, 4):
+    for workers in (1, 4):
         job_here("train", *flags, "--epochs", 2, "--output", tmp_path / str(workers), "--num-workers", workers)
-    one, *others = (
-        keras.saving.load_model(tmp_path / str(workers) / "model.keras").get_weights() for workers in (1, 2, 4)
-    )
-    for several in others:
-        differences = [relative_difference(b, a) for a, b in zip(one, several, strict=True)]
-        assert max(differences) < 1e-4, differences
+    one, four = (keras.saving.load_model(tmp_path / str(workers) / "model.keras").get_weights() for workers in (1, 4))
+    differences = [relative_difference(b, a) for a, b in zip(one, four, strict=True)]
+    assert max(differences) < 1e-4, differences
 
 
 def test_a_worker_without_any_image_takes_part_until_the_end(tmp_path: Path) -> None:
@@ -83,24 +80,3 @@ def test_a_worker_without_any_image_takes_part_until_the_end(tmp_path: Path) -> 
     assert (summary["world_size"], summary["images"]) == (2, 2)
     assert [len(LaneOrder(2, 5, rank, 2).positions) for rank in range(2)] == [0, 2]
     assert len(pd.read_parquet(tmp_path / "model" / "history.parquet")) == 2
-
-
-@pytest.mark.parametrize("more", [(), ("--head-memory-gib", 1e-5)], ids=["by_one_worker", "refined_by_all"])
-def test_two_workers_solve_the_head_that_one_solves(chain: Chain, tmp_path: Path, more: tuple[object, ...]) -> None:
-    import keras
-
-    models, features = chain.output / "models", chain.output / "features"
-    flags = ("--dataset", chain.output / "dataset", "--model", f"saved:path={models / 'cnn'}", "--features", features)
-    for folder, workers in (("one", 1), ("two", 2)):
-        job_here("train", *flags, "--output", tmp_path / folder, "--num-workers", workers, *more, *SETTINGS)
-    one, two = (keras.saving.load_model(tmp_path / folder / "model.keras").get_weights() for folder in ("one", "two"))
-    for a, b in zip(one, two, strict=True):
-        if more:
-            np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
-        else:
-            np.testing.assert_array_equal(a, b)
-    histories = [pd.read_parquet(tmp_path / folder / "history.parquet") for folder in ("one", "two")]
-    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-3)
-    records = [json.loads((tmp_path / folder / "model.json").read_text()) for folder in ("one", "two")]
-    assert records[0]["metrics"]["penalty"] == pytest.approx(records[1]["metrics"]["penalty"])
-    assert records[1]["world_size"] == 2
