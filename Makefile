@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format bench lock clean
+.PHONY: setup demo test test-faults check format bench lock clean
 
 setup: $(VENV)/.complete
 
@@ -19,8 +19,15 @@ demo: setup
 	$(BIN)/python -m jobs.pipeline --config jobs/recipes/demo.yaml
 
 # In the order of the folders: long tests, and those that share a Ray, come first, and the short ones fill up both processes.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+FAULTS := tests/cluster tests/faults
+
 test: setup
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(PYTEST) $(FAULTS:%=--ignore=%)
+
+# Clusters of several nodes, killed processes, storage that fails: a quarter of an hour that CI takes too.
+test-faults: setup
+	$(PYTEST) $(FAULTS)
 
 check: setup
 	$(BIN)/ruff format --check .
