@@ -1,6 +1,6 @@
 """The Ray Data graphs that decode images: for a worker that trains, and for a pool of actors that hold a network."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from lib.config.resources import AcceleratorConfig, DecodeConfig
 from lib.dataset.source import DECODED_SCHEMA, Decoder, first_position
 from lib.errors import TissueError
 from lib.folders.parts import part_name
+from lib.runtime.environment import ray_is_ours
 from lib.runtime.ray_data import accelerator_label, decoding, map_units, stream_tables, units_dataset
 from lib.storage.location import Location
 
@@ -49,7 +50,8 @@ def run_pool(
     """Decode units, and hand each to one of a pool of actors, which writes a part of the output.
 
     With GPUs, tasks on any core decode for the actors. Without, Ray Data fuses both into the actors, which spares
-    copies and processes.
+    copies and processes. On a machine alone whose cores one network keeps busy, that one is in this process: another
+    would take ten seconds to import TensorFlow, which training needs here anyway.
 
     Args:
         units: At least one.
@@ -66,17 +68,21 @@ def run_pool(
         TissueError: If an actor was lost over the same unit once too often.
     """
     tasks = decoding(config)
+    decoded = map_units(units_dataset(units), decoder, **tasks)
+    if size == 1 and ray_is_ours() and not config.use_gpu:
+        one = actor(**arguments)
+        yield from _done_units(one(table) for table in stream_tables(decoded))
+        return
     holds = {"num_cpus": 1, "num_gpus": config.gpus_per_worker} | accelerator_label(config) if config.use_gpu else tasks
     graph = map_units(
-        map_units(units_dataset(units), decoder, **tasks),
+        decoded,
         actor,
         fn_constructor_kwargs=dict(arguments),
         compute=ActorPoolStrategy(min_size=1, max_size=size),
         **holds,
     )
     try:
-        for table in stream_tables(graph):
-            yield DoneUnit(*(sum(table[name].to_pylist()) for name in DONE_SCHEMA.names))
+        yield from _done_units(stream_tables(graph))
     except RayActorError as error:
         if error.actor_init_failed:
             raise
@@ -84,6 +90,11 @@ def run_pool(
             "a process that holds the network was lost again and again over the same images, as where its machine runs "
             "out of memory: have fewer at once (--num-actors), or a machine with more memory; what is done is kept"
         ) from error
+
+
+def _done_units(tables: Iterable[pa.Table]) -> Iterator[DoneUnit]:
+    for table in tables:
+        yield DoneUnit(*(sum(table[name].to_pylist()) for name in DONE_SCHEMA.names))
 
 
 def done(images: int, quarantined: int = 0) -> pa.Table:

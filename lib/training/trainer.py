@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
 from lib.models.spec import CLOSED, KERAS_HUB, OPENED_BY, OWN, SAVED, ModelSpec, check_spec, parse_spec
 from lib.models.trust import check_earlier
-from lib.runtime.meanwhile import imported_meanwhile
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -166,9 +164,7 @@ def _train(
     start_ray(config)
     logger.info("train %s: %s", folder.location.name, spec.beginning)
     messages = MessageLog() if in_this_process(config) else RemoteMessages()
-    waits = spec.has_frozen_base and in_this_process(config)  # else the examples are loaded beside the import
-    with imported_meanwhile("lib.training.fit.loop") if waits else nullcontext():
-        features = frozen_features(config, spec, source)
+    features = frozen_features(config, spec, source)
     with tracker.following(messages):
         record |= _fit_on_workers(config, spec, source, features, messages)
     record |= describe_model(spec, source, messages, folder.location)
