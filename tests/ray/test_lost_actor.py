@@ -43,7 +43,7 @@ def test_a_unit_that_ends_every_actor_is_tried_a_few_times_and_ends_the_run_in_o
 ) -> None:
     monkeypatch.setattr(ray_data, "MAX_LOSSES", 1)
     arguments = {"log": tmp_path / "log"}
-    pool = run_pool(units(False, True), lambda unit: unit, lost(), arguments, 1, AcceleratorConfig())
+    pool = run_pool(units(False, True), lambda unit: unit, lost(), arguments, 2, AcceleratorConfig())
     with pytest.raises(TissueError, match="lost again and again over the same images"):
         list(pool)
     assert 1 <= (tmp_path / "log").read_text().split().count("1") <= 2
