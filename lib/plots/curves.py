@@ -53,7 +53,7 @@ def _axis_name(history: pd.DataFrame, best: int | None, measure: str) -> str:
     if best is None:
         return what
     penalty = f"{history.loc[history['epoch'] == best, 'penalty'].iloc[0]:.0e}" if solved.all() else f"epoch {best}"
-    return f"{what} (dotted: {f'best, {penalty}, lowest {measure}' if measure else f'kept, {penalty}, the last'})"
+    return f"{what}\n(dotted: {f'best, {penalty}, lowest {measure}' if measure else f'kept, {penalty}, the last'})"
 
 
 def best_epoch(history: pd.DataFrame) -> tuple[int | None, str]:

@@ -17,7 +17,8 @@ HEADROOM = 0.16
 """Room for labels above 100 %, as a share of the accuracies shown."""
 ABOVE_PT = (12, 13)
 """From a mark to its label: a curve that falls to the right leaves room there."""
-TOUCHING_PX = 16
+TOUCHING_PX = 32
+"""Marks nearer than this share a label, since two would lie on each other and on the marks."""
 
 
 def abstention_curve(
@@ -86,7 +87,7 @@ def _mark_thresholds(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _touching(places_px: NDArray[np.floating]) -> list[list[int]]:
-    """Indices of neighbours in a row that are nearer to each other than a mark is wide."""
+    """Indices of neighbours in a row that are near each other."""
     groups: list[list[int]] = []
     for index, place in enumerate(places_px):
         if groups and np.linalg.norm(place - places_px[groups[-1][-1]]) < TOUCHING_PX:
