@@ -1,5 +1,6 @@
 """Two runs that begin at the same moment: one writes, wherever the folder is."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from lib.folders import lease
 from lib.folders.lease import LeaseLostError, WriterRecord, only_writer, refuse_second_writer, renew_lease
 from lib.storage.location import Location
 from lib.storage.versions import ABSENT, delete_over, look, write_over
+from tests.fakes.drive import drive_server
 from tests.fakes.gcs import GcsServer, gcs_server
 from tests.fakes.proxy import faulty_proxy
 from tests.fakes.storage import storage_here
@@ -134,6 +136,28 @@ def test_an_answer_that_is_lost_does_not_lose_the_lease(gcs: GcsServer) -> None:
             renew_lease(folder)
             assert lost.hits == 1
         assert not (folder / WriterRecord.FILE).exists()
+
+
+@pytest.mark.usefixtures("two_machines")
+def test_on_drive_a_second_run_is_refused_and_one_whose_lease_is_anothers_stops(tmp_path: Path) -> None:
+    def enter(folder: Location) -> str:
+        with pytest.raises(SettingsError, match="is being written by process") as caught, only_writer(folder):
+            pass
+        return str(caught.value)
+
+    def stand_still(folder: Location) -> None:
+        with only_writer(folder):
+            written_by_dead(folder)
+            renew_lease(folder)
+
+    with drive_server() as drive, storage_here(drive.environment(drive.write_key(tmp_path / "key.json"))):
+        place = Location(f"gdrive://{drive.add_folder('runs', drive.add_drive('Histology'))}/cnn")
+        with only_writer(place), ThreadPoolExecutor(1) as other_machine:
+            assert f"process {os.getpid()} on MainThread" in other_machine.submit(enter, place).result()
+        assert not (place / WriterRecord.FILE).exists()
+        with pytest.raises(LeaseLostError, match="was taken over by process 1 on dead"):
+            stand_still(place)
+        assert WriterRecord.read(place).host == "dead"
 
 
 def test_a_bucket_that_is_not_there_is_no_lost_race(gcs: GcsServer) -> None:

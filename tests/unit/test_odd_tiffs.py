@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from lib.config.images import TiffPolicy
 from lib.ingest.tiff.decode import UInt8Array, decode_tiff
-from lib.ingest.tiff.ranges import measure_ranges, resolve_policy
+from lib.ingest.tiff.ranges import measure_files, resolve_policy
 from tests.fakes.tiff_bytes import ODD_TIFFS, POLICY, refusal_of
 
 pytestmark = [
@@ -220,7 +220,7 @@ def test_the_projection_of_an_odd_stack_is_the_maximum_of_pillows_pages(name: st
 
 def test_12_bit_data_in_16_bits_is_no_longer_nearly_black_with_the_range_of_its_data_set() -> None:
     name = "made_uint16_rgb_lowrange.tif"
-    ranges = measure_ranges([(name, (ODD_TIFFS / name).read_bytes())], POLICY)
+    ranges = measure_files([(name, (ODD_TIFFS / name).read_bytes())], POLICY).ranges
     low, high = ranges["uint16"]
     assert 0 < low < high <= 4095
     stored = tifffile.imread(ODD_TIFFS / name).astype(np.float64)
