@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,8 +31,6 @@ from lib.training.workers.preemption import SaveBeforeResize
 RAY_NODE_ID_KEY = "ray.io/node-id"
 QUICKER = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
 """Of the 30 seconds between a cloud's notice and the end of a machine, Ray's default of 5 would be a waste."""
-WITHOUT_NOTICE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""On a machine alone nobody gives notice, and the actor that waits for it takes three seconds of a core to start."""
 
 
 def is_elastic(config: FitConfig) -> bool:
@@ -106,25 +104,14 @@ class ResilientTrainer(DataParallelTrainer):
         self._reporter = reporter
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        for name, value in QUICKER.items():
+            os.environ.setdefault(name, value)  # Ray Train hands these on to its actors
         settings["failure_policy"] = RestartAfterLoss(self.run_config.failure_config, self._reporter)
         if self.scaling_config.elasticity_enabled:
             settings["scaling_policy"] = StayingWorkers(self.scaling_config)
             settings["callbacks"].append(SaveBeforeResize(self._reporter))
-        wanted = QUICKER | WITHOUT_NOTICE if ray_is_ours() else QUICKER
-        with _variables_unless_set(wanted), _interrupts_given_back():
+        with _interrupts_given_back():
             return super()._initialize_and_run_controller(**settings)
-
-
-@contextmanager
-def _variables_unless_set(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables that Ray Train hands on to its actors."""
-    missing = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ |= missing
-    try:
-        yield
-    finally:
-        for name in missing:
-            os.environ.pop(name, None)
 
 
 @contextmanager
