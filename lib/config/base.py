@@ -37,14 +37,14 @@ def absolute_uri(uri: str) -> str:
     if not uri.strip():
         raise ValueError(f"empty; expected {URI_FORMS}")
     if uri.startswith(r"\\"):  # as Windows names a share
-        raise ValueError(f"cannot open {uri}: {expected_instead_of('smb')}")
+        raise ValueError(f"cannot open {uri}; {expected_instead_of('smb')}")
     if uri.startswith(LOCAL_SCHEME):
         uri = uri.removeprefix(LOCAL_SCHEME)
     scheme, separator, rest = uri.rpartition("://")
     if not rest.strip("/ ") and (separator or not uri):
         raise ValueError(f"nothing follows the scheme; expected {URI_FORMS}")
     if separator and scheme not in REMOTE_SCHEMES:
-        raise ValueError(f"cannot open {scheme}://: {expected_instead_of(scheme)}")
+        raise ValueError(f"cannot open {scheme}://; {expected_instead_of(scheme)}")
     if (missing := missing_client(scheme)) is not None:
         raise ValueError(missing)
     if separator:

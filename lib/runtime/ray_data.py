@@ -86,12 +86,13 @@ def stop_ray() -> None:
 def prepare_context(verbose: bool = False) -> None:
     """Set Ray Data's options for this process and the graphs built in it."""
     import ray.data
+    from ray._private.log import PlainRayHandler
     from ray.data._internal.execution import streaming_executor_state
 
     streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = FINISHED_TASKS_POLL_S
     if not verbose:
         for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            if isinstance(handler, PlainRayHandler):  # Ray Train adds those of the root, which are the caller's own
                 handler.setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a unit stays one block, whatever its size

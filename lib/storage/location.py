@@ -113,7 +113,7 @@ class Location:
         """
         scheme = self.uri.split("://", 1)[0] if "://" in self.uri else "file"
         if scheme not in FILESYSTEMS:
-            raise SettingsError(f"cannot open {self.uri}: {expected_instead_of(scheme)}")
+            raise SettingsError(f"cannot open {self.uri}; {expected_instead_of(scheme)}")
         return scheme
 
     @property

@@ -4,9 +4,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import build_opener, install_opener
 
 import pytest
 
@@ -380,23 +382,32 @@ def test_it_is_refused_in_the_same_way_before_ray_starts(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: pytest.fail("Ray is asked for"))
-    assert_refused(case, tmp_path, monkeypatch)
+    assert_refused(case, tmp_path)
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("case", [case for case in CASES if not case.as_command and not case.before_ray], ids=name_of)
-def test_what_takes_longer_to_find_out_is_refused_in_the_same_way(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert_refused(case, tmp_path, monkeypatch)
+def test_what_takes_longer_to_find_out_is_refused_in_the_same_way(case: Case, tmp_path: Path) -> None:
+    assert_refused(case, tmp_path)
 
 
-def assert_refused(case: Case, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def without_network() -> Iterator[None]:
+    """No way out of this machine. urllib takes the proxies of a process where it is first used, and keeps them."""
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in NO_NETWORK.items():
+                patch.setenv(name, value)
+            install_opener(build_opener())
+            yield
+    finally:
+        install_opener(build_opener())
+
+
+def assert_refused(case: Case, root: Path) -> None:
     """What a job does in this process with a case ends in the error that a command makes its exit code and line of."""
-    for name, value in NO_NETWORK.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(Exception, match=re.escape(case.culprit[0])) as failure:
+    with without_network(), pytest.raises(Exception, match=re.escape(case.culprit[0])) as failure:
         job_here(case.job, *flags_of(case, root))
     refusal = expected_cause(failure.value)
     assert refusal is not None

@@ -150,7 +150,7 @@ def test_all_bad_values_are_named_at_once() -> None:
 
 def test_a_list_of_bad_values_is_not_called_empty_too() -> None:
     line = complaint_about(ReportConfig, "--output", "/o", "--evaluations", "az://lab/e")
-    assert line.startswith("--evaluations 'az://lab/e': cannot open az://: expected")
+    assert line.startswith("--evaluations 'az://lab/e': cannot open az://; expected")
     assert "at least" not in line
 
 

@@ -140,7 +140,7 @@ def test_another_address_is_refused_with_those_that_work(kind: type[Settings], n
     assert all(form in URI_FORMS for form in ("a local path", "gs://bucket", "gdrive://", "to read, s3://bucket"))
     for uri, advice in REFUSED.items():
         scheme, separator, _ = uri.partition("://")
-        assert complaints(kind, name, uri) == [f"cannot open {scheme}{separator}: {advice}expected {URI_FORMS}"]
+        assert complaints(kind, name, uri) == [f"cannot open {scheme}{separator}; {advice}expected {URI_FORMS}"]
 
 
 @pytest.mark.parametrize(("kind", "name"), ADDRESSES, ids=lambda part: getattr(part, "__name__", part))

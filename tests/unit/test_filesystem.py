@@ -56,7 +56,7 @@ def test_a_uri_has_a_scheme_and_a_path(uri: str, scheme: str, path: str) -> None
 
 @pytest.mark.parametrize("uri", ["az://b/x", "http://h/x", "GS://b/x", "://x"])
 def test_an_unknown_scheme_is_a_wrong_setting(uri: str) -> None:
-    with pytest.raises(SettingsError, match=f"^cannot open {uri}: expected a local path, file://, gs://"):
+    with pytest.raises(SettingsError, match=f"^cannot open {uri}; expected a local path, file://, gs://"):
         Location(uri).read_bytes()
 
 

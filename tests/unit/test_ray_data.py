@@ -1,6 +1,9 @@
 """How Ray Data is set up."""
 
+import logging
+
 import pytest
+from ray._private.log import PlainRayHandler
 from ray.data._internal.execution import streaming_executor_state
 
 from lib.runtime.ray_data import FINISHED_TASKS_POLL_S, prepare_context
@@ -12,3 +15,16 @@ def test_the_interval_that_is_shortened_is_the_one_that_ray_data_waits_for() -> 
     assert "WAIT_FOR_TASK_COMPLETION_TIMEOUT_S" in used
     prepare_context()
     assert streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S == FINISHED_TASKS_POLL_S
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray, by Ray
+def test_only_rays_own_handler_is_silenced_where_ray_train_has_lent_it_those_of_the_root() -> None:
+    logger, ours, of_ray = logging.getLogger("ray.data"), logging.StreamHandler(), PlainRayHandler()
+    for handler in (ours, of_ray):
+        logger.addHandler(handler)
+    try:
+        prepare_context()
+    finally:
+        for handler in (ours, of_ray):
+            logger.removeHandler(handler)
+    assert (ours.level, of_ray.level) == (logging.NOTSET, logging.CRITICAL)

@@ -13,13 +13,6 @@ from lib.errors import SettingsError, TissueError
 from lib.runtime import ray_start
 from lib.runtime.ray_start import SESSION, SOCKET_BYTES, init_ray, make_room_for_sockets, require_answer
 
-
-@pytest.fixture(autouse=True)
-def warnings_are_heard(caplog: pytest.LogCaptureFixture) -> None:
-    """Also after a job of another test has set this process to errors alone."""
-    caplog.set_level(logging.WARNING)
-
-
 BUSY = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
 
 

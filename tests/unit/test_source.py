@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,6 @@ def source(request: pytest.FixtureRequest) -> ImageSource:
 def test_streamed_training_tells_what_became_of_the_pixels_of_some_training_images(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING)
     dark = np.random.default_rng(0).integers(0, 200, (48, 48), np.uint16)
     for split, label in itertools.product(("train", "test"), ("liver", "lung")):
         (tmp_path / split / label).mkdir(parents=True)

@@ -1,6 +1,5 @@
 """What a source has that is not read is told, with the way to have it read."""
 
-import logging
 import os
 import unicodedata
 from pathlib import Path
@@ -13,12 +12,6 @@ from lib.errors import DataError, SettingsError
 from lib.ingest.listing import Listing, list_labelled, list_unlabelled
 from lib.storage.location import Location
 from tests.fakes.tiffs import write_source, write_tiff
-
-
-@pytest.fixture(autouse=True)
-def warnings_are_heard(caplog: pytest.LogCaptureFixture) -> None:
-    """Also after a job of another test has set this process to errors alone."""
-    caplog.set_level(logging.WARNING)
 
 
 @pytest.fixture
