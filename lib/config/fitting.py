@@ -9,7 +9,7 @@ from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, Settings, Storag
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import AcceleratorConfig, WorkerCount, WorkerCountSetting
 
-USUAL_PATIENCE = 5
+USUAL_PATIENCE, PARTS_ON_CPUS = 5, 4
 FEWEST_TO_CHOOSE = 20
 """Validation images that tell one epoch from another well enough."""
 
@@ -43,9 +43,10 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     average, so that 0.98 looks back about 50 steps."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Greatest norm of the gradient of all weights together; a longer one is shortened to it."""
-    gradient_parts: int = Field(default=4, ge=1)
+    gradient_parts: int | None = Field(default=None, ge=1)
     """Parts of a global batch whose gradients are computed apart and added in a fixed order: any number of workers that
-    divides it gives the same weights. Batch normalisation that is trained sees one part at a time."""
+    divides it gives the same weights. Batch normalisation that is trained sees one part at a time. By default 4, or 1
+    with --use-gpu, where small parts would leave a GPU idle."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better validation loss before training stops (see --keep-epoch). By default 5, or a
     third of the epochs if that is more and the --schedule is `cosine`, which is best at its end."""
@@ -121,6 +122,11 @@ class FitConfig(TrustConfig, AcceleratorConfig):
         if "auto" in self.augment:
             return ("flip", "rotate") if from_scratch else ()
         return tuple(change for change in self.augment if change != "none")
+
+    @property
+    def parts_of_batch(self) -> int:
+        """Into how many parts a global batch is cut; see `gradient_parts`."""
+        return self.gradient_parts or (1 if self.use_gpu else PARTS_ON_CPUS)
 
     def keeps_last(self, validation_images: int) -> bool:
         """Whether the last epoch becomes the model, whatever the validation images say of it."""

@@ -33,6 +33,7 @@ from lib.ingest.image import encode_jpeg
 from lib.models.reference import Reference
 from lib.models.saved import load_network
 from lib.runtime.counters import count_images
+from lib.runtime.gpus import require_gpus, require_visible_gpu
 from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
@@ -73,6 +74,7 @@ def predict_units(
     """
     count, output = source.count(split), Location(config.output)
     start_ray(config)
+    require_gpus(config)
     parts = [PREDICTIONS] if split is None else [PREDICTIONS, THUMBNAILS]
     units = without_parts(source.units(split), *(output / part for part in parts))
     skipped = count - sum(unit.num_rows for unit in units)
@@ -96,7 +98,7 @@ class Predictor:
 
         from lib.models.inference import Forward, views_of
 
-        folder = Location(config.model_dir)
+        self._config, folder = config, Location(config.model_dir)
         record = read_complete(folder, ModelRecord)
         self._network = load_network(folder, trusts_saved_model=config.trust_saved_model)
         self._class_names, self._output = record.class_names, Location(config.output)
@@ -112,6 +114,7 @@ class Predictor:
         from lib.models.inference import classify
 
         join_stage("predict")  # decoding may have been done by this process
+        require_visible_gpu(self._config)  # not in the constructor, whose errors reach the driver as text
         name = part_name(first_position(decoded))
         images = decoded.filter(pc.is_valid(decoded["image"]))
         classified = classify(self._forward, images, self._views)

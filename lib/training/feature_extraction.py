@@ -31,6 +31,7 @@ from lib.models.provenance import weights_digest
 from lib.models.spec import ModelSpec
 from lib.runtime.counters import count_images
 from lib.runtime.environment import ray_is_ours
+from lib.runtime.gpus import require_visible_gpu
 from lib.runtime.logs import join_stage
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
@@ -262,6 +263,7 @@ class FeatureWriter:
         from lib.models.inference import Forward
         from lib.models.registry import build_base
 
+        require_visible_gpu(self._task.config)
         keras.config.set_dtype_policy(self._task.config.precision)
         base = build_base(self._task.spec, self._task.image_size)
         return Forward(base, BATCH_SIZE), Augmentation(self._task.config.changes(from_scratch=False))

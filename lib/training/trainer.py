@@ -24,6 +24,7 @@ from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
 from lib.models.spec import CLOSED, KERAS_HUB, OPENED_BY, OWN, SAVED, ModelSpec, check_spec, parse_spec
 from lib.models.trust import check_earlier
+from lib.runtime.gpus import require_gpus
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -162,6 +163,7 @@ def _train(
     started, spec = time.monotonic(), parse_spec(config.model)
     source, record = prepare_source(config, source, folder)
     start_ray(config)
+    require_gpus(config, config.num_workers.fewest)
     logger.info("train %s: %s", folder.location.name, spec.beginning)
     messages = MessageLog() if in_this_process(config) else RemoteMessages()
     features = frozen_features(config, spec, source)

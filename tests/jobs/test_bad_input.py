@@ -242,6 +242,14 @@ CASES = (
     Case("two inputs", "train", lambda i: ("--source", i.good, "--dataset", i.dataset()), 2, ("--dataset", "--source")),
     Case("no input", "train", lambda _: (), 2, ("--dataset", "--source")),
     Case(
+        "GPU that is not there",
+        "train",
+        lambda i: ("--source", i.good, "--image-size", 32, "--use-gpu"),
+        2,
+        ("--use-gpu", "no GPU on this machine"),
+        before_ray=False,
+    ),
+    Case(
         "incomplete dataset to train on",
         "train",
         lambda i: ("--dataset", i.empty("half")),

@@ -7,12 +7,14 @@ from typing import Any
 
 from lib.config.chain import DoctorConfig
 from lib.dataset.memory import MEMORY_SHARE, image_bytes
+from lib.errors import SettingsError, in_one_line
 from lib.folders.output import package_versions
 from lib.ingest.listing import Listing
 from lib.report.formatting import count_of
 from lib.runs.doctor.findings import Finding
 from lib.runs.doctor.storage import Sample
 from lib.runtime.environment import ray_is_ours
+from lib.runtime.gpus import require_gpus, visible_gpus
 from lib.runtime.ray_data import start_ray
 
 ANSWER_S = 120.0
@@ -21,13 +23,6 @@ ANSWER_S = 120.0
 def describe_node() -> dict[str, str]:
     """The versions on this machine that must be the same on all."""
     return {"python": python_version(), **package_versions()}
-
-
-def visible_gpus() -> int:
-    """GPUs that TensorFlow sees in this process."""
-    import tensorflow as tf
-
-    return len(tf.config.list_physical_devices("GPU"))
 
 
 def reach_ray(config: DoctorConfig) -> str:
@@ -66,9 +61,11 @@ def _versions() -> Finding:
 def _gpus(config: DoctorConfig) -> Finding:
     if not config.use_gpu:
         return Finding("GPUs", "ok", "not requested (--use-gpu)")
+    try:
+        require_gpus(config, config.num_workers.fewest)
+    except SettingsError as error:
+        return Finding("GPUs", "blocks", in_one_line(error))
     nodes = {name: node for name, node in nodes_up().items() if node["Resources"].get("GPU")}
-    if not nodes and ray_is_ours():
-        return Finding("GPUs", "blocks", "Ray sees none on this machine; leave out --use-gpu, or use a cluster")
     if not nodes:
         return Finding("GPUs", "warning", "no GPU machine is running yet; billing starts with training")
     blind = [node for node, count in ask_nodes(visible_gpus, nodes, num_gpus=1).items() if not count]

@@ -218,7 +218,7 @@ class TrainingLoop:
         model = SynchronousModel(
             trained,
             self._peers.world_size,
-            order.part_sizes(config.gradient_parts),
+            order.part_sizes(config.parts_of_batch),
             objective=self._objective(phase, trained),
             phase=phase.number,
         )

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import ray.train
 
 from lib.folders.model import CHECKPOINTS, FitRecord
+from lib.runtime.gpus import require_visible_gpu
 from lib.runtime.logs import join_stage
 from lib.runtime.ray_data import prepare_context
 from lib.training.fit.checkpoint import CheckpointFolder
 from lib.training.fit.loader import ExampleLoader
 from lib.training.fit.plan import plan_phases, unfinished_phases
-from lib.training.workers.failures import lost_peers_named
+from lib.training.workers.failures import lost_peers_named, memory_named
 from lib.training.workers.peers import Peers, TrainTask
 from lib.training.workers.preemption import checkpoint_wanted
 from lib.training.workers.watchdog import Heartbeat
@@ -38,7 +39,7 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> FitRecord:
     task, context = loop_config["task"], ray.train.get_context()
     prepare_context(task.config.verbose)
     peers = Peers(context.get_world_rank(), context.get_world_size())
-    with Heartbeat(task.reporter, peers.rank) as heartbeat, lost_peers_named():
+    with Heartbeat(task.reporter, peers.rank) as heartbeat, lost_peers_named(), memory_named():
         return load_and_train(task, peers, heartbeat, checkpoint_wanted)
 
 
@@ -53,7 +54,7 @@ def train_alone(loop_config: dict[str, TrainTask]) -> FitRecord:
     """
     task = loop_config["task"]
     prepare_context(task.config.verbose)
-    with Heartbeat(task.reporter, 0) as heartbeat:
+    with Heartbeat(task.reporter, 0) as heartbeat, memory_named():
         return load_and_train(task, Peers(0, 1), heartbeat)
 
 
@@ -74,4 +75,5 @@ def load_and_train(
         loader.begin(first.on_features)
         from lib.training.fit.loop import TrainingLoop  # imports TensorFlow, which takes seconds
 
+        require_visible_gpu(task.config)
         return TrainingLoop(task, peers, heartbeat, loader, checkpoints, is_leaving).train(phases, newest)

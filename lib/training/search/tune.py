@@ -19,6 +19,7 @@ from lib.folders.model import CHECKPOINTS, ModelRecord, SweepRecord
 from lib.folders.output import OutputFolder
 from lib.folders.sweep import SWEEP, TrialRecord, rank, write_leaderboard
 from lib.models.spec import parse_spec
+from lib.runtime.gpus import require_gpus
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -92,6 +93,7 @@ def _search(
     logger.info("sweep %s: %d trials, %d finished", folder.location.name, len(trials), len(results))
     if missing := [trial for trial in trials if trial.number not in results]:
         start_ray(config)
+        require_gpus(config)
         resources = TrialResources.of(config, len(missing))
         features = _features(missing, source)
         solving = [features[trial.number] for trial in missing if trial.config.head == "solved"]

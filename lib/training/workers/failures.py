@@ -89,6 +89,32 @@ def lost_peers_named() -> Iterator[None]:
         raise LostPeerError(f"its connection to {_peer(str(error))} broke") from error
 
 
+@contextmanager
+def memory_named() -> Iterator[None]:
+    """Say which settings take less memory where TensorFlow has none left, as on a GPU.
+
+    Raises:
+        TissueError: Then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise TissueError(
+            "TensorFlow has no memory left for a step of training; lower --batch-size or --image-size, or take "
+            "--precision mixed_bfloat16"
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if "tensorflow" not in sys.modules:
+        return False
+    from tensorflow import errors
+
+    return isinstance(error, errors.ResourceExhaustedError)
+
+
 def _is_broken_collective(error: Exception) -> bool:
     if "tensorflow" not in sys.modules:
         return False

@@ -1,0 +1,49 @@
+"""GPUs that are asked for and are not there: refused at once, before anything waits for them or works without."""
+
+from lib.config.resources import AcceleratorConfig
+from lib.errors import SettingsError
+from lib.runtime.environment import ray_is_ours
+
+
+def require_gpus(config: AcceleratorConfig, processes: int = 1) -> None:
+    """Refuse what a Ray of ours, which is running, would wait for without end. A cluster may still start machines.
+
+    Args:
+        config: Whether GPUs are wanted, and how much of one for each process.
+        processes: Without which the work does not start.
+
+    Raises:
+        SettingsError: If this machine has too few GPUs.
+    """
+    if not (config.use_gpu and ray_is_ours()):
+        return
+    import ray
+
+    there, wanted = ray.cluster_resources().get("GPU", 0), processes * config.gpus_per_worker
+    if not there:
+        raise SettingsError("--use-gpu: Ray sees no GPU on this machine; leave it out, or use a cluster")
+    if there < wanted:
+        raise SettingsError(
+            f"--use-gpu: {processes} processes with {config.gpus_per_worker:g} GPU each take {wanted:g}, and this "
+            f"machine has {there:g}; lower --num-workers or --gpus-per-worker"
+        )
+
+
+def visible_gpus() -> int:
+    """GPUs that TensorFlow sees in this process."""
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def require_visible_gpu(config: AcceleratorConfig) -> None:
+    """Refuse to work on a CPU, in silence and many times slower, what is to have a GPU.
+
+    Raises:
+        SettingsError: If TensorFlow sees none in this process.
+    """
+    if config.use_gpu and not visible_gpus():
+        raise SettingsError(
+            "--use-gpu: TensorFlow sees no GPU here: use the GPU image (cluster/Dockerfile), or install "
+            "requirements-gpu.lock; `python -m jobs.doctor --use-gpu` looks at every machine"
+        )
