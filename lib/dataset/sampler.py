@@ -2,25 +2,32 @@
 
 A global batch of B images has B lanes. The positions 0 to n-1 of a split are cut into B contiguous runs, one a lane;
 batch t of an epoch takes the t-th image of every lane. A lane is shuffled anew every epoch by (seed, epoch, lane): its
-chunks of neighbouring images among each other, and the images within each chunk. A worker owns a contiguous range of
-lanes, and so a contiguous range of positions: it reads only its own shards, and yet the batches do not depend on how
-many workers there are. Images are listed in an order that is as good as shuffled, so that what a lane holds is a random
-sample.
+chunks of neighbouring images among each other, and the images within each chunk. Chunks are the row groups of shards,
+so that each is read by itself, once; those at the ends of a lane are cut, and read by both lanes. A worker owns a
+contiguous range of lanes, and so a contiguous range of positions: it reads only its own shards, and yet the batches do
+not depend on how many workers there are. Images are listed in an order that is as good as shuffled, so that what a lane
+holds is a random sample.
 
 Every image comes once an epoch. Lanes differ in length by at most one, so the last batch may be smaller; its empty
 places are padding, marked by `PADDING`, and weigh nothing.
 """
 
 import itertools
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from lib.folders.shards import IMAGES_PER_ROW_GROUP
+
 PADDING = -1
 FITTING_ROUNDS, TINY = 100, 1e-9
-CHUNK = 64
-"""Images of a lane that are shuffled among themselves; streaming holds one chunk of each lane."""
+CHUNK = IMAGES_PER_ROW_GROUP
+"""Images of a lane that are shuffled among themselves; streaming holds one chunk of each lane at most."""
+IMAGE_ORDER = 2
+"""Another number wherever the same settings give another order: a run that began with one does not go on with it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class LaneOrder:
         world_size: Number of workers.
         seed: Seed of the shuffle.
         shuffle: Whether lanes are shuffled; off for validation.
+        shards: Images of each shard, in order; none where any image is read as cheaply alone.
     """
 
     count: int
@@ -42,6 +50,7 @@ class LaneOrder:
     world_size: int = 1
     seed: int = 0
     shuffle: bool = True
+    shards: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < self.world_size:
@@ -125,24 +134,39 @@ class LaneOrder:
     def reading(self, epoch: int) -> list[range]:
         """The runs of positions that batches need, in the order in which they do: what to read for an epoch.
 
-        All lanes are read side by side, a chunk of each at a time, so that little must be held at once.
+        Each chunk comes when the first of its images is needed, so that little must be held at once.
         """
-        lanes = [[range(chunk.min(), chunk.max() + 1) for chunk in self._shuffled(epoch, lane)] for lane in self.lanes]
-        together = itertools.zip_longest(*lanes)
-        return [run for chunks in together for run in _merged([chunk for chunk in chunks if chunk is not None])]
+        needed: dict[int, list[range]] = defaultdict(list)
+        for lane in self.lanes:
+            step = 0
+            for chunk in self._shuffled(epoch, lane):
+                needed[step].append(range(chunk.min(), chunk.max() + 1))
+                step += len(chunk)
+        return [run for step in sorted(needed) for run in _merged(needed[step])]
 
     def _shuffled(self, epoch: int, lane: int) -> list[npt.NDArray[np.int64]]:
         """The chunks of a lane in the order of an epoch."""
         run = np.arange(self._start(lane), self._start(lane + 1))
         if not len(run):
             return []
-        chunks = np.array_split(run, -(-len(run) // CHUNK))
+        chunks = [run]
+        if len(run) > CHUNK:
+            within = slice(*np.searchsorted(self._row_groups, run[[0, -1]], side="right"))
+            chunks = np.split(run, self._row_groups[within] - run[0])
         if self.shuffle:
             generator = np.random.default_rng((self.seed, epoch, lane))
             for chunk in chunks:
                 generator.shuffle(chunk)
             chunks = [chunks[index] for index in generator.permutation(len(chunks))]
         return chunks
+
+    @cached_property
+    def _row_groups(self) -> npt.NDArray[np.int64]:
+        """The first position of each row group."""
+        sizes = np.array(self.shards or (self.count,), np.int64)
+        groups = -(-sizes // CHUNK)
+        place = np.arange(groups.sum()) - np.repeat(np.cumsum(groups) - groups, groups)  # of each in its shard
+        return np.asarray(np.repeat(np.cumsum(sizes) - sizes, groups) + CHUNK * place)
 
     def _start(self, lane: int) -> int:
         return self.count * lane // self.batch_size

@@ -14,7 +14,7 @@ from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, deco
 from lib.folders.dataset import DatasetRecord
 from lib.folders.manifest import DuplicateCounts, Scale, read_manifest
 from lib.folders.output import OutputFolder, read_complete
-from lib.folders.shards import ImageEncoding, read_shard, read_shard_names, shards_of
+from lib.folders.shards import ImageEncoding, read_shard_names, read_shard_rows, shards_of
 from lib.ingest.image import decode_jpeg
 from lib.runtime.logs import join_stage
 from lib.storage.location import Location
@@ -83,6 +83,9 @@ class ShardSource:
     def count(self, split: str | None) -> int:
         return sum(shard.images for shard in self.record.shards if shard.split == split)
 
+    def shards(self, split: str) -> tuple[int, ...]:
+        return tuple(shard.images for shard in self.record.shards if shard.split == split)
+
     def class_counts(self, split: str) -> list[int]:
         """Images of each class in a split."""
         counts = self.record.counts_by_split.get(split, {})
@@ -117,7 +120,7 @@ class ShardSource:
 def _decode_shard(unit: pa.Table, images: Location) -> pa.Table:
     join_stage("decode")
     cv2.setNumThreads(1)
-    shard = read_shard(images / unit["file"][0].as_py(), ["image_id", "path", "label", "image"])
-    rows = shard.take(unit["row"])
+    location, columns = images / unit["file"][0].as_py(), ["image_id", "path", "label", "image"]
+    rows = read_shard_rows(location, unit["row"], columns)
     pixels = [decode_jpeg(image).tobytes() for image in rows["image"].to_pylist()]
     return decoded_table(rows.drop_columns(["image"]).to_pylist(), pixels, unit)

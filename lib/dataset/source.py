@@ -60,6 +60,10 @@ class ImageSource(Protocol):
         """Images of each class in a split; of files, as many as are listed."""
         ...
 
+    def shards(self, split: str) -> tuple[int, ...]:
+        """Images of each shard of a split, in order; none where any image is read as cheaply alone."""
+        ...
+
     def units(self, split: str | None) -> list[pa.Table]:
         """The units of work of a split, in order, none of them empty."""
         ...
@@ -76,25 +80,28 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set as a whole. Small, whatever the number of images.
+    """What is known of a data set as a whole. Small: of a million images, the sizes of some 2,000 shards.
 
     Attributes:
         class_names: The classes in order; a label's number is its place here.
         image_size: Side of the images in pixels.
         counts: Images of each class by split; of files, as many as are listed.
+        shards: Images of each shard by split; see `ImageSource.shards`.
         decoder: From a unit to its images (`DECODED_SCHEMA`).
     """
 
     class_names: list[str]
     image_size: int
     counts: Mapping[str, Sequence[int]]
+    shards: Mapping[str, tuple[int, ...]]
     decoder: Decoder
 
     @classmethod
     def of(cls, source: ImageSource, splits: Iterable[str]) -> "DatasetInfo":
         """Describe some splits of a source."""
         counts = {split: source.class_counts(split) for split in splits}
-        return cls(source.class_names, source.image_size, counts, source.decoder)
+        shards = {split: source.shards(split) for split in splits}
+        return cls(source.class_names, source.image_size, counts, shards, source.decoder)
 
     def count(self, split: str) -> int:
         """How many positions a split has; a refused image keeps its position."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from lib.config.resources import DecodeConfig
 from lib.dataset.graph import decoded_dataset
@@ -39,7 +40,8 @@ class ImageStream:
         Raises:
             StorageError: If images cannot be read.
         """
-        wanted = set(order[order != PADDING].tolist())
+        wanted = np.zeros(len(self.order.positions), bool)
+        wanted[order[order != PADDING] - self.order.positions.start] = True
         decoded = self._decoded(epoch, wanted)
         waiting: dict[int, Examples] = {}
         for row in order:
@@ -50,8 +52,9 @@ class ImageStream:
                 missing -= arrived.keys()
             yield self._batch(row, waiting)
 
-    def _decoded(self, epoch: int, wanted: set[int]) -> Iterator[dict[int, Examples]]:
-        runs = [run for run in self.order.reading(epoch) if not wanted.isdisjoint(run)]
+    def _decoded(self, epoch: int, wanted: npt.NDArray[np.bool_]) -> Iterator[dict[int, Examples]]:
+        first = self.order.positions.start
+        runs = [run for run in self.order.reading(epoch) if wanted[run.start - first : run.stop - first].any()]
         units = [unit for run in runs for unit in self.units.between(run.start, run.stop)]
         dataset = decoded_dataset(units, self.info.decoder, self.decode)
         dataset.context.execution_options.preserve_order = True
@@ -62,8 +65,8 @@ class ImageStream:
             part = ExampleCache.empty(range(positions.min(), positions.max() + 1), self.info.image_size)
             part.fill([table], self.info.class_names)
             self.tell(part.refused, part.checksums)
-            arrived = wanted.intersection(positions.tolist())
-            yield {position: part.batch(np.array([position])) for position in arrived}
+            arrived = positions[wanted[positions - first]]
+            yield {int(position): part.batch(np.array([position])) for position in arrived}
 
     def _batch(self, row: Positions, waiting: dict[int, Examples]) -> Examples:
         size = self.info.image_size

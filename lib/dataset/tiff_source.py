@@ -158,6 +158,9 @@ class TiffSource:
         """How many files a split lists."""
         return Counter(self.listing.images["split"].to_pylist())[split]
 
+    def shards(self, _split: str) -> tuple[int, ...]:
+        return ()
+
     def class_counts(self, split: str) -> list[int]:
         """Listed files of each class in a split."""
         images = self.listing.images

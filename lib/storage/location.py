@@ -160,7 +160,8 @@ class Location:
         """
 
         def read() -> ResultT:
-            with self.filesystem.open(self.path, "rb") as file:
+            # Without a cache, which would fetch 5 MiB where a footer or a row group is asked for.
+            with self.filesystem.open(self.path, "rb", cache_type="none") as file:
                 return parse(file)
 
         return self._attempt("read", read)

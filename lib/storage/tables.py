@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from lib.errors import StorageError
 from lib.storage.location import Location
 
+ResultT = TypeVar("ResultT")
 Row = dict[str, Any]
 """One row of a table as Python values, by column."""
 
@@ -70,13 +71,22 @@ def read_tables(location: Location, columns: list[str] | None = None) -> dict[st
 
 
 def footer(location: Location) -> Mapping[bytes, bytes]:
-    """The key-value metadata of a Parquet file's schema, read without its rows.
+    """The key-value metadata of a Parquet file, read without its rows.
+
+    Raises:
+        StorageError: If it cannot be read as Parquet.
+    """
+    return read_parquet_parts(location, pq.read_metadata).metadata or {}
+
+
+def read_parquet_parts(location: Location, parse: Callable[[IO[bytes]], ResultT]) -> ResultT:
+    """What `parse` makes of an open Parquet file that it need not read as a whole.
 
     Raises:
         StorageError: If it cannot be read as Parquet.
     """
     try:
-        return location.read_parts(pq.read_schema).metadata or {}
+        return location.read_parts(parse)
     except pa.ArrowException as error:
         raise StorageError(f"{location.uri} cannot be read as Parquet: {error}") from error
 

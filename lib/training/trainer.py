@@ -12,6 +12,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from lib.config.fitting import FitConfig, TrainConfig
 from lib.dataset.folds import fold_table
+from lib.dataset.sampler import IMAGE_ORDER
 from lib.dataset.shard_source import ShardSource
 from lib.dataset.source import DatasetInfo, ImageSource
 from lib.dataset.tiff_source import TiffSource
@@ -153,7 +154,7 @@ def model_folder(config: TrainConfig, source: LabelledSource, **more: Any) -> Ou
         config: Has the settings that it depends on.
         **more: Further settings that it depends on.
     """
-    settings = config.identity() | more
+    settings = config.identity() | {"image_order": IMAGE_ORDER} | more
     return OutputFolder(Location(config.output), ModelRecord, settings, {"dataset_hash": source.content_hash})
 
 

@@ -46,6 +46,9 @@ class FakeSource:
     def class_counts(self, split: str) -> list[int]:
         return np.bincount(np.arange(self.count(split)) % len(self.class_names), minlength=3).tolist()
 
+    def shards(self, _split: str) -> tuple[int, ...]:
+        return ()
+
     def units(self, split: str | None) -> list[pa.Table]:
         count = self.count(split)
         ranges = [range(start, min(start + self.unit, count)) for start in range(0, count, self.unit)]

@@ -1,5 +1,7 @@
 """What Ray Train hands each worker: the units of its own lanes, and nothing of the others or of the test images."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 import ray
@@ -9,11 +11,14 @@ from lib.config.images import ImageConfig
 from lib.dataset.sampler import LaneOrder
 from lib.dataset.source import NAMES, DatasetInfo
 from lib.dataset.tiff_source import TiffSource
+from lib.errors import SettingsError
 from lib.folders.manifest import LISTING_SCHEMA
 from lib.ingest.listing import Listing, image_id
 from lib.models.spec import parse_spec
 from lib.runtime.ray_data import stream_tables
 from lib.storage.location import Location
+from lib.training import trainer
+from lib.training.trainer import model_folder
 from lib.training.workers.lane_shards import FITTED_SPLITS, REFERENCE, LaneShards, training_datasets
 from lib.training.workers.messages import MessageLog
 from lib.training.workers.peers import TrainTask
@@ -73,6 +78,16 @@ def test_the_names_of_reference_images_are_for_every_rank(source: TiffSource) ->
         assert pa.concat_tables(stream_tables(share[REFERENCE])).equals(
             source.names(pa.concat_tables(source.units("train")))
         )
+
+
+def test_a_training_that_began_with_another_order_of_images_is_refused(
+    source: TiffSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(source="/images", output=str(tmp_path / "model"))
+    model_folder(config, source).begin()
+    monkeypatch.setattr(trainer, "IMAGE_ORDER", 3)
+    with pytest.raises(SettingsError, match="image_order is 2 there and 3 here"):
+        model_folder(config, source).begin()
 
 
 def test_no_listing_is_in_what_every_worker_is_sent() -> None:

@@ -56,14 +56,14 @@ def test_each_refused_image_is_told_once_an_epoch() -> None:
     assert sorted((image.position, image.reason) for image in told) == [(7, "truncated")] * 2 + [(50, "truncated")] * 2
 
 
-def test_a_stream_decodes_each_image_once_and_holds_about_a_chunk_of_each_lane() -> None:
+def test_a_stream_decodes_each_image_once_and_holds_a_chunk_of_each_lane_at_most() -> None:
     source, order = FakeSource({"train": 1280}, image_size=2, unit=16), LaneOrder(1280, 4, seed=2)
     used, most_held = 0, 0
     for _, labels in stream(source, order).batches(order.epoch(1), 1):
         most_held = max(most_held, len(source.decoded) - used)
         used += len(labels)
     assert sorted(source.decoded) == list(range(1280))
-    assert most_held < 1.25 * CHUNK * 4
+    assert most_held <= (CHUNK + 1) * 4  # the images of the batch that is being served are let go only then
 
 
 def test_the_rest_of_an_epoch_is_streamed_without_decoding_what_is_done() -> None:

@@ -4,15 +4,25 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileOpener
 
 from lib.errors import StorageError
 from lib.folders.manifest import MANIFEST_SCHEMA
-from lib.folders.shards import SHARD_SCHEMA, read_verdicts, write_shard
+from lib.folders.shards import (
+    IMAGES_PER_ROW_GROUP,
+    PLAIN_VERDICTS_KEY,
+    SHARD_SCHEMA,
+    read_shard,
+    read_shard_rows,
+    read_verdicts,
+    write_shard,
+)
 from lib.ingest.listing import image_id
 from lib.storage.location import Location
-from lib.storage.tables import footer, read_table, write_table
+from lib.storage.tables import footer, read_table, rows_as_json, write_table
 
 PATHS = ["train/liver/a.tif", "train/Ärzte & Söhne/切片 1.tif", "train/lung/quote\"s 'n' \\.tif"]
 
@@ -95,6 +105,55 @@ def test_a_shard_without_images_still_holds_its_verdicts(folder: Location) -> No
     write_shard([], table, folder / "s.parquet")
     assert read_verdicts(folder / "s.parquet").equals(table)
     assert read_table(folder / "s.parquet").num_rows == 0
+
+
+def test_verdicts_of_shards_of_earlier_versions_are_read(folder: Location) -> None:
+    table = pa.Table.from_pylist([verdict_on(path) for path in PATHS], schema=MANIFEST_SCHEMA)
+    schema = SHARD_SCHEMA.with_metadata({PLAIN_VERDICTS_KEY: rows_as_json(table)})
+    write_table(schema.empty_table(), folder / "s.parquet")
+    assert read_verdicts(folder / "s.parquet").equals(table)
+
+
+@pytest.fixture
+def shard(folder: Location) -> Location:
+    """512 images of 8 kB, and the verdicts on them."""
+    verdicts = [verdict_on(f"train/liver/slide_{number:07d}.tif") for number in range(512)]
+    pixels = np.random.default_rng(0).bytes(512 * 8000)
+    images = [
+        row | {"height": 300, "width": 300, "image": pixels[8000 * number : 8000 * (number + 1)]}
+        for number, row in enumerate(verdicts)
+    ]
+    write_shard(images, pa.Table.from_pylist(verdicts, schema=MANIFEST_SCHEMA), folder / "s.parquet")
+    return folder / "s.parquet"
+
+
+def test_row_groups_of_a_shard_are_read_one_by_one_in_little_more_than_its_bytes(
+    shard: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, fetched, read = shard.read_bytes(), [], LocalFileOpener.read
+    monkeypatch.setattr(LocalFileOpener, "read", lambda file, size: fetched.append(size) or read(file, size))
+    parts = [
+        read_shard_rows(shard, pa.chunked_array([range(first, first + IMAGES_PER_ROW_GROUP)]), ["path", "image"])
+        for first in range(0, 512, IMAGES_PER_ROW_GROUP)
+    ]
+    monkeypatch.undo()
+    assert pa.concat_tables(parts).equals(read_table(shard, ["path", "image"]))
+    assert 0.9 < sum(fetched) / len(whole) < 1.15
+
+
+@pytest.mark.parametrize("rows", [[0], [63, 64], [5, 100, 130], [511], list(range(40, 200))])
+def test_some_rows_of_a_shard_are_those_of_all_of_it(shard: Location, rows: list[int]) -> None:
+    found = read_shard_rows(shard, pa.chunked_array([rows]), ["image_id", "image"])
+    assert found.equals(read_shard(shard, ["image_id", "image"]).take(rows))
+
+
+def test_a_row_group_that_is_not_as_it_was_written_is_named(shard: Location) -> None:
+    content = bytearray(shard.read_bytes())
+    content[300_000] ^= 1  # within the images of the first row group
+    shard.write_bytes(bytes(content))
+    with pytest.raises(StorageError, match=r"s\.parquet: could not verify page integrity"):
+        read_shard_rows(shard, pa.chunked_array([[0]]), ["image"])
+    read_shard_rows(shard, pa.chunked_array([[64]]), ["image"])
 
 
 def test_shards_with_different_verdicts_are_one_table(folder: Location) -> None:

@@ -62,11 +62,6 @@ Room = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
 ROWS_AT_ONCE, FLOAT_BYTES = 8192, 4
 
 
-def split_order(count: int, split: str, fit: FitConfig, seed: int, rank: int, world_size: int) -> LaneOrder:
-    """The order of one worker's images of a split; only training images are shuffled."""
-    return LaneOrder(count, fit.batch_size, rank, world_size, seed, shuffle=split == "train")
-
-
 def load_features(
     features: FeatureSource, orders: dict[str, LaneOrder], fit: FitConfig, tell: Tell
 ) -> dict[str, SplitExamples]:
@@ -208,8 +203,17 @@ class ExampleLoader:
         return load_images(task.info, orders, task.config, self._hear)
 
     def _order(self, split: str) -> LaneOrder:
-        config, peers, count = self._task.config, self._peers, self._task.info.count(split)
-        return split_order(count, split, config, config.seed, peers.rank, peers.world_size)
+        """The order of this worker's images of a split; only training images are shuffled."""
+        config, peers, info = self._task.config, self._peers, self._task.info
+        return LaneOrder(
+            info.count(split),
+            config.batch_size,
+            peers.rank,
+            peers.world_size,
+            config.seed,
+            shuffle=split == "train",
+            shards=info.shards[split],
+        )
 
     def _hear(self, split: str, refused: list[RefusedImage], checksums: dict[str, str]) -> None:
         """Remember and pass on which images were refused, and stop when they are too many already."""
