@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Affine2D
 
+from lib.plots.beeswarm import keep_side_by_side
 from lib.plots.canvas import (
     BLUE,
     GREY,
@@ -39,9 +39,9 @@ from lib.plots.marks import (
 SWARM_DIAMETERS_PT = (6.0, 5.0, 4.0, 3.0, 2.2, 1.7)
 """Tried from large to small until every class has room."""
 SWARM_WIDTH = 0.8
-"""Share of a class's slot that seaborn's swarm may fill."""
+"""Share of a class's slot that a swarm may fill."""
 MARK_BYTES = 540
-"""Of a mark in an SVG: seaborn's marks each have an outline of their own."""
+"""Of a mark in an SVG, where each has an outline of its own."""
 
 
 def predicted_swarm(
@@ -89,6 +89,7 @@ def predicted_swarm(
         axes.set_xlabel("Actual class (~ too many images for a swarm: spread at random)")
     _draw_swarms(axes, marks[~marks["actual"].isin(crowded)], diameter_pt, count)
     _draw_spread(axes, marks[marks["actual"].isin(crowded)], diameter_pt, seed)
+    figure.draw_without_rendering()  # its second layout, after which places change no more, not even in their last bits
     _prepare_swarm_axes(axes, [label.get_text() for label in axes.get_xticklabels()], written.fonts)
     return to_picture(figure, written)
 
@@ -140,28 +141,23 @@ def _crowd(heights_pt: FloatArray, diameter_pt: float) -> int:
 
 
 def _draw_swarms(axes: Axes, marks: pd.DataFrame, diameter_pt: float, count: int) -> None:
-    """Let seaborn place the marks, then give the wrong ones their shape: it draws one shape a class."""
-    if marks.empty:
-        return
-    before = len(axes.collections)
-    sns.swarmplot(
-        marks,
-        x="actual",
-        y="height",
-        order=range(count),
-        hue="right",
-        hue_order=[True, False],
-        palette=[BLUE, VERMILION],
-        size=diameter_pt,
-        warn_thresh=1,
-        legend=False,
-        zorder=3,
-        rasterized=too_many_marks(len(marks), MARK_BYTES),
-        ax=axes,
-    )
-    placed = [collection for collection in axes.collections[before:] if len(np.asarray(collection.get_offsets()))]
-    for (_, of_class), collection in zip(marks.groupby("actual", sort=True), placed, strict=True):
-        collection.set_paths([_outline(right) for right in of_class["right"]])
+    """A swarm for each class, in whose marks right and wrong differ in colour and shape."""
+    outlines = {right: _outline(right) for right in (True, False)}
+    for index in range(count):
+        of_class = marks[marks["actual"] == index]
+        drawn = axes.scatter(
+            of_class["actual"].astype(float),
+            of_class["height"],
+            s=diameter_pt**2,
+            c=[BLUE if right else VERMILION for right in of_class["right"]],
+            linewidths=0,
+            zorder=3,
+            rasterized=too_many_marks(len(marks), MARK_BYTES),
+        )
+        if len(of_class):
+            drawn.set_paths([outlines[right] for right in of_class["right"]])
+        if len(of_class) > 1:
+            keep_side_by_side(axes, drawn, index, SWARM_WIDTH)
 
 
 def _outline(right: bool) -> Path:

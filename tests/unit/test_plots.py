@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from seaborn.categorical import Beeswarm
 
 from lib import plots
 from lib.plots import canvas, per_class, swarm
+from lib.plots.beeswarm import side_by_side
 from lib.plots.curves import best_epoch
 
 TWELVE = [f"{animal}_{organ}" for animal in ("human", "mouse") for organ in (
@@ -155,6 +158,26 @@ def test_swarm_marks_keep_their_height_and_do_not_hide_each_other(monkeypatch: p
     np.testing.assert_allclose(y, heights)
     assert len(set(np.round(x[:3], 6))) == 3
     assert len(marks.get_paths()[0].vertices) != len(marks.get_paths()[3].vertices), "wrong has another shape"
+
+
+@given(st.lists(st.floats(0, 400), min_size=1, max_size=60), st.floats(1.5, 30))
+def test_marks_of_a_swarm_lie_where_seaborn_puts_them_to_the_last_bit(heights: list[float], diameter: float) -> None:
+    rising = np.sort(heights)
+    discs = np.stack([np.full(len(rising), 311.7), rising, np.full(len(rising), diameter / 2)], axis=1)
+    expected = Beeswarm().beeswarm(discs)[:, 0]
+    np.testing.assert_array_equal(side_by_side(rising, 311.7, diameter), expected)
+
+
+@pytest.mark.parametrize("images", [1, 2, 300])
+def test_marks_lie_side_by_side_in_the_picture_that_is_drawn_last(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    figures = captured(monkeypatch, swarm)
+    actual, predicted, probabilities = predictions(2, images)
+    plots.predicted_swarm(actual, predicted, probabilities, ["a", "b"])
+    axes = figures[0].axes[0]
+    for marks in (drawn for drawn in axes.collections if isinstance(drawn, PathCollection)):
+        centres = np.asarray(axes.transData.transform(np.asarray(marks.get_offsets())))
+        apart = np.linalg.norm(centres[:, None] - centres[None], axis=2)[~np.eye(len(centres), dtype=bool)]
+        assert (apart >= np.sqrt(marks.get_sizes()[0]) * figures[0].dpi / 72 * (1 - 1e-9)).all()
 
 
 def test_a_class_too_crowded_for_a_swarm_is_spread_and_the_axis_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
