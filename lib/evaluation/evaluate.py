@@ -1,5 +1,6 @@
 """The evaluation folder: predictions of one split, metrics, plots, maps, the Projector, and what to doubt."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
 from lib.config.prediction import EvaluateConfig
@@ -10,7 +11,7 @@ from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.evaluation.checks.run import run_checks
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.predictor import predict_units
-from lib.evaluation.views.embeddings import Sample, resembling_training_images, show_embeddings
+from lib.evaluation.views.embeddings import Sample, resembling_training_images, show_in_projector, show_maps
 from lib.evaluation.views.figures import draw_maps, draw_plots
 from lib.evaluation.views.map_maker import MapMaker
 from lib.folders.checks import CHECKS, read_descriptors, write_near_duplicates
@@ -57,10 +58,11 @@ def _evaluate(
     metrics.write(folder.location)
     sample = Sample.of(scored, folder.location)
     pending = maker.begin(sample.embeddings)
-    drawn_as = draw_plots(scored, metrics, folder.location)
-    doubts = _doubts(config, scored, model, dataset)
-    maps, projector = show_embeddings(sample, pending.result(), folder.location)
-    draw_maps(scored, maps, folder.location)
+    with ThreadPoolExecutor(1) as beside:  # which decodes, compresses and waits for TensorBoard
+        projector = beside.submit(show_in_projector, sample, folder.location)
+        drawn_as = draw_plots(scored, metrics, folder.location)
+        doubts = _doubts(config, scored, model, dataset)
+    draw_maps(scored, show_maps(sample, pending.result(), folder.location), folder.location)
     account = read_account(folder.location)
     return folder.complete(
         EvaluationRecord(
@@ -75,7 +77,7 @@ def _evaluate(
             metrics=metrics,
             unfamiliar=account.unfamiliar,
             maps=list(config.maps),
-            projector=projector,
+            projector=projector.result(),
             drawn_as=dict(drawn_as),
             **doubts,
             seconds=round(work.seconds, 3),

@@ -9,13 +9,14 @@ larger number of images, so that start-up is left out and shown apart.
 
 import argparse
 
-from tests.benchmarks import convert, decode, fit, listing, remote, transfer
+from tests.benchmarks import convert, decode, evaluation, fit, listing, remote, transfer
 
 BENCHMARKS = {
     "decode": decode.run,
     "convert": convert.run,
     "fit": fit.run,
     "transfer": transfer.run,
+    "evaluation": evaluation.run,
     "listing": listing.run,
     "remote": remote.run,
     "nodes": remote.run_nodes,

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -160,7 +160,8 @@ def test_swarm_marks_keep_their_height_and_do_not_hide_each_other(monkeypatch: p
     assert len(marks.get_paths()[0].vertices) != len(marks.get_paths()[3].vertices), "wrong has another shape"
 
 
-@given(st.lists(st.floats(0, 400), min_size=1, max_size=60), st.floats(1.5, 30))
+@example(heights=np.random.default_rng(0).uniform(0, 60, 300).tolist(), diameter=5.0)
+@given(heights=st.lists(st.floats(0, 400), min_size=1, max_size=60), diameter=st.floats(1.5, 30))
 def test_marks_of_a_swarm_lie_where_seaborn_puts_them_to_the_last_bit(heights: list[float], diameter: float) -> None:
     rising = np.sort(heights)
     discs = np.stack([np.full(len(rising), 311.7), rising, np.full(len(rising), diameter / 2)], axis=1)

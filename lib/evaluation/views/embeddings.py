@@ -55,11 +55,14 @@ class Sample:
         predictions = scored.predictions.take(_chosen(scored.predictions))
         return cls(predictions, _embeddings(folder, predictions["image_id"].to_pylist()))
 
+    @property
+    def image_ids(self) -> list[str]:
+        """In the same order."""
+        return list(self.predictions["image_id"].to_pylist())
 
-def show_embeddings(
-    sample: Sample, maps: Mapping[MapKind, MapArray], folder: Location
-) -> tuple[pa.Table, ProjectorRecord]:
-    """Write `maps.parquet` and `projector/`, and see whether TensorBoard shows it.
+
+def show_maps(sample: Sample, maps: Mapping[MapKind, MapArray], folder: Location) -> pa.Table:
+    """Write `maps.parquet` into an evaluation folder.
 
     Args:
         sample: What is shown.
@@ -67,26 +70,38 @@ def show_embeddings(
         folder: The evaluation folder.
 
     Returns:
-        Rows of `MAP_SCHEMA`, and what TensorBoard makes of the Projector.
+        Rows of `MAP_SCHEMA`.
+    """
+    table = map_table(sample.image_ids, maps)
+    write_maps(table, folder)
+    return table
+
+
+def show_in_projector(sample: Sample, folder: Location) -> ProjectorRecord:
+    """Write `projector/` into an evaluation folder, and see whether TensorBoard shows it.
+
+    Args:
+        sample: What is shown.
+        folder: The evaluation folder.
+
+    Returns:
+        What TensorBoard makes of the Projector.
 
     Raises:
-        StorageError: If thumbnails cannot be read, or the results not written.
+        StorageError: If thumbnails cannot be read, or the files not written.
     """
-    chosen = sample.predictions
-    ids = chosen["image_id"].to_pylist()
-    table = map_table(ids, maps)
-    write_maps(table, folder)
+    shown, ids = sample.predictions, sample.image_ids
     thumbnails = read_thumbnails(folder, ids)
     points = ProjectorPoints(
         sample.embeddings,
-        chosen["label"].to_pylist(),
-        chosen["predicted"].to_pylist(),
-        chosen["confidence"].to_numpy(),
-        chosen["path"].to_pylist(),
+        shown["label"].to_pylist(),
+        shown["predicted"].to_pylist(),
+        shown["confidence"].to_numpy(),
+        shown["path"].to_pylist(),
         [thumbnails[image_id] for image_id in ids],
     )
     problem = _write_projector(points, folder)
-    return table, ProjectorRecord(points=table.num_rows, verified=problem is None, problem=problem)
+    return ProjectorRecord(points=len(ids), verified=problem is None, problem=problem)
 
 
 def _chosen(predictions: pa.Table) -> npt.NDArray[np.intp]:

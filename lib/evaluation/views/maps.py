@@ -5,6 +5,7 @@ Distances are those between embeddings of unit length, reduced to their first 50
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,18 +50,44 @@ def embedding_maps(
     Source:
         van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008; McInnes et al., UMAP, arXiv:1802.03426.
     """
+    reduced = reduce_embeddings(embeddings, seed)
+    maps = {kind: reduced.map(kind, seed) for kind in kinds}
+    return {kind: made for kind, made in maps.items() if made is not None}
+
+
+@dataclass(frozen=True)
+class ReducedEmbeddings:
+    """What all maps are made from.
+
+    Attributes:
+        components: Coordinates along the first `COMPONENTS` directions at most, shape (n, k).
+        different: How many of the embeddings differ in more than their length.
+    """
+
+    components: npt.NDArray[np.float64]
+    different: int
+
+    def map(self, kind: MapKind, seed: int) -> MapArray | None:
+        """Places on a map, shape (n, 2); None where too few embeddings are different."""
+        from threadpoolctl import threadpool_limits
+
+        if kind != "pca" and self.different < FEWEST_POINTS:
+            return None
+        layouts: dict[MapKind, Layout] = {"pca": _pca, "tsne": _tsne, "umap": _umap}
+        with threadpool_limits(1):  # since sums over several differ in their last bits, which t-SNE and UMAP amplify
+            return np.asarray(layouts[kind](self.components, seed), np.float32)
+
+
+def reduce_embeddings(embeddings: npt.NDArray[np.floating[Any]], seed: int) -> ReducedEmbeddings:
+    """The first principal components of embeddings at unit length; arguments and errors as of `embedding_maps`."""
     from threadpoolctl import threadpool_limits
 
     if embeddings.ndim != 2 or not embeddings.size or not np.isfinite(embeddings).all():  # noqa: PLR2004 - a matrix
         raise DataError(f"maps need finite embeddings, not {embeddings.dtype} of shape {embeddings.shape}")
-    layouts: dict[MapKind, Layout] = {"pca": _pca, "tsne": _tsne, "umap": _umap}
-    # On one thread, since sums over several differ in their last bits, which t-SNE and UMAP amplify.
     with threadpool_limits(1):
         vectors = unit_length(embeddings)
-        reduced = principal_components(vectors, COMPONENTS, seed)
-        enough = len(np.unique(vectors, axis=0)) >= FEWEST_POINTS
-        made = [kind for kind in kinds if kind == "pca" or enough]
-        return {kind: np.asarray(layouts[kind](reduced, seed), np.float32) for kind in made}
+        components = principal_components(vectors, COMPONENTS, seed)
+        return ReducedEmbeddings(components, len(np.unique(vectors, axis=0)))
 
 
 def principal_components(vectors: npt.NDArray[np.floating[Any]], most: int, seed: int) -> npt.NDArray[np.float64]:
