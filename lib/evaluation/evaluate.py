@@ -12,7 +12,7 @@ from lib.evaluation.checks.run import run_checks
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.predictor import predict_units
 from lib.evaluation.views.embeddings import Sample, resembling_training_images, show_in_projector, show_maps
-from lib.evaluation.views.figures import draw_maps, draw_plots
+from lib.evaluation.views.figures import PendingPlots, draw_maps
 from lib.evaluation.views.map_maker import MapMaker
 from lib.folders.checks import CHECKS, read_descriptors, write_near_duplicates
 from lib.folders.evaluation import (
@@ -60,8 +60,9 @@ def _evaluate(
     pending = maker.begin(sample.embeddings)
     with ThreadPoolExecutor(1) as beside:  # which decodes, compresses and waits for TensorBoard
         projector = beside.submit(show_in_projector, sample, folder.location)
-        drawn_as = draw_plots(scored, metrics, folder.location)
+        plots = PendingPlots(scored, metrics, folder.location)
         doubts = _doubts(config, scored, model, dataset)
+        drawn_as = plots.write()
     draw_maps(scored, show_maps(sample, pending.result(), folder.location), folder.location)
     account = read_account(folder.location)
     return folder.complete(

@@ -16,7 +16,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
 from lib import plots
-from lib.evaluation.views.figures import draw_plots
+from lib.evaluation.views.figures import PendingPlots
 from lib.folders.predictions import ScoredPredictions
 from lib.plots import canvas, letters, per_class
 from lib.plots.letters import drawn_names, fewest_fonts, own_letters, shortened
@@ -230,7 +230,7 @@ def test_an_evaluation_tells_the_names_it_cannot_draw_once_and_keeps_their_key_b
     probabilities = lab.probabilities({1})
     predictions = lab.predictions(probabilities).append_column("probabilities", [probabilities.tolist()])
     scored, folder = ScoredPredictions(predictions, names, {}, None), Location(str(tmp_path / "evaluation"))
-    key = draw_plots(scored, lab.metrics(probabilities), folder)
+    key = PendingPlots(scored, lab.metrics(probabilities), folder).write()
     file = tmp_path / "evaluation/plots/key.csv"
     if has_font:
         assert (key, caplog.messages, file.exists()) == ({}, [], False)

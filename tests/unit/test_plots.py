@@ -160,6 +160,7 @@ def test_swarm_marks_keep_their_height_and_do_not_hide_each_other(monkeypatch: p
     assert len(marks.get_paths()[0].vertices) != len(marks.get_paths()[3].vertices), "wrong has another shape"
 
 
+@example(heights=[1 / 6, 7 / 6, 1.5, 11 / 6], diameter=2 / 3)  # there is as much room on the left as on the right
 @example(heights=np.random.default_rng(0).uniform(0, 60, 300).tolist(), diameter=5.0)
 @given(heights=st.lists(st.floats(0, 400), min_size=1, max_size=60), diameter=st.floats(1.5, 30))
 def test_marks_of_a_swarm_lie_where_seaborn_puts_them_to_the_last_bit(heights: list[float], diameter: float) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from lib.evaluation.measures.abstention import risk_coverage_curve
 from lib.evaluation.measures.metrics import uncalibrated
+from lib.evaluation.views.drawing import Drawing, begin_drawing
 from lib.folders.evaluation import KINDS, PLOT_KEY_FILE, PLOTS, Metrics, write_plot_key
 from lib.folders.predictions import ScoredPredictions, read_grad_cam
 from lib.ingest.image import decode_jpeg
@@ -36,26 +38,30 @@ MOST_NAMED = 5
 MAP_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
-def draw_plots(scored: ScoredPredictions, metrics: Metrics, folder: Location) -> Mapping[str, str]:
-    """Write `plots/NAME.png` and `plots/NAME.svg` into an evaluation folder, and a key of what they draw for names.
+class PendingPlots:
+    """Plots that are being drawn, beside other work where there are CPUs for it (see `begin_drawing`)."""
 
-    Maps have `draw_maps`.
+    def __init__(self, scored: ScoredPredictions, metrics: Metrics, folder: Location) -> None:
+        """Begin to draw all but the maps, which `draw_maps` draws.
 
-    Args:
-        scored: What is drawn.
-        metrics: How good the predictions are.
-        folder: The evaluation folder, which has the heatmaps if there are any.
+        Args:
+            scored: What is drawn.
+            metrics: How good the predictions are.
+            folder: The evaluation folder, which has the heatmaps if there are any.
+        """
+        self._class_names, self._folder = scored.class_names, folder
+        self._pictures = begin_drawing(_plots(scored, metrics) | _grad_cam(folder, scored.class_names))
 
-    Returns:
-        The names of classes that cannot be drawn, by what the plots draw for them.
-    """
-    pictures = _plots(scored, metrics)
-    if (sheet := _grad_cam(folder, scored.class_names)) is not None:
-        pictures["grad_cam"] = sheet
-    _write(pictures, folder)
-    key = _key(scored.class_names)
-    write_plot_key(key, folder)
-    return key
+    def write(self) -> Mapping[str, str]:
+        """Write `plots/NAME.png` and `plots/NAME.svg` into the folder, and a key of what they draw for names.
+
+        Returns:
+            The names of classes that cannot be drawn, by what the plots draw for them.
+        """
+        _write(self._pictures.result(), self._folder)
+        key = _key(self._class_names)
+        write_plot_key(key, self._folder)
+        return key
 
 
 def draw_maps(scored: ScoredPredictions, maps: pa.Table, folder: Location) -> None:
@@ -66,7 +72,7 @@ def draw_maps(scored: ScoredPredictions, maps: pa.Table, folder: Location) -> No
         maps: Rows of `MAP_SCHEMA`, of some of its images.
         folder: The evaluation folder.
     """
-    _write(_maps(scored, maps), folder)
+    _write(begin_drawing(_maps(scored, maps)).result(), folder)
 
 
 def _write(pictures: Mapping[str, Picture], folder: Location) -> None:
@@ -90,50 +96,50 @@ def _key(class_names: Sequence[str]) -> Mapping[str, str]:
     return written.key
 
 
-def _plots(scored: ScoredPredictions, metrics: Metrics) -> dict[str, Picture]:
+def _plots(scored: ScoredPredictions, metrics: Metrics) -> dict[str, Drawing]:
     actual, probabilities, names = scored.actual, scored.probabilities, scored.class_names
     confidence, correct = scored.confidence, scored.correct
     before = None
     if scored.temperature is not None:
         before = (uncalibrated(probabilities, scored.temperature).max(axis=1), correct)
     return {
-        "confusion_matrix": confusion_matrix(np.array(metrics.confusion_matrix), names),
-        "scatter": predicted_scatter(actual, scored.predicted, confidence, names),
-        "swarm": predicted_swarm(actual, scored.predicted, probabilities, names),
-        "per_class": per_class_bars([row.as_json() for row in metrics.per_class]),
-        "roc": roc_curves(actual, probabilities, names),
-        "pr": pr_curves(actual, probabilities, names),
-        "reliability": reliability(before, (confidence, correct)),
-        "confidence": confidence_histogram(confidence, correct),
-        "abstention": abstention_curve(
-            *risk_coverage_curve(confidence, correct), [row.as_json() for row in metrics.abstention]
+        "confusion_matrix": partial(confusion_matrix, np.array(metrics.confusion_matrix), names),
+        "scatter": partial(predicted_scatter, actual, scored.predicted, confidence, names),
+        "swarm": partial(predicted_swarm, actual, scored.predicted, probabilities, names),
+        "per_class": partial(per_class_bars, [row.as_json() for row in metrics.per_class]),
+        "roc": partial(roc_curves, actual, probabilities, names),
+        "pr": partial(pr_curves, actual, probabilities, names),
+        "reliability": partial(reliability, before, (confidence, correct)),
+        "confidence": partial(confidence_histogram, confidence, correct),
+        "abstention": partial(
+            abstention_curve,
+            *risk_coverage_curve(confidence, correct),
+            [row.as_json() for row in metrics.abstention],
         ),
     }
 
 
-def _maps(scored: ScoredPredictions, maps: pa.Table) -> dict[str, Picture]:
+def _maps(scored: ScoredPredictions, maps: pa.Table) -> dict[str, Drawing]:
     places = {image_id: place for place, image_id in enumerate(scored.predictions["image_id"].to_pylist())}
     rows = np.array([places[image_id] for image_id in maps["image_id"].to_pylist()], np.int64)
     actual, correct = scored.actual[rows], scored.correct[rows]
-    pictures = {}
+    drawings: dict[str, Drawing] = {}
     for kind in KINDS:
         points = np.stack([maps[f"{kind}_{axis}"].to_numpy() for axis in "xy"], axis=1)
         if np.isfinite(points).all():
-            pictures[f"map_{kind}"] = embedding_map(points, actual, correct, scored.class_names, MAP_TITLES[kind])
-    return pictures
+            drawn = partial(embedding_map, points, actual, correct, scored.class_names, MAP_TITLES[kind])
+            drawings[f"map_{kind}"] = drawn
+    return drawings
 
 
-def _grad_cam(folder: Location, class_names: Sequence[str]) -> Picture | None:
+def _grad_cam(folder: Location, class_names: Sequence[str]) -> dict[str, Drawing]:
+    """One drawing, or none where there are no heatmaps."""
     rows = read_grad_cam(folder).slice(0, MOST_HEATMAPS).to_pylist()
-    if not rows:
-        return None
-    return grad_cam_sheet(
-        [
-            (decode_jpeg(row["image"]), _gray(row["heatmap"]), row["label"], row["predicted"], row["confidence"])
-            for row in rows
-        ],
-        class_names,
-    )
+    looked = [
+        (decode_jpeg(row["image"]), _gray(row["heatmap"]), row["label"], row["predicted"], row["confidence"])
+        for row in rows
+    ]
+    return {"grad_cam": partial(grad_cam_sheet, looked, class_names)} if looked else {}
 
 
 def _gray(png: bytes) -> "np.ndarray[Any, Any]":
