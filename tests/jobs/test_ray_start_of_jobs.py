@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+import pytest
+
 from tests.fakes.jobs import run_job
 from tests.fakes.tiffs import write_source
 
@@ -34,3 +37,11 @@ def test_a_long_tmpdir_is_no_obstacle(tmp_path: Path) -> None:
     flags = ("--source", source, "--output", tmp_path / "out", "--image-size", 32)
     result = run_job("convert", *flags, env={"TMPDIR": str(long), "RAY_TMPDIR": str(long)})
     assert result.summary["accepted"] == 16
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_ray_of_ours_has_no_process_that_nobody_asks() -> None:
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert any("raylet" in command for command in commands)
+    for needless in ("dashboard/dashboard.py", "_private/monitor.py", "_private/log_monitor.py"):
+        assert not any(needless in command for command in commands)
