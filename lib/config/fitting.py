@@ -60,7 +60,8 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     so that every epoch streams them again; `auto` keeps them if they fit. Features of frozen bases that are not kept in
     memory are in a temporary file on the worker's disk. The weights are the same either way."""
     cache_gib: Annotated[float | None, NOT_IDENTITY] = Field(default=None, gt=0)
-    """Memory for decoded images in each worker, in GiB; by default its share of 80 % of what is free when it starts."""
+    """Memory for decoded images in each worker, in GiB; by default its share of 80 % of what is free when it starts, in
+    a container of what this may take, and without what Ray's object store has yet to take."""
     augment: tuple[Literal["auto", "none", "flip", "rotate", "shift", "brightness", "stain"], ...] = ("auto",)
     """Random changes of training images: `flip` both ways, `rotate` by quarter turns, `shift` by up to 1/16 of the
     side, `brightness` by up to 10 %, and `stain`, the strength of the haematoxylin and eosin colours, by up to 15 %;

@@ -1,6 +1,7 @@
 """The Ray Data graphs that decode images: for a worker that trains, and for a pool of actors that hold a network."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -37,6 +38,19 @@ def decoded_dataset(units: list[pa.Table], decoder: Decoder, decode: DecodeConfi
     if not units:
         return units_dataset([DECODED_SCHEMA.empty_table()])
     return map_units(units_dataset(units), decoder, **decoding(decode))
+
+
+def tables_in_turn(graphs: "Iterable[ray.data.Dataset]") -> Iterator[pa.Table]:
+    """The results of some graphs, one graph after the other; each is planned while the one before it is read.
+
+    Not run then too: both would fill Ray's object store, of which each takes itself for the only user.
+    """
+    planned = iter(graphs)
+    with ThreadPoolExecutor(1, thread_name_prefix="plan") as ahead:
+        coming = ahead.submit(next, planned, None)
+        while (graph := coming.result()) is not None:
+            coming = ahead.submit(next, planned, None)
+            yield from stream_tables(graph)
 
 
 def run_pool(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.dataset.sampler import PADDING
-from lib.dataset.source import RefusedImage
+from lib.dataset.source import RefusedImage, stated_checksums
 from lib.errors import DataError
+from lib.runtime.free_memory import free_memory
 
 Examples = tuple[npt.NDArray[Any], npt.NDArray[np.int32]]
 """Images or features of a batch, and their classes, `PADDING` where there is no image."""
@@ -32,14 +32,14 @@ class ExampleCache:
         examples: Images, uint8 (len(positions), image_size, image_size, 3), or features, float32 (len(positions), d).
         labels: int32, shape (len(positions),), the number of the class; `PADDING` where there is no image.
         refused: The images that could not be decoded.
-        checksums: By `image_id`, of the images that came straight from their files.
+        checksums: Of the images that came straight from their files (`lib.folders.model.SEEN_SCHEMA`).
     """
 
     positions: range
     examples: npt.NDArray[Any]
     labels: npt.NDArray[np.int32]
     refused: list[RefusedImage] = field(default_factory=list)
-    checksums: dict[str, str] = field(default_factory=dict)
+    checksums: list[pa.Table] = field(default_factory=list)
 
     @classmethod
     def empty(cls, positions: range, image_size: int) -> "ExampleCache":
@@ -56,10 +56,9 @@ class ExampleCache:
         for table in decoded:
             self.refused.extend(RefusedImage.among(table))
             usable = table.filter(pc.is_null(table["reason"]))
-            for row in usable.select(["position", "image_id", "label", "checksum"]).to_pylist():
+            self.checksums.append(stated_checksums(usable))
+            for row in usable.select(["position", "label"]).to_pylist():
                 self.labels[row["position"] - self.positions.start] = numbers[row["label"]]
-                if row["checksum"] is not None:
-                    self.checksums[row["image_id"]] = row["checksum"]
             self._copy_images(usable)
 
     def _copy_images(self, table: pa.Table) -> None:
@@ -107,7 +106,7 @@ def image_bytes(count: int, image_size: int) -> int:
 
 def memory_for_images(workers: int) -> int:
     """Bytes that each of some workers on this machine may fill with images."""
-    return int(psutil.virtual_memory().available * MEMORY_SHARE / workers)
+    return int(free_memory() * MEMORY_SHARE / workers)
 
 
 def refuse_too_many(count: int, image_size: int, memory_bytes: int) -> None:

@@ -13,6 +13,7 @@ from lib.config.images import ImageConfig
 from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table
 from lib.folders.dataset import DatasetRecord
 from lib.folders.manifest import DuplicateCounts, Scale, read_manifest
+from lib.folders.model import SEEN_SCHEMA
 from lib.folders.output import OutputFolder, read_complete
 from lib.folders.shards import ImageEncoding, read_shard_names, read_shard_rows, shards_of
 from lib.ingest.image import decode_jpeg
@@ -68,17 +69,16 @@ class ShardSource:
         return self, None
 
     def trained_on(
-        self, splits: Sequence[str], _refused: Mapping[str, Sequence[RefusedImage]], _checksums: Mapping[str, str]
+        self, splits: Sequence[str], _refused: Mapping[str, Sequence[RefusedImage]], _checksums: pa.Table
     ) -> TrainedImages:
         """The accepted images of some splits; training has found out nothing that the manifest does not say."""
         return TrainedImages(self.checksums(splits))
 
-    def checksums(self, splits: Sequence[str]) -> dict[str, str]:
-        """The checksum of every image of some splits, by `image_id`."""
+    def checksums(self, splits: Sequence[str]) -> pa.Table:
+        """The checksum of every image of some splits (`lib.folders.model.SEEN_SCHEMA`)."""
         manifest = read_manifest(self.folder, ["image_id", "checksum", "split", "verdict"])
         wanted = pc.and_(pc.is_in(manifest["split"], pa.array(splits)), pc.equal(manifest["verdict"], "accepted"))
-        rows = manifest.filter(wanted)
-        return dict(zip(rows["image_id"].to_pylist(), rows["checksum"].to_pylist(), strict=True))
+        return manifest.filter(wanted).select(SEEN_SCHEMA.names).cast(SEEN_SCHEMA)
 
     def count(self, split: str | None) -> int:
         return sum(shard.images for shard in self.record.shards if shard.split == split)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.folders.manifest import PIXEL_FIELDS, Counts
+from lib.folders.model import SEEN_SCHEMA
 
 DECODED_SCHEMA = pa.schema(
     [
@@ -136,12 +137,17 @@ class TrainedImages:
     """The images that a model was trained and validated on.
 
     Attributes:
-        checksums: Of each of them, by `image_id`.
+        checksums: Of each of them (`lib.folders.model.SEEN_SCHEMA`).
         counts: Of all listed files, by verdict; None where a data set has an account of its own.
     """
 
-    checksums: Mapping[str, str]
+    checksums: pa.Table
     counts: Counts | None = None
+
+
+def stated_checksums(decoded: pa.Table) -> pa.Table:
+    """The checksums of images that came straight from their files (`lib.folders.model.SEEN_SCHEMA`)."""
+    return decoded.filter(pc.is_valid(decoded["checksum"])).select(SEEN_SCHEMA.names).cast(SEEN_SCHEMA)
 
 
 class Units:

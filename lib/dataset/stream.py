@@ -1,17 +1,25 @@
 """One worker's share of a split, decoded anew every epoch: for images that do not fit into memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lib.config.resources import DecodeConfig
-from lib.dataset.graph import decoded_dataset
+from lib.dataset.graph import decoded_dataset, tables_in_turn
 from lib.dataset.memory import ExampleCache, Examples, Positions
 from lib.dataset.sampler import PADDING, LaneOrder
 from lib.dataset.source import DatasetInfo, RefusedImage, Units
-from lib.runtime.ray_data import stream_tables
+
+if TYPE_CHECKING:
+    import ray.data
+
+PLANNED_UNITS = 256
+"""Units of a graph: Ray Data takes a millisecond of CPU for each before the first is decoded."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +34,15 @@ class ImageStream:
         order: Of this worker's images.
         tell: Told of refused images and of checksums, as they come, anew in each epoch.
         decode: What Ray reserves for the tasks that decode.
+        kept: The graphs of an epoch of validation, once it was read.
     """
 
     units: Units
     info: DatasetInfo
     order: LaneOrder
-    tell: Callable[[list[RefusedImage], dict[str, str]], None]
+    tell: Callable[[list[RefusedImage], list[pa.Table]], None]
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    kept: "list[ray.data.Dataset]" = field(default_factory=list)
 
     def batches(self, order: Positions, epoch: int) -> Iterator[Examples]:
         """A batch for each row of `order`, the end of what `LaneOrder.epoch` says of the epoch.
@@ -52,13 +62,33 @@ class ImageStream:
                 missing -= arrived.keys()
             yield self._batch(row, waiting)
 
+    def _graphs(self, epoch: int, wanted: npt.NDArray[np.bool_]) -> "Iterable[ray.data.Dataset]":
+        """The graphs that decode what is wanted of an epoch, each planned when it is asked for.
+
+        Validation, which every epoch reads as a whole and in one order, is planned once.
+        """
+        if self.order.shuffle or not wanted.all():
+            return self._planned(epoch, wanted)
+        if not self.kept:
+            self.kept.extend(self._planned(epoch, wanted))
+        return self.kept
+
+    def _planned(self, epoch: int, wanted: npt.NDArray[np.bool_]) -> "Iterator[ray.data.Dataset]":
+        first = self.order.positions.start
+        units = (
+            unit
+            for run in self.order.reading(epoch)
+            if wanted[run.start - first : run.stop - first].any()
+            for unit in self.units.between(run.start, run.stop)
+        )
+        while window := list(islice(units, PLANNED_UNITS)):
+            graph = decoded_dataset(window, self.info.decoder, self.decode)
+            graph.context.execution_options.preserve_order = True
+            yield graph
+
     def _decoded(self, epoch: int, wanted: npt.NDArray[np.bool_]) -> Iterator[dict[int, Examples]]:
         first = self.order.positions.start
-        runs = [run for run in self.order.reading(epoch) if wanted[run.start - first : run.stop - first].any()]
-        units = [unit for run in runs for unit in self.units.between(run.start, run.stop)]
-        dataset = decoded_dataset(units, self.info.decoder, self.decode)
-        dataset.context.execution_options.preserve_order = True
-        for table in stream_tables(dataset):
+        for table in tables_in_turn(self._graphs(epoch, wanted)):
             positions = table["position"].to_numpy()
             if not len(positions):
                 continue

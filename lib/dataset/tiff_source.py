@@ -75,14 +75,14 @@ class TiffSource:
         return source, found
 
     def trained_on(
-        self, splits: Sequence[str], refused: Mapping[str, Sequence[RefusedImage]], checksums: Mapping[str, str]
+        self, splits: Sequence[str], refused: Mapping[str, Sequence[RefusedImage]], checksums: pa.Table
     ) -> TrainedImages:
         """What became of the listed files when some splits were streamed into training.
 
         Args:
             splits: The splits; the files of others are excluded.
             refused: The images that could not be decoded, by split.
-            checksums: Of the others, by `image_id`.
+            checksums: Of the others (`lib.folders.model.SEEN_SCHEMA`).
         """
         images, by_id = self.listing.images, {image.image_id: image for some in refused.values() for image in some}
         place = pc.index_in(images["image_id"], pa.array(by_id, pa.string()))  # among the refused; null for all others

@@ -35,11 +35,11 @@ class TrainingPart(ShardSource):
         return hashlib.sha256(names.encode()).hexdigest()
 
     def trained_on(
-        self, splits: Sequence[str], _refused: Mapping[str, Sequence[RefusedImage]], _checksums: Mapping[str, str]
+        self, splits: Sequence[str], _refused: Mapping[str, Sequence[RefusedImage]], _checksums: pa.Table
     ) -> TrainedImages:
         """These images."""
-        known, mine = self.checksums(splits), self.images["image_id"].to_pylist()
-        return TrainedImages({image: known[image] for image in mine})
+        known, mine = self.checksums(splits), self.images["image_id"].combine_chunks()
+        return TrainedImages(known.filter(pc.is_in(known["image_id"], mine)))
 
     def count(self, split: str | None) -> int:
         return self.images.num_rows if split == "train" else 0

@@ -3,6 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
+import pyarrow.compute as pc
+
 from lib.config.prediction import EvaluateConfig
 from lib.dataset.shard_source import ShardSource
 from lib.errors import DataError, SettingsError
@@ -153,8 +155,8 @@ def _refuse_seen_images(model: ModelRecord, dataset: ShardSource, config: Evalua
     """A score on images that were trained on says nothing; it is computed only if that split is asked for by name."""
     if config.split != "test" and model.dataset_hash == dataset.content_hash:
         return
-    seen = {checksum for _, checksum in read_seen_images(Location(config.model_dir))}
-    known = sum(checksum in seen for checksum in dataset.checksums([config.split]).values())
+    seen = read_seen_images(Location(config.model_dir))["checksum"].combine_chunks()
+    known = pc.sum(pc.is_in(dataset.checksums([config.split])["checksum"], seen)).as_py()
     if known:
         raise DataError(
             f"{known} of {dataset.count(config.split)} images of split {config.split!r} of {config.dataset} were "

@@ -1,6 +1,6 @@
 """The model folder: `model.keras`, what it means (`model.json`), and how it came about."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -23,11 +23,10 @@ SEEN_FILE = "seen_images.parquet"
 REFERENCE_FILE = "reference.parquet"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 FloatArray = npt.NDArray[np.float32]
-SeenImage = tuple[str, str]
-"""`image_id`, which is unique within a data set only, and checksum."""
 SEEN_SCHEMA = pa.schema(
     [pa.field("image_id", pa.string(), nullable=False), pa.field("checksum", pa.string(), nullable=False)]
 )
+"""An `image_id` is unique within a data set only."""
 REFERENCE_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -164,20 +163,24 @@ class ModelRecord(CompletionRecord, FitRecord):
     """None if it was trained alone."""
 
 
-def write_seen_images(seen: Iterable[SeenImage], folder: Location) -> None:
+def write_seen_images(seen: pa.Table, folder: Location) -> None:
     """Keep which images a model was trained or validated on, so that no test score is computed on one of them.
 
     Args:
-        seen: Every such image; those of an earlier model that this one is built on too.
+        seen: Every such image (`SEEN_SCHEMA`), maybe more than once; those of an earlier model that this one is built
+            on too.
     """
-    rows = [{"image_id": image_id, "checksum": checksum} for image_id, checksum in sorted(seen)]
-    write_table(pa.Table.from_pylist(rows, schema=SEEN_SCHEMA), folder / SEEN_FILE)
+    write_table(distinct(seen).sort_by([(name, "ascending") for name in SEEN_SCHEMA.names]), folder / SEEN_FILE)
 
 
-def read_seen_images(folder: Location) -> set[SeenImage]:
-    """The images that a model, or one it was built on, was trained or validated on."""
-    seen = read_table(folder / SEEN_FILE)
-    return set(zip(seen["image_id"].to_pylist(), seen["checksum"].to_pylist(), strict=True))
+def read_seen_images(folder: Location) -> pa.Table:
+    """The images that a model, or one it was built on, was trained or validated on (`SEEN_SCHEMA`)."""
+    return read_table(folder / SEEN_FILE, SEEN_SCHEMA.names).cast(SEEN_SCHEMA)
+
+
+def distinct(seen: pa.Table) -> pa.Table:
+    """Rows of `SEEN_SCHEMA`, each once."""
+    return seen.group_by(SEEN_SCHEMA.names).aggregate([]).cast(SEEN_SCHEMA)
 
 
 def write_reference(

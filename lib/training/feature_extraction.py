@@ -24,7 +24,7 @@ from lib.config.fitting import TrainConfig
 from lib.dataset.graph import done, run_pool, without_parts
 from lib.dataset.sampler import PADDING
 from lib.dataset.shard_source import ShardSource
-from lib.dataset.source import Decoder, RefusedImage, first_position
+from lib.dataset.source import Decoder, RefusedImage, first_position, stated_checksums
 from lib.dataset.tiff_source import TiffSource
 from lib.folders.features import FEATURE_SCHEMA, WIDTH_KEY, read_features, read_width, write_features
 from lib.models.provenance import weights_digest
@@ -55,13 +55,13 @@ class Features(NamedTuple):
         features: float32 (n, d); zeros for a refused image.
         labels: int32 (n,), the number of the class; `PADDING` for a refused image.
         refused: The images that could not be decoded.
-        checksums: By `image_id`, of the images that came straight from their files.
+        checksums: Of the images that came straight from their files (`lib.folders.model.SEEN_SCHEMA`).
     """
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32]
     refused: list[RefusedImage]
-    checksums: dict[str, str]
+    checksums: list[pa.Table]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class FeatureSource:
             StorageError: If a part cannot be read.
         """
         labels = np.full(len(positions), PADDING, np.int32)
-        found = Features(np.zeros((len(positions), self.width), np.float32), labels, [], {})
+        found = Features(np.zeros((len(positions), self.width), np.float32), labels, [], [])
         for part in self._parts(split, positions, variant):
             place = pc.subtract(part["position"], positions.start)
             inside = pc.and_(pc.greater_equal(place, 0), pc.less(place, len(positions)))
@@ -137,8 +137,7 @@ class FeatureSource:
         found.features[places] = pc.list_flatten(usable["features"]).to_numpy().reshape(-1, self.width)
         found.labels[places] = pc.index_in(usable["label"], pa.array(self.class_names, pa.string())).to_numpy()
         found.refused.extend(RefusedImage.among(rows))
-        stated = usable.filter(pc.is_valid(usable["checksum"]))
-        found.checksums.update(zip(stated["image_id"].to_pylist(), stated["checksum"].to_pylist(), strict=True))
+        found.checksums.append(stated_checksums(usable))
 
 
 @dataclass(frozen=True)

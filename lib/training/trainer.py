@@ -253,10 +253,10 @@ def describe_model(spec: ModelSpec, source: LabelledSource, messages: Messages, 
         messages: What the workers told.
     """
     record = _record(folder.name, spec, source)
-    seen = read_seen_images(Location(spec.weights)) if spec.name == SAVED else set()
+    before = [read_seen_images(Location(spec.weights))] if spec.name == SAVED else []
     verdicts = messages.image_verdicts()
     images = source.trained_on(FITTED_SPLITS, verdicts.refused, verdicts.checksums)
-    write_seen_images(seen | set(images.checksums.items()), folder)
+    write_seen_images(pa.concat_tables([*before, images.checksums]), folder)
     return record if images.counts is None else record | {"counts": images.counts}
 
 

@@ -13,6 +13,7 @@ from lib.config.resources import DecodeConfig
 from lib.dataset.folds import fold_table
 from lib.dataset.source import DECODED_SCHEMA, NAMES, Decoder
 from lib.dataset.subset import balanced_subset
+from lib.training.workers.lane_shards import packed
 from tests.fakes.sources import striped_image
 
 CLASS_NAMES = ["liver", "lung", "skin"]
@@ -100,7 +101,7 @@ def decode_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hand_out_without_ray(monkeypatch: pytest.MonkeyPatch, source: FakeSource, fold_images: int = 10_000) -> None:
     """Have the only worker, which is this process, get all of a source from Ray Train."""
-    units = {split: source.units(split) for split in source.counts}
+    units = {split: packed(source.units(split)) for split in source.counts if source.count(split)}
     units["reference"] = [balanced_subset(source, "train", 10_000)]
     units["folds"] = [fold_table(source, fold_images, seed=0)]
     monkeypatch.setattr("ray.train.get_dataset_shard", lambda name: DatasetHere(units[name]))

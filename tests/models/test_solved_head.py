@@ -1,5 +1,7 @@
 """A head that is solved: what is saved, by what it is judged, and that it is the same however it is come by."""
 
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
@@ -7,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.dataset.memory import zeros_in_a_file
+from lib.dataset.memory import ExampleCache, zeros_in_a_file
 from lib.errors import DataError
 from lib.folders.history import HistoryRow
 from lib.models.registry import STANDARDISE, Network
-from lib.training.fit import loader
+from lib.training.fit import loader, solve
 from tests.fakes.images import FakeSource
 from tests.fakes.training import Trained, TrainingHere
 
@@ -126,6 +128,24 @@ def test_features_that_do_not_fit_into_memory_are_kept_in_a_file_and_give_the_sa
         np.testing.assert_array_equal(a, b)
     here.run(tmp_path / "adam", source(240), cache="none", **(SOLVED | {"head": "adam", "epochs": 1}))
     assert len(rooms) == 4
+
+
+def test_a_head_is_refined_without_a_copy_of_all_features(
+    here: TrainingHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks, held, most = solve.usable_chunks, list[weakref.ref[np.ndarray]](), [0]
+
+    def watched(caches: Iterable[ExampleCache]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for features, labels in chunks(caches):
+            held.append(weakref.ref(features))
+            most.append(sum(reference() is not None for reference in held))
+            yield features, labels
+
+    monkeypatch.setattr(solve, "CHUNK", 16)
+    monkeypatch.setattr(solve, "usable_chunks", watched)
+    here.run(tmp_path, source(240), fold_images=90, **SOLVED)
+    assert len(held) >= 2 * 240 / 16  # at least the sums and one step went through all images
+    assert max(most) <= 2
 
 
 def solved_with(here: TrainingHere, folder: Path, penalty: float) -> Trained:

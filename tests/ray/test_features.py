@@ -96,9 +96,12 @@ def test_features_and_labels_are_those_of_the_decoded_images(
     assert [source.class_names[number] for number in found.labels[usable]] == [
         label for label, is_usable in zip(images["label"].to_pylist(), usable, strict=True) if is_usable
     ]
-    assert found.checksums == {
-        row["image_id"]: row["checksum"] for row in images.to_pylist() if row["image"] is not None
-    }
+    stated = pa.concat_tables(found.checksums)
+    assert stated.to_pylist() == [
+        {"image_id": row["image_id"], "checksum": row["checksum"]}
+        for row in images.to_pylist()
+        if row["image"] is not None
+    ]
 
 
 def test_a_refused_image_keeps_its_place(features: FeatureSource, source: TiffSource) -> None:

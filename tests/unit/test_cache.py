@@ -1,6 +1,5 @@
 """One worker's images in memory: filling in any order, padding, refused images, too little memory."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,5 +97,5 @@ def test_more_images_than_memory_are_refused_with_what_to_do() -> None:
 
 
 def test_the_workers_of_a_machine_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.dataset.memory.psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr("lib.dataset.memory.free_memory", lambda: 1000)
     assert [memory_for_images(workers) for workers in (1, 4)] == [1000 * MEMORY_SHARE, 250 * MEMORY_SHARE]

@@ -1,13 +1,17 @@
 """Images streamed anew in each epoch: the same batches as from memory, and little held at once."""
 
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from lib.dataset import stream as stream_module
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import CHUNK, PADDING, LaneOrder
 from lib.dataset.source import DatasetInfo, RefusedImage, Units
 from lib.dataset.stream import ImageStream
-from tests.fakes.images import FakeSource, decode_without_ray
+from tests.fakes.images import DatasetHere, FakeSource, decode_without_ray
 
 Told = list[RefusedImage]
 
@@ -64,6 +68,47 @@ def test_a_stream_decodes_each_image_once_and_holds_a_chunk_of_each_lane_at_most
         used += len(labels)
     assert sorted(source.decoded) == list(range(1280))
     assert most_held <= (CHUNK + 1) * 4  # the images of the batch that is being served are let go only then
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many units each graph has, as it is planned; with at most three in one."""
+    units: list[int] = []
+
+    def counted(some: list[pa.Table], *more: Any) -> DatasetHere:
+        units.append(len(some))
+        return DatasetHere(some, *more)
+
+    monkeypatch.setattr(stream_module, "PLANNED_UNITS", 3)
+    monkeypatch.setattr(stream_module, "decoded_dataset", counted)
+    return units
+
+
+def test_an_epoch_is_planned_bit_by_bit_and_gives_the_same_batches(planned: list[int]) -> None:
+    source, order = FakeSource({"train": 1280}, image_size=2, unit=16), LaneOrder(1280, 4, seed=2)
+    rows = order.epoch(1)
+    batches = stream(source, order).batches(rows, 1)
+    found = [next(batches)]
+    assert sum(planned) < 30  # of at least 80
+    found.extend(batches)
+    assert sum(planned) >= 80
+    assert max(planned) == 3
+    for (images, labels), (expected, expected_labels) in zip(found, cached(source, order).batches(rows), strict=True):
+        np.testing.assert_array_equal(labels, expected_labels)
+        np.testing.assert_array_equal(images, expected)
+
+
+def test_validation_is_planned_once_and_read_in_every_epoch(planned: list[int]) -> None:
+    source, order = FakeSource({"train": 90}, image_size=4), LaneOrder(90, 4, shuffle=False)
+    validation = stream(source, order)
+    first, second = (list(validation.batches(order.epoch(epoch), epoch)) for epoch in range(2))
+    assert sum(planned) == len(
+        [unit for run in order.reading(0) for unit in validation.units.between(run.start, run.stop)]
+    )
+    for (images, labels), (again, labels_again) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(labels, labels_again)
+        np.testing.assert_array_equal(images, again)
+    assert sorted(source.decoded) == sorted([*range(90), *range(90)])
 
 
 def test_the_rest_of_an_epoch_is_streamed_without_decoding_what_is_done() -> None:

@@ -19,6 +19,7 @@ from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, RefusedImage,
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import DataError, SettingsError, StorageError
 from lib.folders.manifest import DuplicateCounts
+from lib.folders.model import SEEN_SCHEMA
 from lib.ingest.listing import list_unlabelled
 from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
@@ -245,8 +246,8 @@ def test_the_content_hash_of_a_dataset_is_that_of_its_record(config: ConvertConf
 
 def test_a_streamed_source_accounts_for_every_listed_file(config: ConvertConfig, tiffs: TiffSource) -> None:
     damaged = RefusedImage(3, tiffs.listing.images["image_id"].to_pylist()[-1], "not_tiff", "is text")
-    found = tiffs.trained_on(["train", "validation"], {"validation": [damaged]}, {"some": "checksum"})
-    assert found.checksums == {"some": "checksum"}
+    found = tiffs.trained_on(["train", "validation"], {"validation": [damaged]}, SEEN_SCHEMA.empty_table())
+    assert found.checksums.equals(SEEN_SCHEMA.empty_table())
     assert found.counts is not None
     assert (found.counts.listed, found.counts.accepted, found.counts.quarantined, found.counts.excluded) == (
         25,
@@ -257,7 +258,7 @@ def test_a_streamed_source_accounts_for_every_listed_file(config: ConvertConfig,
 
 
 def test_shards_have_an_account_of_their_own(shards: ShardSource) -> None:
-    found = shards.trained_on(["train", "validation"], {}, {})
+    found = shards.trained_on(["train", "validation"], {}, SEEN_SCHEMA.empty_table())
     assert found.counts is None
-    assert len(found.checksums) == 18
+    assert len(set(found.checksums["image_id"].to_pylist())) == 18
     assert shards.prepared("refuse", None) == (shards, None)  # type: ignore[arg-type]  # is not looked at

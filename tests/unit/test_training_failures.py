@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.train import FailureConfig
@@ -24,8 +26,11 @@ from ray.train.v2.api.preemption import PreemptionInfo
 
 from lib.config.fitting import FitConfig
 from lib.errors import DataError, MemoryKillsError, SettingsError, StorageError, TissueError
+from lib.folders.model import SEEN_SCHEMA, read_seen_images, write_seen_images
+from lib.storage.location import Location
+from lib.training.workers import messages as messages_module
 from lib.training.workers.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
-from lib.training.workers.messages import MessageLog, Note, SignOfLife
+from lib.training.workers.messages import ChecksumsKnown, MessageLog, Note, SignOfLife
 from lib.training.workers.ray_train import in_this_process, is_elastic, scaling
 from lib.training.workers.watchdog import LONG_SILENCE_S, LONG_WORK_S, Heartbeat, StallWatch, find_stalled
 from tests.fakes.jobs import wait_for
@@ -286,3 +291,22 @@ def test_a_cluster_is_followed_but_for_its_head(monkeypatch: pytest.MonkeyPatch)
 def test_workers_hold_no_cpu_that_would_decode_their_images() -> None:
     assert scaling(settings(num_workers=2)).resources_per_worker == {"memory": 1}
     assert scaling(settings(num_workers=2, use_gpu=True)).resources_per_worker == {"GPU": 1}
+
+
+def test_checksums_that_every_epoch_tells_anew_are_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages_module, "MANY_ROWS", 10)
+    messages, held = MessageLog(), []
+    for number in [*range(30), *range(30)]:
+        rows = [{"image_id": f"{number}-{place}", "checksum": "crc32c:AAAAAA=="} for place in range(4)]
+        messages.report(ChecksumsKnown(pa.Table.from_pylist(rows, schema=SEEN_SCHEMA)))
+        held.append(len(messages._checksums) + sum(map(len, messages._new_checksums)))
+    assert max(held) <= 2 * 120 + 4
+    found = messages.image_verdicts().checksums
+    assert sorted(found["image_id"].to_pylist()) == sorted(f"{n}-{place}" for n in range(30) for place in range(4))
+
+
+def test_the_images_that_a_model_has_seen_are_written_once_each_and_in_order(tmp_path: Path) -> None:
+    rows = [{"image_id": image, "checksum": "c"} for image in ("b", "a", "b")] + [{"image_id": "a", "checksum": "b"}]
+    write_seen_images(pa.Table.from_pylist(rows, schema=SEEN_SCHEMA), Location(str(tmp_path)))
+    seen = read_seen_images(Location(str(tmp_path))).to_pylist()
+    assert [(row["image_id"], row["checksum"]) for row in seen] == [("a", "b"), ("a", "c"), ("b", "c")]

@@ -27,7 +27,7 @@ from lib.dataset.stream import ImageStream
 from lib.errors import DataError, SettingsError, TooManyBadImagesError
 from lib.runtime.ray_data import stream_tables
 from lib.training.feature_extraction import FeatureSource
-from lib.training.workers.lane_shards import FITTED_SPLITS
+from lib.training.workers.lane_shards import FITTED_SPLITS, unpacked
 from lib.training.workers.messages import ChecksumsKnown, ImagesRefused
 from lib.training.workers.peers import Collective, Peers, TrainTask
 from lib.training.workers.watchdog import Heartbeat
@@ -55,7 +55,7 @@ class SplitExamples:
         return self.caches[0] if self.caches else None
 
 
-Tell = Callable[[str, list[RefusedImage], dict[str, str]], None]
+Tell = Callable[[str, list[RefusedImage], list[pa.Table]], None]
 """Takes the split, the images that were refused, and checksums of those that came from their files."""
 Room = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
 """Makes room for features of a shape."""
@@ -97,7 +97,7 @@ def _features_of(features: FeatureSource, split: str, order: LaneOrder, room: Ro
             store.examples[start : start + ROWS_AT_ONCE] = found.features
             store.labels[start : start + ROWS_AT_ONCE] = found.labels
             store.refused.extend(found.refused)
-            store.checksums.update(found.checksums)
+            store.checksums.extend(found.checksums)
         variants.append(store)
     tell(split, variants[0].refused, variants[0].checksums)
 
@@ -153,7 +153,7 @@ def _streamed(info: DatasetInfo, split: str, order: LaneOrder, fit: FitConfig, t
 
 def own_units(split: str) -> list[pa.Table]:
     """What Ray Train hands this worker of a split: the units of its lanes (see `LaneShards`)."""
-    return [unit for unit in stream_tables(ray.train.get_dataset_shard(split)) if unit.num_rows]
+    return list(unpacked(stream_tables(ray.train.get_dataset_shard(split))))
 
 
 def _image(info: DatasetInfo) -> tuple[tuple[int, ...], npt.DTypeLike]:
@@ -215,15 +215,15 @@ class ExampleLoader:
             shards=info.shards[split],
         )
 
-    def _hear(self, split: str, refused: list[RefusedImage], checksums: dict[str, str]) -> None:
+    def _hear(self, split: str, refused: list[RefusedImage], checksums: list[pa.Table]) -> None:
         """Remember and pass on which images were refused, and stop when they are too many already."""
         self._heartbeat.move(patient=True)
         new = [image for image in refused if (split, image.position) not in self._refused]
         self._refused |= {(split, image.position) for image in new}
         if new:
             self._task.reporter.report(ImagesRefused(split, new))
-        if checksums:
-            self._task.reporter.report(ChecksumsKnown(checksums))
+        if any(table.num_rows for table in checksums):
+            self._task.reporter.report(ChecksumsKnown(pa.concat_tables(checksums)))
         self._refuse_too_many(len(self._refused))
 
     def _refuse_too_many(self, refused: float) -> None:

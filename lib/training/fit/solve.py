@@ -165,9 +165,8 @@ class HeadSolver:
         self, choice: _Choice, caches: Mapping[str, Sequence[ExampleCache]], blocks: Sequence[int]
     ) -> tuple[LinearHead, HistoryRow]:
         """The head of the chosen penalty on all images, from the one that was solved on some of them, and its row."""
-        train, row = list(_chunks(caches["train"])), choice.rows[choice.chosen]
-        weights = [self._class_weights[labels] for _, labels in train]
-        standardisation, total, weight = self._totals(train, weights, blocks)
+        train, row = caches["train"], choice.rows[choice.chosen]
+        standardisation, total, weight = self._totals(train, blocks)
         # The penalty stands for what is believed of heads before any image is seen: it fades as images grow in number.
         penalty = (row.penalty or 0.0) * choice.images * len(caches["train"]) / total
         scale = np.sqrt(self._features.width)
@@ -176,9 +175,9 @@ class HeadSolver:
             self._heartbeat.step(patient=True)
             kernel, bias = unflatten(flat, self._class_count)
             here = np.zeros(1 + flat.size)
-            for (features, labels), of_images in zip(train, weights, strict=True):
+            for features, labels in usable_chunks(train):
                 columns = standardisation(features) / scale
-                loss, gradient = data_term(columns, labels, of_images / weight, kernel, bias)
+                loss, gradient = data_term(columns, labels, self._class_weights[labels] / weight, kernel, bias)
                 here += np.concatenate([[loss], gradient.ravel()])
             everywhere = self._peers.sum_exactly(here, Collective.HEAD_GRADIENT)
             gradient = everywhere[1:].reshape(-1, self._class_count)
@@ -189,22 +188,20 @@ class HeadSolver:
         start = np.concatenate([begun.kernel * scale, begun.bias[None]])
         kernel, bias = unflatten(minimise(objective, start.ravel(), REFINING_ITERATIONS), self._class_count)
         head = LinearHead(standardisation, kernel / scale, bias)
-        loss, accuracy = self._measured(head, train, self._class_weights)
+        loss, accuracy = self._measured(head, usable_chunks(train), self._class_weights)
         row = replace(row, penalty=penalty, loss=loss, accuracy=accuracy)
         if "validation" in caches:
-            loss, accuracy = self._measured(head, _chunks(caches["validation"]), np.ones(self._class_count))
+            loss, accuracy = self._measured(head, usable_chunks(caches["validation"]), np.ones(self._class_count))
             row = replace(row, val_loss=loss, val_accuracy=accuracy)
         return head, row
 
-    def _totals(
-        self, train: Sequence[_Chunk], weights: Sequence[Array], blocks: Sequence[int]
-    ) -> tuple[Standardisation, float, float]:
+    def _totals(self, train: Sequence[ExampleCache], blocks: Sequence[int]) -> tuple[Standardisation, float, float]:
         """The standardisation of all images of all workers, how many they are, and how much they weigh."""
         width = self._features.width
         here = np.zeros(2 * width + 2)
-        for (features, labels), of_images in zip(train, weights, strict=True):
-            exact = features.astype(np.float64)
-            here += np.concatenate([exact.sum(axis=0), (exact**2).sum(axis=0), [len(labels), of_images.sum()]])
+        for features, labels in usable_chunks(train):
+            exact, weight = features.astype(np.float64), self._class_weights[labels].sum()
+            here += np.concatenate([exact.sum(axis=0), (exact**2).sum(axis=0), [len(labels), weight]])
         *sums, count, weight = self._peers.sum_exactly(here, Collective.FEATURE_SUMS)
         mean, square = np.array(sums).reshape(2, width) / count
         return Standardisation.from_moments(mean, square - mean**2, blocks), float(count), float(weight)
@@ -222,8 +219,8 @@ class HeadSolver:
         return float(loss / weight), float(hits_in_all / count)
 
 
-def _chunks(caches: Iterable[ExampleCache]) -> Iterator[_Chunk]:
-    """Features and labels of usable images, some at a time."""
+def usable_chunks(caches: Iterable[ExampleCache]) -> Iterator[_Chunk]:
+    """Features and labels of usable images, some at a time: kept by nobody, since together they may not fit."""
     for cache in caches:
         for start in range(0, len(cache.labels), CHUNK):
             labels = cache.labels[start : start + CHUNK]

@@ -7,14 +7,16 @@ in the order of its lanes. `streaming_split`, which is what Ray Train does other
 gets which image, and would have all images pass through one executor in the order of one epoch.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import ray.train
 
 from lib.dataset.sampler import LaneOrder
-from lib.dataset.source import ImageSource, Units
+from lib.dataset.source import ImageSource, Units, first_position
 from lib.dataset.subset import balanced_subset
 from lib.models.reference import MOST_IMAGES
 from lib.runtime.ray_data import stream_tables, units_dataset
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 FITTED_SPLITS = ("train", "validation")
 REFERENCE = "reference"
 """The data set with the names of the images that a model keeps to compare others with; each worker gets all of it."""
+UNIT, PACKED_ROWS = "unit", 65_536
 FOLDS = "folds"
 """The data set with the training images by which the penalty of a solved head is chosen (`FOLD_SCHEMA`)."""
 
@@ -39,9 +42,26 @@ def training_datasets(source: ImageSource, folds: pa.Table | None = None) -> "di
     Raises:
         StorageError: If the names of images cannot be read.
     """
-    datasets = {split: units_dataset(source.units(split)) for split in FITTED_SPLITS if source.count(split)}
+    datasets = {split: units_dataset(packed(source.units(split))) for split in FITTED_SPLITS if source.count(split)}
     reference = {REFERENCE: units_dataset([balanced_subset(source, "train", MOST_IMAGES)])}
     return datasets | reference | ({} if folds is None else {FOLDS: units_dataset([folds])})
+
+
+def packed(units: Sequence[pa.Table]) -> list[pa.Table]:
+    """Units as few tables, which may be cut anywhere: each takes Ray Data a millisecond, whatever its size."""
+    marked = [unit.append_column(UNIT, pa.repeat(first_position(unit), unit.num_rows)) for unit in units]
+    whole = pa.concat_tables(marked).combine_chunks()
+    return [whole.slice(start, PACKED_ROWS) for start in range(0, whole.num_rows, PACKED_ROWS)]
+
+
+def unpacked(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The units in packed tables; one that was cut is as many."""
+    for table in tables:
+        marks = table[UNIT].to_numpy()
+        borders = [0, *(np.flatnonzero(np.diff(marks)) + 1).tolist(), len(marks)]
+        for start, stop in itertools.pairwise(borders):
+            if start < stop:
+                yield table.slice(start, stop - start).drop_columns([UNIT])
 
 
 class LaneShards(ray.train.DataConfig):

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lib.dataset.source import RefusedImage
 from lib.folders.history import HistoryRow
+from lib.folders.model import SEEN_SCHEMA, distinct
 from lib.runtime.progress import Progress
 
 POLL_INTERVAL_S = 0.5
+MANY_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ class ImagesRefused:
 
 @dataclass(frozen=True)
 class ChecksumsKnown:
-    """Checksums of images that were trained or validated on, by `image_id`."""
+    """Checksums of images that were trained or validated on (`lib.folders.model.SEEN_SCHEMA`)."""
 
-    checksums: dict[str, str]
+    checksums: pa.Table
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,11 @@ class ImageVerdicts:
 
     Attributes:
         refused: Those that could not be decoded, by split.
-        checksums: Checksums of those that came straight from their files, by `image_id`.
+        checksums: Checksums of those that came straight from their files (`lib.folders.model.SEEN_SCHEMA`).
     """
 
     refused: dict[str, list[RefusedImage]]
-    checksums: dict[str, str]
+    checksums: pa.Table
 
 
 class Reporter(Protocol):
@@ -150,7 +153,7 @@ class MessageLog:
         self._images_trained = 0
         self._events: list[Note | EpochEnded] = []
         self._refused: dict[str, list[RefusedImage]] = defaultdict(list)
-        self._checksums: dict[str, str] = {}
+        self._checksums, self._new_checksums, self._new_rows = SEEN_SCHEMA.empty_table(), list[pa.Table](), 0
         self._signs: dict[str, dict[int, tuple[SignOfLife, float]]] = {}
 
     def report(self, message: Message) -> None:
@@ -163,7 +166,10 @@ class MessageLog:
             case ImagesRefused():
                 self._refused[message.split].extend(message.images)
             case ChecksumsKnown():
-                self._checksums |= message.checksums
+                self._new_checksums.append(message.checksums)
+                self._new_rows += len(message.checksums)
+                if self._new_rows > max(len(self._checksums), MANY_ROWS):
+                    self._take_in_checksums()
             case SignOfLife():
                 self._signs.setdefault(message.group, {})[message.rank] = (message, time.monotonic())
             case WorkerEnded():
@@ -178,8 +184,14 @@ class MessageLog:
         newest = list(self._signs.values())[-1] if self._signs else {}
         return [replace(sign, idle_s=sign.idle_s + now - said, silent_s=now - said) for sign, said in newest.values()]
 
+    def _take_in_checksums(self) -> None:
+        """Keep each once: every epoch that streams tells them anew."""
+        self._checksums = distinct(pa.concat_tables([self._checksums, *self._new_checksums]))
+        self._new_checksums, self._new_rows = [], 0
+
     def image_verdicts(self) -> ImageVerdicts:
         """All that was told about images."""
+        self._take_in_checksums()
         return ImageVerdicts(dict(self._refused), self._checksums)
 
 
