@@ -13,7 +13,7 @@ from lib.runtime.logs import join_stage
 Drawing = Callable[[], Picture]
 """A picture that is not drawn yet; it can be pickled."""
 FEWEST_CPUS = 4
-"""On fewer, Ray's processes would take as long to import Matplotlib as this one to draw."""
+"""With two, maps that are made meanwhile have the other one, and each process has to import Matplotlib first."""
 
 
 class PendingPictures:
