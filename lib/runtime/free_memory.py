@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
+STATISTICS = "memory.stat"
 HIERARCHIES = {
     "": (Path("sys/fs/cgroup"), "memory.max", "memory.current", ""),
     "memory": (Path("sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
@@ -47,20 +48,21 @@ def control_groups(root: Path = Path("/")) -> Iterator[Group]:
     for line in memberships.read_text().splitlines() if memberships.exists() else []:
         _, name, path = line.split(":", 2)
         if name in HIERARCHIES:
-            folder, *files = HIERARCHIES[name]
+            folder, limit, use, prefix = HIERARCHIES[name]
             top = root / folder
             own = top / path.lstrip("/")  # in a container, often a path of the host; then only the top is there
             for place in (own, *own.parents):
-                if place.is_relative_to(top) and (place / files[0]).exists():
-                    yield _group(place, *files)
+                told = all((place / file).exists() for file in (limit, use, STATISTICS))  # sandboxes have some of them
+                if place.is_relative_to(top) and told:
+                    yield _group(place, limit, use, prefix)
 
 
 def _group(place: Path, limit: str, use: str, prefix: str) -> Group:
-    pairs = (line.split() for line in (place / "memory.stat").read_text().splitlines())
+    pairs = (line.split() for line in (place / STATISTICS).read_text().splitlines())
     statistics = {name: int(value) for name, value in pairs}
     most = (place / limit).read_text().strip()
-    used = int((place / use).read_text()) - statistics[f"{prefix}inactive_file"]
-    return Group(math.inf if most == "max" else int(most) - used, statistics[f"{prefix}shmem"])
+    used = int((place / use).read_text()) - statistics.get(f"{prefix}inactive_file", 0)
+    return Group(math.inf if most == "max" else int(most) - used, statistics.get(f"{prefix}shmem", 0))
 
 
 def object_store_bytes() -> int:

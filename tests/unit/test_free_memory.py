@@ -37,6 +37,14 @@ def test_a_container_sees_its_own_group_at_the_top(tmp_path: Path) -> None:
     assert list(control_groups(tmp_path)) == [Group(750, 9)]
 
 
+def test_a_sandbox_that_tells_a_limit_alone_is_passed_over(tmp_path: Path) -> None:
+    member(tmp_path, "0::/")
+    write(tmp_path / "sys/fs/cgroup", memory__max=1000)
+    assert list(control_groups(tmp_path)) == []
+    write(tmp_path / "sys/fs/cgroup", memory__current=300, memory__stat="anon 1")
+    assert list(control_groups(tmp_path)) == [Group(700, 0)]
+
+
 def test_without_control_groups_the_machine_is_the_limit(tmp_path: Path) -> None:
     assert list(control_groups(tmp_path)) == []
 
