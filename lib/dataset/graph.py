@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -85,7 +86,8 @@ def run_pool(
     decoded = map_units(units_dataset(units), decoder, **tasks)
     if size == 1 and ray_is_ours() and not config.use_gpu:
         one = actor(**arguments)
-        yield from _done_units(one(table) for table in stream_tables(decoded))
+        with closing(stream_tables(decoded)) as tables:  # else the graph of a failed run lasts as long as its traceback
+            yield from _done_units(map(one, tables))
         return
     holds = {"num_cpus": 1, "num_gpus": config.gpus_per_worker} | accelerator_label(config) if config.use_gpu else tasks
     graph = map_units(

@@ -8,7 +8,7 @@ Ray is imported when it is needed: it takes two seconds, and settings are refuse
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +200,7 @@ def is_repeated_task() -> bool:
     return ray.is_initialized() and int(global_worker.core_worker.get_current_task_attempt_number()) > 0
 
 
-def stream_tables(dataset: "ray.data.Dataset | ray.data.DataIterator") -> Iterator[pa.Table]:
+def stream_tables(dataset: "ray.data.Dataset | ray.data.DataIterator") -> Generator[pa.Table, None, None]:
     """Run the graph and yield each result as it comes.
 
     Raises:

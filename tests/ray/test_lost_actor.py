@@ -1,7 +1,8 @@
-"""An actor of a pool that is lost over the same unit whenever it comes to it."""
+"""A pool that fails: by an actor that is lost over the same unit whenever it comes to it, or by what it does."""
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,3 +48,25 @@ def test_a_unit_that_ends_every_actor_is_tried_a_few_times_and_ends_the_run_in_o
     with pytest.raises(TissueError, match="lost again and again over the same images"):
         list(pool)
     assert 1 <= (tmp_path / "log").read_text().split().count("1") <= 2
+
+
+def test_the_graph_of_a_network_that_fails_in_this_process_has_ended_while_its_error_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = []
+
+    def stream(_: object) -> Iterator[pa.Table]:
+        try:
+            yield from units(False, False)
+        finally:
+            ended.append(True)
+
+    class Failing:
+        def __call__(self, unit: pa.Table) -> pa.Table:
+            raise TissueError(f"unit {unit['number'][0]}")
+
+    monkeypatch.setattr("lib.dataset.graph.stream_tables", stream)
+    pool = run_pool(units(False, False), lambda unit: unit, Failing, {}, 1, AcceleratorConfig())
+    with pytest.raises(TissueError, match="unit 0") as failure:
+        list(pool)
+    assert (ended, failure.value.exit_code) == ([True], 1)
