@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from lib.folders.shards import read_verdicts
+from lib.storage.location import Location
+
 
 def assert_complete(dataset: Path, source: Path) -> None:
     """Every file of the source is accounted for once, every accepted image is there once, and nothing else is there."""
@@ -30,5 +33,5 @@ def files_below(folder: Path) -> list[str]:
 
 def completed_verdicts(dataset: Path) -> dict[str, list[str]]:
     """The source paths that each finished shard has a verdict on."""
-    footers = {name: pq.read_schema(dataset / name).metadata for name in files_below(dataset) if "images/" in name}
-    return {name: [row["path"] for row in json.loads(footer[b"verdicts"])] for name, footer in footers.items()}
+    names = [name for name in files_below(dataset) if "images/" in name]
+    return {name: read_verdicts(Location(str(dataset / name)))["path"].to_pylist() for name in names}

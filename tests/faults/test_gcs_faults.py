@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import io
 import json
 import os
 import re
@@ -16,11 +15,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from lib.config.conversion import ConvertConfig
 from lib.errors import StorageError
+from lib.folders.shards import read_verdicts
 from lib.storage import faults as faults_module
 from lib.storage import gcs as gcs_module
 from lib.storage.faults import RetryPolicy
@@ -480,7 +479,7 @@ def test_a_fault_that_stays_is_one_line_of_the_job(failed: JobResult) -> None:
 
 @pytest.mark.usefixtures("waits")
 def test_a_fault_that_stays_fails_the_run_and_the_next_one_fetches_only_what_is_missing(
-    gcs: GcsServer, failed: JobResult, proxy: FaultyProxy
+    gcs: GcsServer, failed: JobResult, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     assert failed.exit_code == 1
     assert "gs://lab/tissues/train/liver/liver_train_003.tif" in failed.stderr.splitlines()[-1]
@@ -488,8 +487,8 @@ def test_a_fault_that_stays_fails_the_run_and_the_next_one_fetches_only_what_is_
     names = [name.removeprefix("stays/dataset/") for name in gcs.names() if name.startswith("stays/dataset/")]
     shards = [name for name in names if name.startswith("images/")]
     assert sorted(set(names) - set(shards)) == ["run.json"]
-    tables = [pq.read_table(io.BytesIO(gcs.read(f"stays/dataset/{name}"))) for name in shards]
-    verdicts = [row for table in tables for row in json.loads(table.schema.metadata[b"verdicts"])]
+    written = gcs.download("stays/dataset", tmp_path)
+    verdicts = [row for name in shards for row in read_verdicts(Location(str(written / name))).to_pylist()]
     assert {row["verdict"] for row in verdicts} == {"accepted"}
     assert len(verdicts) < 60
 
