@@ -193,7 +193,7 @@ def _write_model(
     embeddings = unit_length(_embeddings(classes, centres, random))
     probabilities = np.eye(len(centres), dtype=np.float32)[classes]
     write_reference(images, source.class_names, probabilities, embeddings, Location(str(folder)))
-    write_seen_images(source.checksums(["train"]).items(), Location(str(folder)))
+    write_seen_images(source.checksums(["train"]), Location(str(folder)))
     reference = ReferenceRecord(
         images=len(classes), neighbours=5, threshold=0.5, quantile=0.99, validation_images=len(classes)
     )

@@ -14,6 +14,7 @@ import pandas as pd
 
 from tests.benchmarks.sources import PICTURES, tissue_tiffs, write_linked_source
 from tests.benchmarks.timing import print_row, seconds
+from tests.fakes.jobs import ROOT
 
 COUNT, EPOCHS, SIZE = 960, 5, 180
 
@@ -105,4 +106,5 @@ def run_job(name: str, *flags: object) -> None:
 def run_python(*arguments: object) -> str:
     """What a Python program prints."""
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = os.environ | {"PYTHONPATH": str(ROOT)}  # by Ray's workers too, where the program is no file
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=found).stdout
