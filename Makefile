@@ -25,7 +25,7 @@ FAULTS := tests/cluster tests/faults
 test: setup
 	$(PYTEST) $(FAULTS:%=--ignore=%)
 
-# Clusters of several nodes, killed processes, storage that fails: a quarter of an hour that CI takes too.
+# Clusters of several nodes, killed processes, storage that fails: some 20 minutes that CI takes too.
 test-faults: setup
 	$(PYTEST) $(FAULTS)
 
