@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-faults check format bench lock clean
+.PHONY: setup demo test test-slow check format bench lock clean
 
 setup: $(VENV)/.complete
 
@@ -20,14 +20,13 @@ demo: setup
 
 # In the order of the folders: long tests, and those that share a Ray, come first, and the short ones fill up both processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
-FAULTS := tests/cluster tests/faults
 
 test: setup
-	$(PYTEST) $(FAULTS:%=--ignore=%)
+	$(PYTEST) -m "not slow"
 
-# Clusters of several nodes, killed processes, storage that fails: some 20 minutes that CI takes too.
-test-faults: setup
-	$(PYTEST) $(FAULTS)
+# Several workers and nodes, killed processes, clouds that fail, every network: the rest of what CI runs.
+test-slow: setup
+	$(PYTEST) -m slow
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from lib.dataset.source import image_array
 from lib.models.probabilities import softmax
+from lib.runtime.allocator import keep_freed_memory
 
 FloatArray = npt.NDArray[np.float32]
 FloatArrays = list[FloatArray]
@@ -30,6 +31,7 @@ class Forward:
 
     def __init__(self, network: keras.Model, batch_size: int) -> None:
         """Take a network from uint8 images (n, size, size, 3) to one or more outputs."""
+        keep_freed_memory()
         self._network, self._batch_size = network, batch_size
         self._image_size = int(network.input_shape[1])
         images = tf.TensorSpec([None, *network.input_shape[1:]], tf.uint8)

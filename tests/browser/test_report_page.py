@@ -296,6 +296,7 @@ def test_the_page_prints_in_light_colours_with_its_thumbnails(browser: Browser, 
     page.close()
 
 
+@pytest.mark.slow
 def test_a_report_on_5000_images_of_100_classes_is_small_and_stays_usable(page: Page, large: str) -> None:
     assert Path(large.removeprefix("file://")).stat().st_size < 15_000_000
     page.goto(large)

@@ -17,6 +17,8 @@ from tests.fakes.jobs import run_job, wait_for
 from tests.fakes.ray_head import RayHead, free_port, jobs_api, ray_head
 from tests.fakes.sources import write_source
 
+pytestmark = pytest.mark.slow
+
 HEAD_ID = "f" * 51 + "00000"
 IDLE_MINUTES = 0.1
 STORE = 200_000_000

@@ -14,6 +14,8 @@ from tests.fakes.jobs import ROOT, run_job, wait_for
 from tests.fakes.ray_head import RayHead, jobs_api, ray_head
 from tests.fakes.sources import write_source
 
+pytestmark = pytest.mark.slow
+
 MOST_UPLOADED = 5 * 2**20
 
 

@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import tifffile
 
 from tests.fakes.jobs import run_job
 from tests.fakes.sources import write_source
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 # No such file is known (430,000 damaged ones were tried), so the decoder is given a weakness.

@@ -19,6 +19,8 @@ from tests.fakes.cluster import RayCluster, ray_cluster
 from tests.fakes.jobs import WAIT_S, wait_for
 from tests.fakes.metadata_server import MetadataServer, metadata_server
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(drain_on_preemption.__file__)
 
 

@@ -32,6 +32,8 @@ from tests.fakes.proxy import FaultyProxy, faulty_proxy
 from tests.fakes.sources import write_source
 from tests.fakes.storage import storage_here
 
+pytestmark = pytest.mark.slow
+
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # before any test imports gcsfs
 
 CONTENT = bytes(range(256)) * 40

@@ -39,6 +39,8 @@ from tests.fakes.proxy import FaultyProxy, faulty_proxy
 from tests.fakes.sources import damage, write_source
 from tests.fakes.storage import ray_with_storage_here, storage_here
 
+pytestmark = pytest.mark.slow
+
 IMAGES, PER_UNIT = 48, 4
 FLAGS = ("--image-size", 32, "--tiff-range", "0:255", "--max-bad-fraction", 0.1)
 DOWNLOAD = r"GET .*/o/organs/.*alt=media"

@@ -19,6 +19,8 @@ from tests.fakes.gcs import GcsServer, gcs_server
 from tests.fakes.proxy import faulty_proxy
 from tests.fakes.storage import storage_here
 
+pytestmark = pytest.mark.slow
+
 RACES = 50
 
 

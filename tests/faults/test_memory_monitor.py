@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.fakes.jobs import run_job
 from tests.fakes.sources import write_source
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 # How much a task takes depends on the machine: each stays till the monitor, which takes 0 % for too much, has seen it.

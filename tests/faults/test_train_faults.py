@@ -29,6 +29,8 @@ from tests.fakes.conversion import convert_here
 from tests.fakes.jobs import RunningJob, finish_job, job_beside, job_here, kill_job, logged, start_job, wait_until
 from tests.fakes.sources import damage, write_source
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 15
 SIZE = ("--image-size", 32)
 SETTINGS = (

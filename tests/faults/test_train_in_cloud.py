@@ -14,6 +14,8 @@ from tests.fakes.gcs import GcsServer, gcs_server
 from tests.fakes.jobs import JOB_TIMEOUT_S, kill_job, run_job, start_job, wait_until
 from tests.fakes.sources import write_source
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, TRIALS = 5, 2
 
 

@@ -25,7 +25,7 @@ from tests.fakes.jobs import job_here
 from tests.fakes.networks import write_random_weights
 from tests.fakes.sources import write_source
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 SIZE = 32
 CLASSES = {"liver": 14, "lung": 14, "skin": 9}

@@ -15,6 +15,8 @@ from tests.fakes.jobs import job_here, run_job
 from tests.fakes.sources import write_source
 from tests.fakes.storage import storage_here
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def drive() -> Iterator[FakeDrive]:

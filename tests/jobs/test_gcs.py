@@ -14,6 +14,8 @@ from tests.fakes.gcs import GcsServer, gcs_server
 from tests.fakes.jobs import ROOT, job_here, run_job
 from tests.fakes.storage import storage_here
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def gcs() -> Iterator[GcsServer]:

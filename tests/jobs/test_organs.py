@@ -9,9 +9,10 @@ from tests.fakes.jobs import ROOT, run_job
 DATA = ROOT.parent / "shared" / "data"
 WEIGHTS = DATA / "imagenet-weights" / "mobilenet_2_5_224_tf_no_top.h5"
 
-pytestmark = pytest.mark.skipif(
-    not (DATA / "organs12").is_dir() or not WEIGHTS.is_file(), reason="needs ../shared/data"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (DATA / "organs12").is_dir() or not WEIGHTS.is_file(), reason="needs ../shared/data"),
+]
 
 
 def test_frozen_mobilenet_tells_twelve_organs_apart(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from tests.fakes.jobs import run_job
 from tests.fakes.s3 import s3_server
 from tests.fakes.sources import write_source
+
+pytestmark = pytest.mark.slow
 
 
 def test_workers_read_from_s3_what_the_driver_has_listed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.fakes.jobs import job_here, kill_job, logged, start_job, wait_until
 from tests.fakes.networks import write_random_weights
 from tests.fakes.sources import write_source
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 SIZE = ("--image-size", 32)
 TRIALS, EPOCHS = 4, 3

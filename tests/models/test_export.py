@@ -32,30 +32,33 @@ from tests.fakes.networks import write_random_weights
 
 SIZE = 32
 FORMATS = ("savedmodel", "onnx", "tflite")
-NETWORKS = ("cnn", "mobilenet", "efficientnet_b0", "hub")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model folder for each of `NETWORKS`."""
-    folder = tmp_path_factory.mktemp("models")
-    mobilenet = write_random_weights(folder / "m.weights.h5", "MobileNet", alpha=0.25, input_shape=(SIZE, SIZE, 3))
-    efficientnet = write_random_weights(folder / "e.weights.h5", "EfficientNetB0", input_shape=(SIZE, SIZE, 3))
-    specs = {
-        "cnn": "cnn",
-        "mobilenet": f"mobilenet:alpha=0.25,weights={mobilenet}",
-        "efficientnet_b0": f"efficientnet_b0:weights={efficientnet}",
-        "hub": f"hub:path={_saved_model(folder / 'extractor')}",
-    }
-    for name, spec in specs.items():
-        build_model_folder(folder / name, spec, SIZE)
-    return folder
+def cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder."""
+    return model_folder("cnn", tmp_path_factory.mktemp("cnn"))
 
 
-@pytest.fixture(scope="module")
-def expected(models: Path) -> dict[str, np.ndarray]:
-    """The logits of each model for `photos(3)`."""
-    return {name: model_logits(models / name, photos(3)) for name in NETWORKS}
+@pytest.fixture(
+    scope="module", params=["cnn", "mobilenet", pytest.param("efficientnet_b0", marks=pytest.mark.slow), "hub"]
+)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder for each kind of network."""
+    return model_folder(request.param, tmp_path_factory.mktemp("model"))
+
+
+def model_folder(name: str, folder: Path) -> Path:
+    weights = folder / "base.weights.h5"
+    if name == "mobilenet":
+        write_random_weights(weights, "MobileNet", alpha=0.25, input_shape=(SIZE, SIZE, 3))
+        spec = f"mobilenet:alpha=0.25,weights={weights}"
+    elif name == "efficientnet_b0":
+        write_random_weights(weights, "EfficientNetB0", input_shape=(SIZE, SIZE, 3))
+        spec = f"efficientnet_b0:weights={weights}"
+    else:
+        spec = "cnn" if name == "cnn" else f"hub:path={_saved_model(folder / 'extractor')}"
+    return build_model_folder(folder / name, spec, SIZE)
 
 
 def _saved_model(folder: Path) -> Path:
@@ -129,13 +132,13 @@ READERS = {"savedmodel": in_tensorflow, "onnx": in_onnx_runtime, "tflite": in_li
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize("name", NETWORKS)
 def test_an_exported_model_says_the_same_of_uint8_images_in_its_own_runtime(
-    models: Path, expected: dict[str, np.ndarray], name: str, file_format: str, tmp_path: Path
+    model: Path, file_format: str, tmp_path: Path
 ) -> None:
-    record = export(models / name, tmp_path, file_format)
+    record = export(model, tmp_path, file_format)
+    expected = model_logits(model, photos(3))
     for count in (1, 3):
-        images, logits = photos(3)[:count], expected[name][:count]
+        images, logits = photos(3)[:count], expected[:count]
         found = READERS[file_format](tmp_path, images)
         assert set(found) == {"logits", "probabilities"}
         np.testing.assert_allclose(found["logits"], logits, rtol=1e-3, atol=1e-3)
@@ -146,8 +149,8 @@ def test_an_exported_model_says_the_same_of_uint8_images_in_its_own_runtime(
     assert record.agreement.largest_difference < 1e-5
 
 
-def test_the_record_says_what_the_file_is_and_how_to_call_it(models: Path, tmp_path: Path) -> None:
-    export(models / "cnn", tmp_path, "onnx")
+def test_the_record_says_what_the_file_is_and_how_to_call_it(cnn: Path, tmp_path: Path) -> None:
+    export(cnn, tmp_path, "onnx")
     record = json.loads((tmp_path / "export.json").read_text())
     content = (tmp_path / "model.onnx").read_bytes()
     assert record["files"] == [
@@ -162,12 +165,12 @@ def test_the_record_says_what_the_file_is_and_how_to_call_it(models: Path, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "export.json"}
 
 
-def test_quantised_weights_are_smaller_and_their_effect_is_measured(models: Path, tmp_path: Path) -> None:
-    plain = export(models / "cnn", tmp_path / "plain", "tflite")
+def test_quantised_weights_are_smaller_and_their_effect_is_measured(cnn: Path, tmp_path: Path) -> None:
+    plain = export(cnn, tmp_path / "plain", "tflite")
     images = photos(20)
-    expected = softmax(model_logits(models / "cnn", images))
+    expected = softmax(model_logits(cnn, images))
     for quantize, share in (("dynamic", 0.28), ("float16", 0.53)):
-        record = export(models / "cnn", tmp_path / quantize, "tflite", quantize)
+        record = export(cnn, tmp_path / quantize, "tflite", quantize)
         assert record.size_bytes < share * plain.size_bytes
         found = in_litert(tmp_path / quantize, images)["probabilities"]
         stated = record.agreement.largest_difference
@@ -178,7 +181,7 @@ def test_quantised_weights_are_smaller_and_their_effect_is_measured(models: Path
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_a_model_of_mixed_precision_is_exported_in_float32_and_the_change_is_stated(
-    models: Path, policy: str, tmp_path: Path
+    cnn: Path, policy: str, tmp_path: Path
 ) -> None:
     keras.config.set_dtype_policy(policy)
     try:
@@ -190,12 +193,12 @@ def test_a_model_of_mixed_precision_is_exported_in_float32_and_the_change_is_sta
     assert 1e-5 < record.precision.change.largest_difference < 0.2
     assert record.agreement.largest_difference < 1e-5
     found = in_onnx_runtime(tmp_path / "onnx", photos(5))["probabilities"]
-    np.testing.assert_allclose(found, softmax(model_logits(models / "cnn", photos(5))), atol=1e-5)
+    np.testing.assert_allclose(found, softmax(model_logits(cnn, photos(5))), atol=1e-5)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_an_export_that_says_something_else_fails_and_leaves_no_file(
-    models: Path, file_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cnn: Path, file_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_preprocessing(network: keras.Model) -> Any:
         dark = keras.Model(network.input, network(keras.ops.cast(network.input / 2, "uint8")))
@@ -204,7 +207,7 @@ def test_an_export_that_says_something_else_fails_and_leaves_no_file(
     honest: Callable[[keras.Model], Any] = export_formats.serving_function
     monkeypatch.setattr(export_formats, "serving_function", without_preprocessing)
     with pytest.raises(TissueError, match=r"not the same as model\.keras: probabilities differ by up to 0\.") as caught:
-        export(models / "cnn", tmp_path, file_format)
+        export(cnn, tmp_path, file_format)
     assert caught.value.exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
@@ -223,13 +226,13 @@ def test_an_operation_that_a_format_does_not_have_is_one_line(file_format: str, 
 
 
 def test_a_complete_export_is_not_repeated_and_no_other_is_put_into_its_folder(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = export(models / "cnn", tmp_path, "tflite")
+    first = export(cnn, tmp_path, "tflite")
     with pytest.raises(SettingsError, match=r"holds another run .*quantize is 'none' there and 'float16' here"):
-        export(models / "cnn", tmp_path, "tflite", "float16")
+        export(cnn, tmp_path, "tflite", "float16")
     monkeypatch.setattr(export_formats, "serving_function", None)
-    assert export(models / "cnn", tmp_path, "tflite") == first
+    assert export(cnn, tmp_path, "tflite") == first
 
 
 def test_a_missing_package_is_named_before_tensorflow_is_imported(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from lib.training.fit.synchronous import SynchronousModel
 from tests.fakes.networks import write_random_weights
 
 CLASS_COUNT = 3
-TESTED = ("vgg16", "inception_v3", "mobilenet", "mobilenet_v2", "efficientnet_b0", "resnet50")
+QUICK = ("mobilenet", "vgg16")
+TRAINED = (*QUICK, "inception_v3", "mobilenet_v2", "efficientnet_b0", "resnet50")
 REPEATS_OF_OTHERS = (
     *("convnext_base", "convnext_large", "convnext_xlarge", "densenet169", "densenet201"),
     *("efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7"),
@@ -32,6 +34,10 @@ SCALING_OF_IMAGENET = re.compile(r'if weights == "imagenet":\n(\s+#.*\n)*\s+x = 
 
 def images(size: int, count: int = 2, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def quick_and_slow(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
 
 
 def applications() -> list[str]:
@@ -96,7 +102,7 @@ def test_a_network_is_described_as_keras_describes_it(name: str) -> None:
     assert network.scales_imagenet == bool(SCALING_OF_IMAGENET.search(inspect.getsource(inspect.getmodule(function))))
 
 
-@pytest.mark.parametrize("name", [name for name in KERAS_NETWORKS if name not in REPEATS_OF_OTHERS])
+@pytest.mark.parametrize("name", quick_and_slow(name for name in KERAS_NETWORKS if name not in REPEATS_OF_OTHERS))
 def test_a_keras_application_is_built_and_has_finite_features(name: str) -> None:
     keras.backend.clear_session()
     size = KERAS_NETWORKS[name].smallest
@@ -149,7 +155,7 @@ def test_where_all_of_a_network_is_trained_its_head_is_the_network() -> None:
         assert len(network.model.trainable_variables) > 2
 
 
-@pytest.mark.parametrize("name", TESTED)
+@pytest.mark.parametrize("name", quick_and_slow(TRAINED))
 def test_a_transfer_network_is_trained_on_features_and_saved_as_one(name: str, tmp_path: Path) -> None:
     keras.backend.clear_session()
     size, file = KERAS_NETWORKS[name].smallest, tmp_path / "base_notop.weights.h5"

@@ -25,7 +25,11 @@ def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
 # 26 training images in batches of 8: neither batches nor workers share them evenly. Weights of two workers that keep
 # the images in memory are compared with those of one in tests/faults/test_train_faults.py.
 @pytest.mark.parametrize(
-    ("world_size", "more"), [(2, ("--cache", "none")), (4, ())], ids=["two_streaming", "four_in_memory"]
+    ("world_size", "more"),
+    [
+        pytest.param(2, ("--cache", "none"), id="two_streaming"),
+        pytest.param(4, (), id="four_in_memory", marks=pytest.mark.slow),
+    ],
 )
 def test_several_workers_end_with_the_weights_and_the_history_of_one(
     chain: Chain, tmp_path: Path, world_size: int, more: tuple[str, ...]
@@ -60,6 +64,7 @@ def test_several_workers_end_with_the_weights_and_the_history_of_one(
     np.testing.assert_allclose(*embeddings, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_workers_agree_on_batch_normalisation_and_with_every_setting_of_the_fit(chain: Chain, tmp_path: Path) -> None:
     import keras
 
@@ -72,6 +77,7 @@ def test_workers_agree_on_batch_normalisation_and_with_every_setting_of_the_fit(
     assert max(differences) < 1e-4, differences
 
 
+@pytest.mark.slow
 def test_a_worker_without_any_image_takes_part_until_the_end(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", {"liver": 2, "lung": 2}, size=32)
     flags = ("--source", source, "--output", tmp_path / "model", "--image-size", 32, "--validation-fraction", 0.1)

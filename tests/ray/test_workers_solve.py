@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.chain import SETTINGS, Chain
 from tests.fakes.jobs import job_here
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.mark.parametrize("more", [(), ("--head-memory-gib", 1e-5)], ids=["by_one_worker", "refined_by_all"])

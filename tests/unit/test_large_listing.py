@@ -17,6 +17,8 @@ from lib.storage.gcs import gcs_filesystem
 from lib.storage.location import FILESYSTEMS, Location
 from tests.fakes.large_bucket import LARGEST_PAGE, large_bucket
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 1_000_000
 LIMIT_MIB = 1024
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import ray.train
 
 from lib.folders.model import CHECKPOINTS, FitRecord
+from lib.runtime.allocator import keep_freed_memory
 from lib.runtime.gpus import require_visible_gpu
 from lib.runtime.logs import join_stage
 from lib.runtime.ray_data import prepare_context
@@ -76,4 +77,5 @@ def load_and_train(
         from lib.training.fit.loop import TrainingLoop  # imports TensorFlow, which takes seconds
 
         require_visible_gpu(task.config)
+        keep_freed_memory()
         return TrainingLoop(task, peers, heartbeat, loader, checkpoints, is_leaving).train(phases, newest)
