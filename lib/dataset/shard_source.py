@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.images import ImageConfig
+from lib.config.resources import DecodeConfig
 from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table
 from lib.folders.dataset import DatasetRecord
 from lib.folders.manifest import DuplicateCounts, Scale, read_manifest
@@ -69,7 +70,11 @@ class ShardSource:
         return self, None
 
     def trained_on(
-        self, splits: Sequence[str], _refused: Mapping[str, Sequence[RefusedImage]], _checksums: pa.Table
+        self,
+        splits: Sequence[str],
+        _refused: Mapping[str, Sequence[RefusedImage]],
+        _checksums: pa.Table,
+        _decode: DecodeConfig,
     ) -> TrainedImages:
         """The accepted images of some splits; training has found out nothing that the manifest does not say."""
         return TrainedImages(self.checksums(splits))

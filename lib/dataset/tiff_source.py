@@ -1,7 +1,8 @@
 """The TIFFs of a listing as numbered images, fetched and decoded when they are asked for."""
 
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.images import ImageConfig, ListingConfig
-from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table
+from lib.config.resources import DecodeConfig
+from lib.dataset.graph import decoded_dataset
+from lib.dataset.source import NAMES, Decoder, RefusedImage, TrainedImages, decoded_table, stated_checksums
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, DuplicateCounts, manifest_table
 from lib.folders.output import OutputFolder
 from lib.ingest.duplicates import find_duplicates, with_checksums
@@ -21,7 +24,11 @@ from lib.ingest.tiff.decode import UInt8Array
 from lib.ingest.tiff.ranges import files_to_measure, with_ranges_of_run
 from lib.ingest.unit import read_unit
 from lib.runtime.logs import join_stage
+from lib.runtime.progress import Progress
+from lib.runtime.ray_data import stream_tables
 from lib.storage.location import Location
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,16 +82,26 @@ class TiffSource:
         return source, found
 
     def trained_on(
-        self, splits: Sequence[str], refused: Mapping[str, Sequence[RefusedImage]], checksums: pa.Table
+        self,
+        splits: Sequence[str],
+        refused: Mapping[str, Sequence[RefusedImage]],
+        checksums: pa.Table,
+        decode: DecodeConfig,
     ) -> TrainedImages:
         """What became of the listed files when some splits were streamed into training.
+
+        Workers that go on from a checkpoint tell of what they have read since then. What they have not is read here.
 
         Args:
             splits: The splits; the files of others are excluded.
             refused: The images that could not be decoded, by split.
             checksums: Of the others (`lib.folders.model.SEEN_SCHEMA`).
+            decode: What Ray reserves for the tasks that decode.
         """
         images, by_id = self.listing.images, {image.image_id: image for some in refused.values() for image in some}
+        for told in self._untold(splits, {*checksums["image_id"].to_pylist(), *by_id}, decode):
+            by_id |= {image.image_id: image for image in RefusedImage.among(told)}
+            checksums = pa.concat_tables([checksums, stated_checksums(told)])
         place = pc.index_in(images["image_id"], pa.array(by_id, pa.string()))  # among the refused; null for all others
         reasons = pa.array([image.reason for image in by_id.values()], pa.string())
         details = pa.array([image.detail for image in by_id.values()], pa.string())
@@ -98,6 +115,20 @@ class TiffSource:
         manifest = manifest_table(columns, images.num_rows)
         account = Accounting.of(pa.concat_tables([manifest, self.listing.excluded]), self.listing.ids)
         return TrainedImages(checksums, account.counts)
+
+    def _untold(self, splits: Sequence[str], told: set[str], decode: DecodeConfig) -> Iterator[pa.Table]:
+        """Decodes the images of some splits whose identity is not among those that were told of."""
+        known, every = pa.array(told, pa.string()), [unit for split in splits for unit in self.units(split)]
+        untold = (unit.filter(pc.invert(pc.is_in(unit["image_id"], known))) for unit in every)
+        units = [unit for unit in untold if unit.num_rows]
+        count = sum(unit.num_rows for unit in units)
+        if not count:
+            return
+        logger.info("%d images were read before this start; reading them again, to know all that was seen", count)
+        with Progress("account", count) as progress:
+            for decoded in stream_tables(decoded_dataset(units, self.decoder, decode)):
+                progress.advance(decoded.num_rows)
+                yield decoded.drop_columns("image")
 
     def with_ranges(self, output: OutputFolder[Any]) -> "TiffSource":
         """The source with the ranges of its sample values decided, once for the run that writes a folder."""

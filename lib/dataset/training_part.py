@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.config.resources import DecodeConfig
 from lib.dataset.shard_source import ShardSource
 from lib.dataset.source import RefusedImage, TrainedImages
 
@@ -35,7 +36,11 @@ class TrainingPart(ShardSource):
         return hashlib.sha256(names.encode()).hexdigest()
 
     def trained_on(
-        self, splits: Sequence[str], _refused: Mapping[str, Sequence[RefusedImage]], _checksums: pa.Table
+        self,
+        splits: Sequence[str],
+        _refused: Mapping[str, Sequence[RefusedImage]],
+        _checksums: pa.Table,
+        _decode: DecodeConfig,
     ) -> TrainedImages:
         """These images."""
         known, mine = self.checksums(splits), self.images["image_id"].combine_chunks()

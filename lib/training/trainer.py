@@ -11,6 +11,7 @@ import pyarrow as pa
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from lib.config.fitting import FitConfig, TrainConfig
+from lib.config.resources import DecodeConfig
 from lib.dataset.folds import fold_table
 from lib.dataset.sampler import IMAGE_ORDER
 from lib.dataset.shard_source import ShardSource
@@ -170,7 +171,7 @@ def _train(
     features = frozen_features(config, spec, source)
     with tracker.following(messages):
         record |= _fit_on_workers(config, spec, source, features, messages)
-    record |= describe_model(spec, source, messages, folder.location)
+    record |= describe_model(spec, source, messages, folder.location, config)
     model = ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)})
     tracker.finish(model)
     if spec.name in OPENED_BY:
@@ -245,17 +246,20 @@ def folds_to_solve(
     return fold_table(source, max(fitting, len(source.class_names)), config.seed)
 
 
-def describe_model(spec: ModelSpec, source: LabelledSource, messages: Messages, folder: Location) -> dict[str, Any]:
+def describe_model(
+    spec: ModelSpec, source: LabelledSource, messages: Messages, folder: Location, decode: DecodeConfig
+) -> dict[str, Any]:
     """What `model.json` says of a trained model, after writing which images it has seen.
 
     Args:
         spec: What was trained.
         messages: What the workers told.
+        decode: What Ray reserves for reading images that they have not told of.
     """
     record = _record(folder.name, spec, source)
     before = [read_seen_images(Location(spec.weights))] if spec.name == SAVED else []
     verdicts = messages.image_verdicts()
-    images = source.trained_on(FITTED_SPLITS, verdicts.refused, verdicts.checksums)
+    images = source.trained_on(FITTED_SPLITS, verdicts.refused, verdicts.checksums, decode)
     write_seen_images(pa.concat_tables([*before, images.checksums]), folder)
     return record if images.counts is None else record | {"counts": images.counts}
 

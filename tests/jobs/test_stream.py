@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from lib.config.images import ImageConfig, ListingConfig
+from lib.config.resources import DecodeConfig
+from lib.dataset.tiff_source import TiffSource
 from lib.errors import DataError
+from lib.folders.model import SEEN_SCHEMA
+from lib.storage.location import Location
 from tests.fakes.chain import SETTINGS, Chain
 from tests.fakes.jobs import job_here
 
@@ -26,6 +31,21 @@ def test_streamed_training_accounts_for_every_file_and_learns_the_same_classes(
     assert record["image_encoding"] is None
     assert record["metrics"]["val_accuracy"] >= 0.6
     assert not (tmp_path / "model" / "images").exists()
+
+
+def test_what_only_an_earlier_start_of_a_training_has_read_is_known_as_seen(tiny_source: Path) -> None:
+    source = TiffSource.list_labelled(
+        Location(str(tiny_source)), ImageConfig(image_size=48), ListingConfig(validation_fraction=0.1)
+    )
+    nothing, splits = SEEN_SCHEMA.empty_table(), ("train", "validation")
+    every = source.trained_on(splits, {}, nothing, DecodeConfig())
+    assert every.counts is not None
+    assert (len(every.checksums), every.counts.accepted, every.counts.quarantined) == (30, 29, 1)
+    later = every.checksums.slice(20)  # what is told after going on from a checkpoint
+    assert source.trained_on(splits, {}, later, DecodeConfig()).checksums.sort_by("image_id") == (
+        every.checksums.sort_by("image_id")
+    )
+    assert source.trained_on(splits, {}, later, DecodeConfig()).counts == every.counts
 
 
 def test_the_same_image_in_two_classes_is_refused_before_training(tiny_source: Path, tmp_path: Path) -> None:

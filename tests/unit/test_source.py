@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig, ListingConfig
+from lib.config.resources import DecodeConfig
 from lib.dataset.shard_source import ShardSource
 from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, RefusedImage, Units, image_array
 from lib.dataset.tiff_source import TiffSource
@@ -245,9 +246,11 @@ def test_the_content_hash_of_a_dataset_is_that_of_its_record(config: ConvertConf
 
 
 def test_a_streamed_source_accounts_for_every_listed_file(config: ConvertConfig, tiffs: TiffSource) -> None:
-    damaged = RefusedImage(3, tiffs.listing.images["image_id"].to_pylist()[-1], "not_tiff", "is text")
-    found = tiffs.trained_on(["train", "validation"], {"validation": [damaged]}, SEEN_SCHEMA.empty_table())
-    assert found.checksums.equals(SEEN_SCHEMA.empty_table())
+    *others, last = tiffs.listing.images["image_id"].to_pylist()
+    damaged = RefusedImage(3, last, "not_tiff", "is text")
+    told = pa.table([others, ["a checksum"] * len(others)], schema=SEEN_SCHEMA)
+    found = tiffs.trained_on(["train", "validation"], {"validation": [damaged]}, told, DecodeConfig())
+    assert found.checksums.equals(told)
     assert found.counts is not None
     assert (found.counts.listed, found.counts.accepted, found.counts.quarantined, found.counts.excluded) == (
         25,
@@ -258,7 +261,7 @@ def test_a_streamed_source_accounts_for_every_listed_file(config: ConvertConfig,
 
 
 def test_shards_have_an_account_of_their_own(shards: ShardSource) -> None:
-    found = shards.trained_on(["train", "validation"], {}, SEEN_SCHEMA.empty_table())
+    found = shards.trained_on(["train", "validation"], {}, SEEN_SCHEMA.empty_table(), DecodeConfig())
     assert found.counts is None
     assert len(set(found.checksums["image_id"].to_pylist())) == 18
     assert shards.prepared("refuse", None) == (shards, None)  # type: ignore[arg-type]  # is not looked at

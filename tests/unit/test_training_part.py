@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from lib.config.conversion import ConvertConfig
+from lib.config.resources import DecodeConfig
 from lib.dataset.shard_source import ShardSource
 from lib.dataset.source import NAMES, image_array
 from lib.dataset.training_part import TrainingPart
@@ -60,7 +61,7 @@ def test_it_counts_its_own_images_and_has_no_other_split(part: TrainingPart) -> 
 
 
 def test_a_model_that_is_trained_on_it_has_seen_these_images_alone(part: TrainingPart) -> None:
-    seen = part.trained_on(("train", "validation"), {}, SEEN_SCHEMA.empty_table()).checksums
+    seen = part.trained_on(("train", "validation"), {}, SEEN_SCHEMA.empty_table(), DecodeConfig()).checksums
     assert set(seen["image_id"].to_pylist()) == set(part.images["image_id"].to_pylist())
     assert seen.num_rows == part.images.num_rows
 

@@ -189,7 +189,7 @@ def _complete(
         datasets=dict(task.datasets),
     )
     record = dict(trainer.fit().return_value)
-    record |= describe_model(spec, task.source, messages, folder.location)
+    record |= describe_model(spec, task.source, messages, folder.location, config)
     return folder.complete(ModelRecord.model_validate(record | {"seconds": round(time.monotonic() - started, 3)}))
 
 
