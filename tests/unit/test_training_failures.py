@@ -29,7 +29,15 @@ from lib.errors import DataError, MemoryKillsError, SettingsError, StorageError,
 from lib.folders.model import SEEN_SCHEMA, read_seen_images, write_seen_images
 from lib.storage.location import Location
 from lib.training.workers import messages as messages_module
-from lib.training.workers.failures import LostPeerError, PreemptedError, RestartAfterLoss, lost_peers_named, user_error
+from lib.training.workers.failures import (
+    LostGpuError,
+    LostPeerError,
+    PreemptedError,
+    RestartAfterLoss,
+    lost_gpu_named,
+    lost_peers_named,
+    user_error,
+)
 from lib.training.workers.messages import ChecksumsKnown, MessageLog, Note, SignOfLife
 from lib.training.workers.ray_train import in_this_process, is_elastic, scaling
 from lib.training.workers.watchdog import LONG_SILENCE_S, LONG_WORK_S, Heartbeat, StallWatch, find_stalled
@@ -162,7 +170,113 @@ def test_an_error_of_the_network_itself_stays_as_it_is() -> None:
         raise errors.InvalidArgumentError(None, None, "logits and labels must have the same first dimension")
 
 
-@pytest.mark.parametrize("error", [PEER, PreemptedError("saved")])
+ABORTED = "Collective ops is aborted by: "
+NCCL_BROKE = [
+    # TensorFlow's `nccl_manager.cc`, with NCCL's older texts and its newer ones
+    ("UnknownError", "Error invoking NCCL: unhandled cuda error\n\t [[{{node Reduce}}]]", "unhandled cuda error"),
+    ("InternalError", "NCCL: unhandled system error. Set NCCL_DEBUG=WARN for detail.", "unhandled system error"),
+    (
+        "InternalError",
+        "NCCL: remote process exited or there was a network error. Set NCCL_DEBUG=WARN for detail.",
+        "remote process exited or there was a network error",
+    ),
+    ("UnknownError", ABORTED + "Error invoking NCCL: unhandled system error (run with NCCL_DEBUG=INFO for details)",
+     "unhandled system error"),
+    ("InternalError", "NCCL: internal error - please report this issue to the NCCL developers.", "internal error"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "message", "reason"), NCCL_BROKE)
+def test_a_collective_that_breaks_between_gpus_is_a_loss(
+    kind: str, message: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorflow import errors
+
+    monkeypatch.setattr("lib.training.workers.failures.CULPRIT_FIRST_S", 0)
+    with pytest.raises(LostPeerError) as lost, lost_peers_named(), lost_gpu_named():
+        raise getattr(errors, kind)(None, None, message)
+    assert str(lost.value) == f"its connection to another worker broke (NCCL: {reason})"
+    assert decide(failed(rank0=lost.value, rank1=lost.value))[0] == [RETRY]
+
+
+@pytest.mark.parametrize("before", ["", ABORTED])
+@pytest.mark.parametrize("misuse", ["invalid usage", "invalid argument (run with NCCL_DEBUG=WARN for details)"])
+def test_a_wrong_use_of_nccl_ends_training_since_it_would_come_again(before: str, misuse: str) -> None:
+    from tensorflow import errors
+
+    with pytest.raises(errors.InternalError) as fault, lost_peers_named(), lost_gpu_named():
+        raise errors.InternalError(None, None, f"{before}NCCL: {misuse}. Set NCCL_DEBUG=WARN for detail.")
+    assert decide(failed(rank0=PEER, rank1=fault.value))[0] == [RAISE]
+
+
+GPU_FAILED = [
+    # where the kernel logs Xid 48, 94 or 95; issue 89 of nagadit/DeepFaceLab_Linux
+    (
+        "failed initializing StreamExecutor for CUDA device ordinal 0: INTERNAL: failed call to "
+        "cuDevicePrimaryCtxRetain: CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error encountered",
+        "CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error encountered",
+    ),
+    ("CUDA: uncorrectable ECC error encountered", "uncorrectable ECC error encountered"),
+    # Xid 74; issue 58155 of pytorch/pytorch has the text
+    ("CUDA: uncorrectable NVLink error detected during the execution",
+     "uncorrectable NVLink error detected during the execution"),
+    # issues 28693 (a card with bad memory), 35897 and 1450 of tensorflow/tensorflow
+    (
+        "failed to query event: CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure\n\t [[{{node xla_run}}]]",
+        "CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure",
+    ),
+    ("GPU sync failed", "GPU sync failed"),
+    # Xid 79, "GPU has fallen off the bus"; issue 1 of wilicc/gpu-burn
+    ("Failed to enqueue async memcpy: CUDA_ERROR_UNKNOWN: unknown error", "CUDA_ERROR_UNKNOWN: unknown error"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "reason"), GPU_FAILED)
+def test_a_gpu_that_fails_is_the_loss_of_its_worker(message: str, reason: str) -> None:
+    from tensorflow import errors
+
+    with pytest.raises(LostGpuError) as lost, lost_peers_named(), lost_gpu_named():
+        raise errors.InternalError(None, None, message)
+    decisions, notes = decide(failed(rank0=PEER, rank1=lost.value))
+    assert decisions == [RETRY]
+    assert notes[0].startswith(f"rank 1 was lost (its GPU failed: {reason}); training restarts")
+    assert f"rank 1 was lost (its GPU failed: {reason}); restart limit" in str(user_error(failed(rank1=lost.value), 0))
+    assert str(lost.value).startswith(f"the GPU failed ({reason}); run the same command again to resume")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("InternalError", "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"),
+        ("ResourceExhaustedError", "failed to allocate 8B: CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        ("InternalError", "failed call to cuInit: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected"),
+        ("InternalError", "Blas GEMM launch failed"),
+    ],
+)
+def test_a_gpu_that_was_asked_for_what_cannot_be_is_a_fault_of_the_program(kind: str, message: str) -> None:
+    from tensorflow import errors
+
+    with pytest.raises(getattr(errors, kind)) as fault, lost_peers_named(), lost_gpu_named():
+        raise getattr(errors, kind)(None, None, message)
+    assert decide(failed(rank0=PEER, rank1=fault.value))[0] == [RAISE]
+
+
+def test_only_tensorflow_tells_of_a_gpu() -> None:
+    with pytest.raises(DataError), lost_gpu_named():
+        raise DataError("the label is 'GPU sync failed'")
+
+
+def test_who_waited_for_the_worker_with_the_gpu_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorflow import errors
+
+    monkeypatch.setattr("lib.training.workers.failures.CULPRIT_FIRST_S", 0)
+    reason = "CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error\nfrom remote target /job:worker/replica:0/task:1"
+    with pytest.raises(LostPeerError) as lost, lost_peers_named(), lost_gpu_named():
+        raise errors.InternalError(None, None, ABORTED + reason)
+    assert str(lost.value) == "its connection to rank 1 broke"
+
+
+@pytest.mark.parametrize("error", [PEER, PreemptedError("saved"), LostGpuError("GPU sync failed")])
 def test_errors_survive_the_way_between_processes(error: Exception) -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 

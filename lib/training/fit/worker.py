@@ -15,7 +15,7 @@ from lib.runtime.ray_data import prepare_context
 from lib.training.fit.checkpoint import CheckpointFolder
 from lib.training.fit.loader import ExampleLoader
 from lib.training.fit.plan import plan_phases, unfinished_phases
-from lib.training.workers.failures import lost_peers_named, memory_named
+from lib.training.workers.failures import lost_gpu_named, lost_peers_named, memory_named
 from lib.training.workers.peers import Peers, TrainTask
 from lib.training.workers.preemption import checkpoint_wanted
 from lib.training.workers.watchdog import Heartbeat
@@ -35,12 +35,13 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> FitRecord:
         DataError: If a class has no usable training image, or images are to be kept in memory and do not fit.
         DivergedError: If the loss never was a number.
         LostPeerError: If another worker is gone.
+        LostGpuError: If the GPU of this worker failed.
     """
     join_stage("train")
     task, context = loop_config["task"], ray.train.get_context()
     prepare_context(task.config.verbose)
     peers = Peers(context.get_world_rank(), context.get_world_size())
-    with Heartbeat(task.reporter, peers.rank) as heartbeat, lost_peers_named(), memory_named():
+    with Heartbeat(task.reporter, peers.rank) as heartbeat, lost_peers_named(), lost_gpu_named(), memory_named():
         return load_and_train(task, peers, heartbeat, checkpoint_wanted)
 
 
@@ -55,7 +56,7 @@ def train_alone(loop_config: dict[str, TrainTask]) -> FitRecord:
     """
     task = loop_config["task"]
     prepare_context(task.config.verbose)
-    with Heartbeat(task.reporter, 0) as heartbeat, memory_named():
+    with Heartbeat(task.reporter, 0) as heartbeat, lost_gpu_named(), memory_named():
         return load_and_train(task, Peers(0, 1), heartbeat)
 
 

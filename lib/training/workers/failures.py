@@ -42,10 +42,39 @@ CULPRIT_FIRST_S = 5.0
 ABORTED_COLLECTIVE = "Collective ops is aborted by"
 PORT_TAKEN = "Could not start gRPC server"
 """The workers agree on free ports before they import TensorFlow, which takes long enough for others to take one."""
+BROKEN_NCCL = re.compile(
+    r"NCCL.{0,80}?(unhandled cuda error|unhandled system error|internal error|remote process exited[\w ]*|timeout)"
+)
+"""What NCCL says where a connection, a process or a GPU is gone."""
+MISUSED_NCCL = re.compile(r"NCCL.{0,80}?invalid (?:usage|argument)")
+"""What it says, as of two workers on one GPU, where the same would come again."""
+LOST_GPU = re.compile(
+    r"CUDA_ERROR_(?:ECC_UNCORRECTABLE|NVLINK_UNCORRECTABLE|CONTAINED|LAUNCH_FAILED|LAUNCH_TIMEOUT|DEVICE_UNAVAILABLE|"
+    r"SYSTEM_NOT_READY|EXTERNAL_DEVICE|UNKNOWN)\b(?:: [\w -]+)?"
+    r"|uncorrectable (?:ECC|NVLink) error[\w ]*|unspecified launch failure|GPU sync failed"
+)
+"""What a process is told where the kernel's log has an Xid: 48, 63, 64, 94 and 95 are its memory (ECC), 74 is NVLink,
+79 is a GPU that has "fallen off the bus". An illegal address, or too little memory, is a fault of the program."""
 
 
 class LostPeerError(Exception):
     """This worker cannot go on with the others it knows, as when one of them is gone; its text says why."""
+
+
+class LostGpuError(TissueError):
+    """The GPU of this worker has failed, or lost its memory; its text says how."""
+
+    def __str__(self) -> str:
+        """With what to do, for who is told of it and not of a worker."""
+        return (
+            f"the GPU failed ({self.args[0]}); run the same command again to resume from the last checkpoint, and if "
+            "it fails again, on another machine"
+        )
+
+    @property
+    def reason(self) -> str:
+        """How it failed."""
+        return f"its GPU failed: {self.args[0]}"
 
 
 class PreemptedError(Exception):
@@ -54,6 +83,7 @@ class PreemptedError(Exception):
 
 LOST = (
     LocalRayletDiedError,
+    LostGpuError,
     LostPeerError,
     MemoryKillsError,
     NodeDiedError,
@@ -75,7 +105,9 @@ def lost_peers_named() -> Iterator[None]:
     Source: TensorFlow 2.21 on CPU. A worker killed in the middle of a collective makes the others raise
     `UnavailableError`, "Collective ops is aborted by: recvmsg:Connection reset by peer ... from remote target
     /job:worker/replica:0/task:1", within 0.3 s; one that is stopped does so after 10 s, "The following tasks are
-    unhealthy (stopped sending heartbeats): /job:worker/replica:0/task:1".
+    unhealthy (stopped sending heartbeats): /job:worker/replica:0/task:1". Between GPUs, by `nccl_manager.cc`, it is
+    `InternalError`, "NCCL: unhandled system error. Set NCCL_DEBUG=WARN for detail.", or `UnknownError`, "Error invoking
+    NCCL: unhandled cuda error".
     """
     try:
         yield
@@ -86,7 +118,27 @@ def lost_peers_named() -> Iterator[None]:
         time.sleep(CULPRIT_FIRST_S)
         if PORT_TAKEN in str(error):
             raise LostPeerError("its port was taken before it started") from error
-        raise LostPeerError(f"its connection to {_peer(str(error))} broke") from error
+        nccl = BROKEN_NCCL.search(str(error))
+        why = f" (NCCL: {nccl[1].strip()})" if nccl else ""
+        raise LostPeerError(f"its connection to {_peer(str(error))} broke{why}") from error
+
+
+@contextmanager
+def lost_gpu_named() -> Iterator[None]:
+    """Raise `LostGpuError` for what TensorFlow raises on a worker whose own GPU failed.
+
+    Where TensorFlow finds it out while it looks for finished events, it ends the process instead.
+
+    Source: the CUDA driver API's `CUresult`, and what TensorFlow makes of it in its issues 1450 and 28693: "failed to
+    query event: CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure", "GPU sync failed".
+    """
+    try:
+        yield
+    except Exception as error:
+        found = LOST_GPU.search(str(error))
+        if found is None or not _is_of_tensorflow(error) or _is_broken_collective(error):
+            raise
+        raise LostGpuError(found[0].strip()) from error
 
 
 @contextmanager
@@ -107,24 +159,27 @@ def memory_named() -> Iterator[None]:
         ) from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_of_tensorflow(error: Exception, *names: str) -> bool:
+    """Whether it is an error of TensorFlow: of the classes with these names, or any."""
     if "tensorflow" not in sys.modules:
         return False
     from tensorflow import errors
 
-    return isinstance(error, errors.ResourceExhaustedError)
+    return isinstance(error, tuple(getattr(errors, name) for name in names or ("OpError",)))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return _is_of_tensorflow(error, "ResourceExhaustedError")
 
 
 def _is_broken_collective(error: Exception) -> bool:
-    if "tensorflow" not in sys.modules:
-        return False
-    from tensorflow import errors
-
-    broken = (errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError)
+    if _is_of_tensorflow(error, "UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError"):
+        return True
     text = str(error)
-    return isinstance(error, errors.OpError) and (
-        isinstance(error, broken) or ABORTED_COLLECTIVE in text or PORT_TAKEN in text
-    )
+    if MISUSED_NCCL.search(text):
+        return False
+    told = ABORTED_COLLECTIVE in text or PORT_TAKEN in text or BROKEN_NCCL.search(text) is not None
+    return told and _is_of_tensorflow(error)
 
 
 def _peer(message: str) -> str:
@@ -240,6 +295,8 @@ def _reason(error: Exception) -> str:
         return "its machine is gone"
     if isinstance(error, WorkerHealthCheckTimeoutError):
         return "it no longer answers"
+    if isinstance(error, LostGpuError):
+        return error.reason
     if isinstance(error, LostPeerError | MemoryKillsError):
         return text
     return "its process is gone"
