@@ -27,6 +27,9 @@ class HistoryRow:
         left_out_loss: Loss of each training image by a head that was solved without it; None without such.
         left_out_accuracy: The accuracy of these heads.
         keeps_last: Whether the last epoch is kept, since too few validation images could choose one.
+        gpu_utilisation: Share of the time of training in which the GPU of rank 0 ran a kernel, in [0, 1]; None without
+            one, or where it does not tell.
+        gpu_memory_gib: Most memory of that GPU that was taken, by whatever process, in GiB; None likewise.
     """
 
     epoch: int
@@ -43,6 +46,8 @@ class HistoryRow:
     left_out_loss: float | None = None
     left_out_accuracy: float | None = None
     keeps_last: bool = False
+    gpu_utilisation: float | None = None
+    gpu_memory_gib: float | None = None
 
     @property
     def watched_loss(self) -> float:

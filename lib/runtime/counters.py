@@ -65,6 +65,20 @@ WAIT_SHARE = Metric(
     "0 to 1",
     ("job_name", "stage"),
 )
+GPU_UTILISATION = Metric(
+    "tissue_gpu_utilisation",
+    "gauge",
+    "Share of the training time in which the GPU of the first worker ran a kernel, in the last epoch",
+    "0 to 1",
+    ("job_name", "stage"),
+)
+GPU_MEMORY = Metric(
+    "tissue_gpu_memory_bytes",
+    "gauge",
+    "Most memory of the GPU of the first worker that was taken while training, in the last epoch",
+    "bytes",
+    ("job_name", "stage"),
+)
 STORAGE_RETRIES = Metric(
     "tissue_storage_retries_total",
     "counter",
@@ -78,7 +92,7 @@ DRIVE_UNITS = Metric(
     "Quota units of Google Drive that the cluster's limiter has given out",
     "units",
 )
-METRICS = (IMAGES, IMAGES_PER_SECOND, WAIT_SHARE, STORAGE_RETRIES, DRIVE_UNITS)
+METRICS = (IMAGES, IMAGES_PER_SECOND, WAIT_SHARE, GPU_UTILISATION, GPU_MEMORY, STORAGE_RETRIES, DRIVE_UNITS)
 
 
 def count_images(stage: str, accepted: int, quarantined: int) -> None:
@@ -103,6 +117,18 @@ def count_epoch(images: int, images_per_s: float, wait_share: float) -> None:
     count_images("train", images, 0)
     IMAGES_PER_SECOND.set(images_per_s, job_name=_job(), stage="train")
     WAIT_SHARE.set(wait_share, job_name=_job(), stage="train")
+
+
+def show_gpu(utilisation: float | None, memory_bytes: int | None) -> None:
+    """How much of its GPU training has used in an epoch, as far as it is known.
+
+    Args:
+        utilisation: Share of the time in which it ran a kernel, 0 to 1.
+        memory_bytes: The most that was taken.
+    """
+    for metric, value in {GPU_UTILISATION: utilisation, GPU_MEMORY: memory_bytes}.items():
+        if value is not None:
+            metric.set(value, job_name=_job(), stage="train")
 
 
 def _job() -> str:

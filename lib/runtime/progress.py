@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +34,7 @@ class Progress:
         """
         self.stage, self.total, self.unit = stage, total, unit
         self.done = 0
+        self._state, self._state_numbers = "", dict[str, float]()
         self._outer: str | None = None
         self._started = self._logged = time.monotonic()
         self._live = self._task = None
@@ -61,9 +63,18 @@ class Progress:
         """Say how many rows are done in all."""
         self.done = done
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=done, rate=f"{self.rate:,.0f} {self.unit}/s")
+            self._live.update(self._task, completed=done, rate=self._state or f"{self.rate:,.0f} {self.unit}/s")
         elif time.monotonic() - self._logged >= LOG_INTERVAL_S:
             self._log()
+
+    def describe(self, state: str, numbers: Mapping[str, float]) -> None:
+        """Say how it goes at the moment: shown from the next advance on, in the place of the rate on a live line.
+
+        Args:
+            state: For people.
+            numbers: The same, for logs that are read by programs.
+        """
+        self._state, self._state_numbers = state, dict(numbers)
 
     def note(self, text: str) -> None:
         """A line worth keeping, above the live one."""
@@ -99,6 +110,9 @@ class Progress:
             left_s = (self.total - self.done) / self.rate
             numbers["seconds_left"] = round(left_s, 1)
             ending = f"{left_s:.0f} s left"
+        if self.done < self.total and self._state:
+            ending = f"{ending}; {self._state}"
+            numbers |= self._state_numbers
         line = "%s: %d of %d %s, %.0f/s, %s"
         arguments = (self.stage, self.done, self.total, self.unit, self.rate, ending)
         logger.info(line, *arguments, extra={NUMBERS: numbers})

@@ -91,6 +91,8 @@ HISTORY_COLUMNS = {
     "left_out_loss": pa.float64(),
     "left_out_accuracy": pa.float64(),
     "keeps_last": pa.bool_(),
+    "gpu_utilisation": pa.float64(),
+    "gpu_memory_gib": pa.float64(),
 }
 
 

@@ -17,6 +17,7 @@ from lib.folders.history import HistoryRow, best_row
 from lib.models.augmentation import DRAWS, MIXING
 from lib.models.registry import build_network, trained_batch_normalisation
 from lib.models.spec import parse_spec
+from lib.runtime.gpu_use import GpuMeter, GpuUse
 from lib.training.fit.batches import Batches
 from lib.training.fit.callbacks import KeepBest, RecordHistory
 from lib.training.fit.objective import Objective, batch_sums, without_padding
@@ -302,15 +303,26 @@ def test_a_few_images_are_learned_by_heart() -> None:
     messages = MessageLog()
     model = synchronous(small_network(), [3, 3], keras.optimizers.Adam(0.003))
     fit = PhaseFit(Phase(0, "fit", 40), model, batches, [], None)
-    hooks = [RecordHistory(fit, messages)]
+    hooks = [RecordHistory(fit, messages, gpu=BusyGpu())]
     model.fit(batches.dataset(*EXAMPLE), epochs=40, callbacks=hooks, shuffle=False, verbose=0)
     assert fit.rows[-1].accuracy == 1
     assert fit.rows[-1].loss < 0.1 < fit.rows[0].loss
     assert [row.epoch for row in fit.rows] == list(range(1, 41))
+    assert {(row.gpu_utilisation, row.gpu_memory_gib) for row in fit.rows} == {(0.75, 2.0)}
     news = messages.news()
     assert [event.row for event in news.events if isinstance(event, EpochEnded)] == fit.rows
     assert news.images_trained == 40 * 12
     assert np.array_equal(probabilities(model.network, cache.examples).argmax(axis=1), cache.labels)
+
+
+class BusyGpu(GpuMeter):
+    """A GPU that is always as busy."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None)
+
+    def read(self) -> GpuUse:
+        return GpuUse(0.75, 2 * 2**30)
 
 
 class Script(keras.callbacks.Callback):

@@ -95,6 +95,12 @@ def test_an_epoch_sets_rate_and_wait_share(scrape: Scrape) -> None:
     wait_for(scrape, metrics.WAIT_SHARE, {tags: 0.25})
 
 
+def test_a_gpu_is_shown_as_far_as_it_tells(scrape: Scrape) -> None:
+    metrics.show_gpu(None, 3 * 2**30)
+    wait_for(scrape, metrics.GPU_MEMORY, {of(job_name=JOB, stage="train"): 3 * 2**30})
+    assert scrape(metrics.GPU_UTILISATION) == {}
+
+
 def test_retries_and_drive_units_of_workers_are_counted(scrape: Scrape) -> None:
     import ray
 

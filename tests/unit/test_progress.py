@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lib.runtime.logs import NUMBERS
 from lib.runtime.progress import LOG_INTERVAL_S, Progress
 
 
@@ -43,6 +44,20 @@ def test_a_log_gets_a_line_every_interval_with_what_is_left(clock: Clock, caplog
         clock.now_s += LOG_INTERVAL_S - 1
         progress.advance(1)
         assert len(caplog.messages) == 1
+
+
+def test_how_it_goes_at_the_moment_stands_in_the_line_until_all_is_done(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Progress("train cnn", 100) as progress:
+        progress.describe("epoch 3 of 20, 412 images/s, 8 % waiting for images", {"wait_share": 0.08})
+        clock.now_s += LOG_INTERVAL_S
+        progress.advance(20)
+        progress.advance(80)
+    now, end = caplog.messages
+    assert now == "train cnn: 20 of 100 images, 2/s, 40 s left; epoch 3 of 20, 412 images/s, 8 % waiting for images"
+    assert [getattr(record, NUMBERS).get("wait_share") for record in caplog.records] == [0.08, None]
+    assert end == "train cnn: 100 of 100 images, 10/s, in 10.0 s"
 
 
 def test_the_last_line_has_the_totals(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -94,8 +109,10 @@ def test_a_terminal_gets_one_live_line_and_the_log_none(
     monkeypatch.setenv("TERM", "xterm")
     with Progress("convert", 7) as progress:
         progress.note("a [note]")
+        progress.describe("epoch 1 of 2", {})
         progress.advance(7)
     assert caplog.messages == []
     assert "convert" in terminal.getvalue()
     assert "7/7" in terminal.getvalue()
+    assert "epoch 1 of 2" in terminal.getvalue()
     assert "a [note]" in terminal.getvalue()

@@ -11,13 +11,15 @@ import keras
 import tensorflow as tf
 
 from lib.folders.history import HistoryRow
-from lib.runtime.counters import count_epoch
+from lib.runtime.counters import count_epoch, show_gpu
+from lib.runtime.gpu_use import GpuMeter, GpuUse
 from lib.storage.location import Location
 from lib.training.fit.batch_statistics import BatchStatistics
+from lib.training.fit.pace import PaceMeter
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.failures import PreemptedError
-from lib.training.workers.messages import EpochEnded, ImagesTrained, Note, Reporter
+from lib.training.workers.messages import EpochEnded, ImagesTrained, Note, Reporter, waiting
 from lib.training.workers.watchdog import Heartbeat
 
 Logs = dict[str, Any]
@@ -75,17 +77,21 @@ class TrainedWeights(Hook):
 class RecordHistory(Hook):
     """Adds a row to the history after each epoch, and tells the driver of it and of each step."""
 
-    def __init__(self, fit: PhaseFit, reporter: Reporter | None, *, keeps_last: bool = False) -> None:
+    def __init__(
+        self, fit: PhaseFit, reporter: Reporter | None, *, keeps_last: bool = False, gpu: GpuMeter | None = None
+    ) -> None:
         """Record.
 
         Args:
             fit: The phase.
             reporter: Tells the driver, on the worker that speaks for all.
             keeps_last: Whether no epoch is chosen.
+            gpu: Of this worker, if it has one.
         """
         super().__init__(fit)
         self._reporter, self._keeps_last = reporter, keeps_last
-        self._started = time.monotonic()
+        self._pace, self._gpu = PaceMeter(fit.batches, gpu), GpuUse(None, None)
+        self._started, self._epoch = time.monotonic(), 0
         self._images, self._trained_s, self._waited_s = 0.0, 0.0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -94,17 +100,23 @@ class RecordHistory(Hook):
         batches.epoch = epoch
         self._started, batches.waited_s = time.monotonic(), 0.0
         self._images = batches.images * self.params["steps"] / batches.steps  # fewer after an interruption
+        self._pace.begin()
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Say how far the training is."""
         if self._reporter is not None:
             images, steps = round(self._images), self.params["steps"]
-            self._reporter.report(ImagesTrained(images * (batch + 1) // steps - images * batch // steps))
+            trained = images * (batch + 1) // steps - images * batch // steps
+            self._reporter.report(ImagesTrained(trained))
+            if (pace := self._pace.step(trained, self._epoch + 1, self.params["epochs"])) is not None:
+                self._reporter.report(pace)
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Stop the clocks: validation is not training."""
         self._trained_s = time.monotonic() - self._started
         self._waited_s = self.fit.batches.waited_s
+        self._gpu = self._pace.end()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add the row, and its numbers to what TensorBoard shows."""
@@ -114,12 +126,23 @@ class RecordHistory(Hook):
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         logs["images_per_s"] = self._images / self._trained_s
         logs["wait_share"] = min(self._waited_s / self._trained_s, 1.0)
+        logs |= self._gpu_numbers()
         row = self._row({name: float(value) for name, value in logs.items()})
         self.fit.rows.append(row)
         if self._reporter is not None:
             self._reporter.report(EpochEnded(row))
             count_epoch(round(self._images), row.images_per_s, row.wait_share)
+            show_gpu(self._gpu.utilisation, self._gpu.memory_bytes)
             self._reporter.report(Note(f"{row.phase} epoch {epoch + 1}/{self.params['epochs']}: {_numbers(row)}"))
+
+    def _gpu_numbers(self) -> dict[str, float]:
+        """As the history calls them; those that are known."""
+        use, numbers = self._gpu, dict[str, float]()
+        if use.utilisation is not None:
+            numbers["gpu_utilisation"] = use.utilisation
+        if use.memory_bytes is not None:
+            numbers["gpu_memory_gib"] = use.memory_bytes / 2**30
+        return numbers
 
     def _row(self, numbers: dict[str, float]) -> HistoryRow:
         return HistoryRow(
@@ -134,6 +157,8 @@ class RecordHistory(Hook):
             images_per_s=numbers["images_per_s"],
             wait_share=numbers["wait_share"],
             keeps_last=self._keeps_last,
+            gpu_utilisation=numbers.get("gpu_utilisation"),
+            gpu_memory_gib=numbers.get("gpu_memory_gib"),
         )
 
 
@@ -141,7 +166,7 @@ def _numbers(row: HistoryRow) -> str:
     text = f"loss {row.loss:.4f}, accuracy {row.accuracy:.3f}"
     if row.val_loss is not None:
         text += f", validation loss {row.val_loss:.4f}, accuracy {row.val_accuracy:.3f}"
-    return f"{text}, {row.images_per_s:.0f} images/s"
+    return f"{text}, {row.images_per_s:.0f} images/s, {waiting(row.wait_share)}"
 
 
 class KeepBest(Hook):

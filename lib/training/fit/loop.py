@@ -17,6 +17,8 @@ from lib.folders.history import HistoryRow, best_row
 from lib.folders.model import TENSORBOARD, FitRecord
 from lib.models.augmentation import Augmentation
 from lib.models.registry import Network, build_network, set_weights, trained_batch_normalisation
+from lib.runtime.gpu_use import GpuMeter, NoGpuMeterError, open_gpu_meter
+from lib.runtime.gpus import visible_gpus
 from lib.training.fit.batch_statistics import BatchStatistics
 from lib.training.fit.batches import Batches, original_error
 from lib.training.fit.callbacks import (
@@ -69,6 +71,7 @@ class TrainingLoop:
         self._task, self._peers, self._heartbeat = task, peers, heartbeat
         self._loader, self._is_leaving = loader, is_leaving
         self._checkpoints = checkpoints if peers.is_writer else None
+        self._gpu = self._gpu_meter() if peers.is_writer and visible_gpus() else None
 
     def train(self, phases: Sequence[Phase], newest: Checkpoint | None) -> FitRecord:
         """Train the phases that are not finished, and write the model.
@@ -108,6 +111,13 @@ class TrainingLoop:
             trained, network = network, self._build_network()
             set_weights(network.model, trained.model.get_weights())
         return Finish(self._task, self._peers, self._heartbeat, network, examples, left_out).write(rows)
+
+    def _gpu_meter(self) -> GpuMeter | None:
+        try:
+            return open_gpu_meter()
+        except NoGpuMeterError as error:
+            self._task.reporter.report(Note(f"the use of the GPU is not shown: {error}"))
+            return None
 
     def _build_network(self) -> Network:
         task, info = self._task, self._task.info
@@ -174,7 +184,10 @@ class TrainingLoop:
             fit.resume(newest)
         hooks: list[Hook] = [
             RecordHistory(
-                fit, self._task.reporter if self._peers.is_writer else None, keeps_last=self._keeps_last(phase)
+                fit,
+                self._task.reporter if self._peers.is_writer else None,
+                keeps_last=self._keeps_last(phase),
+                gpu=self._gpu,
             ),
             JudgedWeights(fit, BatchStatistics(model, examples["train"], self._heartbeat)),
             KeepBest(fit, config.patience_in(phase.epochs)),

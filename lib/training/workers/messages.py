@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lib.dataset.source import RefusedImage
 from lib.folders.history import HistoryRow
 from lib.folders.model import SEEN_SCHEMA, distinct
+from lib.runtime.gpu_use import GpuUse
 from lib.runtime.progress import Progress
 
 POLL_INTERVAL_S = 0.5
@@ -25,6 +26,34 @@ class ImagesTrained:
     """So many more images have gone through a step, over all workers."""
 
     count: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How training went in the last second or so.
+
+    Attributes:
+        epoch: Of the phase, from 1.
+        epochs: Of the phase, at most.
+        images_per_s: Images through training steps a second, over all workers.
+        wait_share: Share of the time in which steps waited for images, in [0, 1], on the worker that tells.
+        gpu: The use of its GPU, if it has one.
+    """
+
+    epoch: int
+    epochs: int
+    images_per_s: float
+    wait_share: float
+    gpu: GpuUse | None = None
+
+    def __str__(self) -> str:
+        text = f"epoch {self.epoch} of {self.epochs}, {self.images_per_s:,.0f} images/s, {waiting(self.wait_share)}"
+        return f"{text}, {self.gpu}" if self.gpu is not None and str(self.gpu) else text
+
+
+def waiting(share: float) -> str:
+    """A share of the time in which steps waited for images, for people."""
+    return f"{100 * share:.0f} % waiting for images"
 
 
 @dataclass(frozen=True)
@@ -91,7 +120,7 @@ class WorkerEnded:
     rank: int
 
 
-Message = ImagesTrained | Note | EpochEnded | ImagesRefused | ChecksumsKnown | SignOfLife | WorkerEnded
+Message = ImagesTrained | Pace | Note | EpochEnded | ImagesRefused | ChecksumsKnown | SignOfLife | WorkerEnded
 
 
 @dataclass(frozen=True)
@@ -102,11 +131,13 @@ class News:
         images_trained: Images that have gone through a step.
         events: What was told since the reader last looked, in order.
         signs: The last sign of each worker of the newest group, with the time that went by since.
+        pace: The last that was told; None before the first.
     """
 
     images_trained: int
     events: list[Note | EpochEnded]
     signs: list[SignOfLife]
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +182,7 @@ class MessageLog:
 
     def __init__(self) -> None:
         self._images_trained = 0
+        self._pace: Pace | None = None
         self._events: list[Note | EpochEnded] = []
         self._refused: dict[str, list[RefusedImage]] = defaultdict(list)
         self._checksums, self._new_checksums, self._new_rows = SEEN_SCHEMA.empty_table(), list[pa.Table](), 0
@@ -161,6 +193,8 @@ class MessageLog:
         match message:
             case ImagesTrained():
                 self._images_trained += message.count
+            case Pace():
+                self._pace = message
             case Note() | EpochEnded():
                 self._events.append(message)
             case ImagesRefused():
@@ -177,7 +211,7 @@ class MessageLog:
 
     def news(self, seen: int = 0) -> News:
         """How the training goes; see `Messages`."""
-        return News(self._images_trained, self._events[seen:], self._last_signs())
+        return News(self._images_trained, self._events[seen:], self._last_signs(), self._pace)
 
     def _last_signs(self) -> list[SignOfLife]:
         now = time.monotonic()
@@ -255,5 +289,8 @@ class ProgressWatcher:
             if isinstance(event, Note):
                 self._progress.note(event.text)
         self._seen += len(news.events)
+        if news.pace is not None:
+            numbers = {"images_per_s": news.pace.images_per_s, "wait_share": news.pace.wait_share}
+            self._progress.describe(str(news.pace), numbers)
         if news.images_trained:
             self._progress.advance_to(news.images_trained)
