@@ -102,8 +102,10 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     max_failures: Annotated[int, NOT_IDENTITY] = Field(default=3, ge=0)
     """How often training may restart from its last checkpoint after a worker was lost; errors of the data or the
     program end it at once."""
+    checkpoint_minutes: Annotated[float, NOT_IDENTITY] = Field(default=5.0, gt=0)
+    """Minutes after which a long epoch saves a checkpoint; there is one after every epoch in any case."""
     checkpoint_every: Annotated[int | None, NOT_IDENTITY] = Field(default=None, ge=1)
-    """Steps between checkpoints within an epoch; there is one after every epoch in any case."""
+    """Steps after which it does too."""
     stall_timeout: Annotated[float, NOT_IDENTITY] = Field(default=600.0, gt=0)
     """Seconds without a step after which the worker that holds up the others is named, ended and replaced."""
 

@@ -171,6 +171,16 @@ def test_training_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before
     assert_same_training(resumed, undisturbed)
 
 
+def test_a_long_epoch_is_saved_by_the_clock(here: TrainingHere, tmp_path: Path) -> None:
+    here.build = normalised
+    fit = {"epochs": EPOCHS, "batch_size": 4}
+    undisturbed = here.run(tmp_path / "one", source(), **fit)
+    here.run(tmp_path / "two", source(), stop_before=STEPS + 3, checkpoint_minutes=1e-9, **fit)
+    resumed = here.run(tmp_path / "two", source(), **fit)
+    assert resumed.steps == EPOCHS * STEPS - (STEPS + 3)
+    assert_same_training(resumed, undisturbed)
+
+
 def test_training_stopped_before_its_first_checkpoint_begins_again(here: TrainingHere, tmp_path: Path) -> None:
     here.build = plain
     here.run(tmp_path, source(), stop_before=3, epochs=1, batch_size=4)

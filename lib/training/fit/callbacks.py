@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from lib.config.fitting import FitConfig
 from lib.folders.history import HistoryRow
 from lib.runtime.counters import count_epoch, show_gpu
 from lib.runtime.gpu_use import GpuMeter, GpuUse
@@ -235,20 +236,23 @@ def write_scalars(rows: Sequence[HistoryRow], folder: Location) -> None:
 
 
 class SaveCheckpoints(Hook):
-    """Saves a checkpoint after each epoch, every so many steps, and when the workers are about to be ended.
+    """Saves a checkpoint after each epoch, every so many steps, in time, and when the workers are about to be ended.
 
-    All workers come to the same decision at the same step; one of them writes.
+    All workers come to the same decision at the same step; one of them writes. What that one saves by its own clock
+    needs no decision, since saving takes nothing from the others.
     """
 
-    def __init__(self, fit: PhaseFit, every: int | None, heartbeat: Heartbeat, is_leaving: Callable[[], bool]) -> None:
+    def __init__(self, fit: PhaseFit, config: FitConfig, heartbeat: Heartbeat, is_leaving: Callable[[], bool]) -> None:
         """Save.
 
         Args:
             fit: The phase.
-            every: Steps between checkpoints within an epoch; None for none.
+            config: Has the steps and the minutes between checkpoints within an epoch.
             is_leaving: Tells, asked at each step, whether this worker is about to be ended.
         """
         super().__init__(fit)
+        every = config.checkpoint_every
+        self._every_s, self._saved = 60 * config.checkpoint_minutes, time.monotonic()
         self._every, self._heartbeat, self._is_leaving = every, heartbeat, is_leaving
         self._epoch, self._began_at, self._steps = 0, 0, 0
 
@@ -270,7 +274,7 @@ class SaveCheckpoints(Hook):
         if self._all_leave:
             self._save(wait=True)
             self._leave()
-        if self._every and self._steps % self._every == 0:
+        if (self._every and self._steps % self._every == 0) or time.monotonic() - self._saved >= self._every_s:
             self._save()
 
     def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
@@ -280,6 +284,7 @@ class SaveCheckpoints(Hook):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Save the state between two epochs."""
         self._heartbeat.move(patient=True)
+        self._saved = time.monotonic()
         self.fit.save(epoch + 1, 0, wait=self._all_leave)
         if self._all_leave:
             self._leave()
@@ -295,4 +300,5 @@ class SaveCheckpoints(Hook):
 
     def _save(self, *, wait: bool = False) -> None:
         self._heartbeat.move(patient=True)
+        self._saved = time.monotonic()
         self.fit.save(self._epoch, self._steps, wait=wait)

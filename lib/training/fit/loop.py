@@ -193,7 +193,7 @@ class TrainingLoop:
             KeepBest(fit, config.patience_in(phase.epochs)),
             TrainedWeights(fit),
             *([Scalars(fit, self._task.output / TENSORBOARD / phase.name)] if self._peers.is_writer else []),
-            SaveCheckpoints(fit, config.checkpoint_every, self._heartbeat, self._is_leaving),
+            SaveCheckpoints(fit, config, self._heartbeat, self._is_leaving),
         ]
         for last_epoch in fit.calls():
             datasets = {split: some.dataset(*examples[split].shape) for split, some in batches.items()}

@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +15,13 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
+from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupPollStatus, WorkerGroupState
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lib.config.fitting import FitConfig, TrainConfig
@@ -125,13 +131,45 @@ def _interrupts_given_back() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+GROWTH, QUIET_S = 1.25, 300.0
+"""A group grows at once by a quarter; by less, when no other machine has come for so long. Machines of a cloud come one
+after the other, and each time all workers would start again: a checkpoint, processes, imports, and their images."""
+
+
 class StayingWorkers(ElasticScalingPolicy):
     """Counts one worker a GPU, or, without GPUs, one a machine, since TensorFlow uses all cores of a machine.
 
     Machines that are about to be taken away do not count: Ray would start no worker there.
     """
 
+    def __init__(self, scaling_config: ScalingConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """Decide.
+
+        Args:
+            clock: Tells seconds.
+        """
+        super().__init__(scaling_config)
+        self._clock = clock
+        self._room, self._room_since = 0, clock()
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: WorkerGroupState, worker_group_status: WorkerGroupPollStatus
+    ) -> ScalingDecision:
+        """As Ray's, but growth may have to wait for more room or some quiet."""
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if not isinstance(decision, ResizeDecision):
+            return decision
+        workers, quiet_s = worker_group_state.num_workers, self._clock() - self._room_since
+        waits = workers < decision.num_workers < GROWTH * workers and quiet_s < QUIET_S
+        return NoopDecision() if waits else decision
+
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
+        room = self._room_now(reserved_resources)
+        if room != self._room:
+            self._room, self._room_since = room, self._clock()
+        return room
+
+    def _room_now(self, reserved_resources: dict[str, dict[str, float]]) -> int:
         leaving = cluster_state.get_draining_nodes()
         if self.scaling_config.use_gpu:
             fitting = _nodes_with(self.scaling_config.label_selector) - set(leaving)
