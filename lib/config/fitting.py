@@ -53,8 +53,10 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     keep_epoch: Literal["auto", "best", "last"] = "auto"
     """Which epoch becomes the model: the `best` by its validation loss, or the `last`, which --patience never ends;
     `auto` takes the last where there are fewer than 20 validation images, whose luck would choose."""
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Arithmetic of the layers while training. Weights and the saved model are float32 in any case."""
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    """Arithmetic of the layers while training, and while features are computed. `auto` is `mixed_bfloat16` with
+    --use-gpu on a GPU of compute capability 8.0 or more (from the A100 on), else `float32`; it is decided when a run
+    begins, and stays if that goes on elsewhere. Weights and the saved model are float32 in any case."""
     cache: Annotated[Literal["auto", "memory", "none"], NOT_IDENTITY] = "auto"
     """Where decoded images stay between epochs: in the `memory` of the workers, refusing what does not fit; or nowhere,
     so that every epoch streams them again; `auto` keeps them if they fit. Features of frozen bases that are not kept in

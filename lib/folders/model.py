@@ -110,6 +110,8 @@ class FitRecord(Record):
 
     world_size: int
     """Workers that trained it."""
+    precision: str = "float32"
+    """Arithmetic of its layers while it was trained, and its features computed; its weights are float32."""
     parameters: int
     """Numbers in the network."""
     images: int

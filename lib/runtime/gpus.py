@@ -1,8 +1,14 @@
 """GPUs that are asked for and are not there: refused at once, before anything waits for them or works without."""
 
+import ctypes
+
 from lib.config.resources import AcceleratorConfig
 from lib.errors import SettingsError
 from lib.runtime.environment import ray_is_ours
+
+CUDA_DRIVER = "libcuda.so.1"
+CAPABILITY_ATTRIBUTES = (75, 76)
+"""`CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`."""
 
 
 def require_gpus(config: AcceleratorConfig, processes: int = 1) -> None:
@@ -47,3 +53,23 @@ def require_visible_gpu(config: AcceleratorConfig) -> None:
             "--use-gpu: TensorFlow sees no GPU here: use the GPU image (cluster/Dockerfile), or install "
             "requirements-gpu.lock; `python -m jobs.doctor --use-gpu` looks at every machine"
         )
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """The compute capability of the first GPU that this process may use, such as (8, 0); None if there is none.
+
+    It asks the driver of NVIDIA's cards, which takes milliseconds; TensorFlow would be imported first.
+
+    Source: CUDA Driver API, Device Management.
+    """
+    try:
+        driver = ctypes.CDLL(CUDA_DRIVER)
+    except OSError:
+        return None
+    device, numbers = ctypes.c_int(), [ctypes.c_int() for _ in CAPABILITY_ATTRIBUTES]
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    for number, attribute in zip(numbers, CAPABILITY_ATTRIBUTES, strict=True):
+        if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device):
+            return None
+    return numbers[0].value, numbers[1].value

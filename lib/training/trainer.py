@@ -33,6 +33,7 @@ from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource, compute_features
 from lib.training.fit.plan import plan_phases
 from lib.training.fit.worker import train_on_worker
+from lib.training.precision import with_precision_of_run
 from lib.training.tracking import Tracker, open_tracker
 from lib.training.workers.failures import user_error
 from lib.training.workers.lane_shards import FITTED_SPLITS, LaneShards, training_datasets
@@ -167,6 +168,7 @@ def _train(
     start_ray(config)
     require_gpus(config, config.num_workers.fewest)
     logger.info("train %s: %s", folder.location.name, spec.beginning)
+    config = with_precision_of_run(config, folder)
     messages = MessageLog() if in_this_process(config) else RemoteMessages()
     features = frozen_features(config, spec, source)
     with tracker.following(messages):

@@ -43,7 +43,12 @@ def main() -> None:
     options = parser.parse_args()
     source = ShardSource.open(Location(options.dataset))
     config = TrainConfig(
-        dataset=options.dataset, output="-", model=options.model, epochs=options.epochs, image_size=source.image_size
+        dataset=options.dataset,
+        output="-",
+        model=options.model,
+        epochs=options.epochs,
+        image_size=source.image_size,
+        precision="float32",
     )
     start_ray(config)
     tried = TriedImages.of(source, MOST_IMAGES, config.seed)

@@ -126,7 +126,7 @@ class TrainingHere:
         """
         config = TrainConfig(
             dataset="unused", output=str(folder), model=spec, image_size=source.image_size,
-            **{"head": "adam", "cache_gib": 1, "max_bad_fraction": 0.5} | fit,
+            **{"head": "adam", "cache_gib": 1, "max_bad_fraction": 0.5, "precision": "float32"} | fit,
         )  # fmt: skip
         messages, steps = MessageLog(), CountedSteps(stop_before)
         parsed, self._built = parse_spec(spec), []

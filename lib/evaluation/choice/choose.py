@@ -27,6 +27,7 @@ from lib.models.probabilities import FloatArray
 from lib.models.spec import ModelSpec
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
+from lib.training.precision import with_precision_of_run
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class _Choice:
         started = time.monotonic()
         tried = TriedImages.of(self._source, most, self._train.seed)
         start_ray(self._train)
+        self._train = with_precision_of_run(self._train, self._folder)
         logger.info(
             "choose: %d models on %d training images, each without a fifth of them in turn",
             len(self._candidates.plan) - len(self._reasons), tried.images.num_rows,

@@ -152,6 +152,7 @@ class Finish:
         calibration, reference = self._calibrate()
         return FitRecord(
             world_size=self._peers.world_size,
+            precision=self._task.config.precision,
             parameters=int(self._network.model.count_params()),
             images=self._task.info.count("train"),
             calibration=calibration,

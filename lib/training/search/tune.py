@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lib.config.fitting import SweepConfig, TrainConfig
@@ -25,6 +26,7 @@ from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
 from lib.training.feature_extraction import FeatureSource
 from lib.training.fit.plan import plan_phases
+from lib.training.precision import with_precision_of_run
 from lib.training.search.trials import FLAG, Trial, draw_trials, in_words, read_sweep
 from lib.training.tracking import open_tracker
 from lib.training.trainer import (
@@ -94,6 +96,7 @@ def _search(
     if missing := [trial for trial in trials if trial.number not in results]:
         start_ray(config)
         require_gpus(config)
+        missing = [replace(trial, config=with_precision_of_run(trial.config, folder)) for trial in missing]
         resources = TrialResources.of(config, len(missing))
         features = _features(missing, source)
         solving = [features[trial.number] for trial in missing if trial.config.head == "solved"]
