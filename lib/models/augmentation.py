@@ -5,7 +5,7 @@ any number of workers and after a resume. The layer is for the training graph, b
 and is no part of the model that is saved.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -44,6 +44,9 @@ UNMIXING: npt.NDArray[np.float32] = np.linalg.pinv(HAEMATOXYLIN_EOSIN)
 """From optical density to amounts of the two dyes, (3, 2). What is perpendicular to both counts as neither."""
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+
+Drawn = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], tf.Tensor]
+"""From images, uint8 (n, size, size, 3), and their draws (n, DRAWS) to changed images of the same kind."""
 
 
 def draw(seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -133,6 +136,17 @@ class Augmentation(keras.layers.Layer):  # type: ignore[misc]  # Keras has no ty
         for change in self.changes:
             is_on[COLUMNS[change]] = True
         return tf.where(is_on, draws, IDENTITY)
+
+
+def in_a_graph(augmentation: Augmentation, size: int) -> Drawn:
+    """The same changes as one call of TensorFlow, for images of a size; on the CPU, since a GPU gathers no uint8."""
+    images, draws = tf.TensorSpec([None, size, size, 3], tf.uint8), tf.TensorSpec([None, DRAWS], tf.float32)
+
+    def on_cpu(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        with tf.device("/CPU:0"):
+            return augmentation(images, draws)
+
+    return tf.function(on_cpu, input_signature=[images, draws])  # type: ignore[no-any-return]
 
 
 def _moved(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:

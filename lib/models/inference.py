@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,8 +16,8 @@ from lib.runtime.allocator import keep_freed_memory
 
 FloatArray = npt.NDArray[np.float32]
 FloatArrays = list[FloatArray]
-Change = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.int64]], Any]
-"""From images, uint8 (n, size, size, 3), and their positions to changed images of the same kind."""
+Change = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.int64]], tf.Tensor]
+"""From images, uint8 (n, size, size, 3), and their positions to changed images of the same kind, in a graph."""
 QUARTER_TURNS = {"flips": (0, 2), "quarter_turns": (0, 1, 2, 3)}
 """How the views of a `--test-time-augmentation` are turned; each is there mirrored too."""
 
@@ -97,9 +97,14 @@ def views_of(augmentation: str) -> list[Change | None]:
     return [None, *(partial(_view, turns=turns, mirrored=mirrored) for turns, mirrored in ways[1:])]
 
 
-def _view(images: npt.NDArray[np.uint8], _: npt.NDArray[np.int64], turns: int, mirrored: bool) -> Any:
-    """Images mirrored top to bottom, then turned by so many quarters."""
-    return np.ascontiguousarray(np.rot90(images[:, ::-1] if mirrored else images, turns, axes=(1, 2)))
+def _view(images: npt.NDArray[np.uint8], _: npt.NDArray[np.int64], turns: int, mirrored: bool) -> tf.Tensor:
+    return _turned(tf.convert_to_tensor(images), turns, mirrored)
+
+
+@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
+def _turned(images: tf.Tensor, turns: int, mirrored: bool) -> tf.Tensor:
+    """Images mirrored top to bottom, then turned by so many quarters, counter-clockwise as `numpy.rot90`."""
+    return tf.image.rot90(tf.reverse(images, [1]) if mirrored else images, turns)
 
 
 def _mean(of_views: FloatArray) -> FloatArray:

@@ -38,7 +38,7 @@ from lib.runtime.ray_data import start_ray
 from lib.storage.location import FETCH_CONCURRENCY, Location
 
 if TYPE_CHECKING:
-    from lib.models.augmentation import Augmentation
+    from lib.models.augmentation import Drawn
     from lib.models.inference import Change, Forward
 
 logger = logging.getLogger(__name__)
@@ -255,17 +255,18 @@ class FeatureWriter:
         self._task = task
         self._loading = ThreadPoolExecutor(max_workers=1).submit(self._load)
 
-    def _load(self) -> "tuple[Forward, Augmentation]":
+    def _load(self) -> "tuple[Forward, Drawn]":
         import keras
 
-        from lib.models.augmentation import Augmentation
+        from lib.models.augmentation import Augmentation, in_a_graph
         from lib.models.inference import Forward
         from lib.models.registry import build_base
 
         require_visible_gpu(self._task.config)
         keras.config.set_dtype_policy(self._task.config.precision)
         base = build_base(self._task.spec, self._task.image_size)
-        return Forward(base, BATCH_SIZE), Augmentation(self._task.config.changes(from_scratch=False))
+        augmentation = Augmentation(self._task.config.changes(from_scratch=False))
+        return Forward(base, BATCH_SIZE), in_a_graph(augmentation, self._task.image_size)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Compute the features of a unit (`DECODED_SCHEMA` and its split) and write a part for each variant."""
@@ -282,9 +283,9 @@ class FeatureWriter:
     def _change(self, variant: int) -> "Change":
         from lib.models.augmentation import draw
 
-        _, augmentation = self._loading.result()
+        _, changed = self._loading.result()
         seed = self._task.config.seed
-        return lambda images, positions: augmentation(images, draw(seed, variant, positions))
+        return lambda images, positions: changed(images, draw(seed, variant, positions))
 
 
 def feature_table(decoded: pa.Table, features: npt.NDArray[np.float32]) -> pa.Table:

@@ -103,7 +103,7 @@ def test_the_views_of_an_image_are_the_symmetries_each_once_and_itself_first(aug
     images, positions = random_images(2), np.arange(2)
     first, *others = views_of(augmentation)
     assert first is None
-    found = [images.tobytes(), *(change(images, positions).tobytes() for change in others)]
+    found = [images.tobytes(), *(change(images, positions).numpy().tobytes() for change in others)]
     assert found[0] == images.tobytes()
     assert sorted(found) == sorted(np.ascontiguousarray(way(images)).tobytes() for way in SYMMETRIES[augmentation])
     assert len(set(found)) == len(found) == {"none": 1, "flips": 4, "quarter_turns": 8}[augmentation]
