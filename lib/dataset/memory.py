@@ -1,5 +1,6 @@
 """One worker's share of a split in memory, as decoded images or as features, and its batches."""
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.dataset.sampler import PADDING
-from lib.dataset.source import RefusedImage, stated_checksums
+from lib.dataset.source import RefusedImage, image_array, stated_checksums
 from lib.errors import DataError
 from lib.runtime.free_memory import free_memory
 
@@ -21,6 +22,8 @@ Examples = tuple[npt.NDArray[Any], npt.NDArray[np.int32]]
 Positions = npt.NDArray[np.int64]
 
 MEMORY_SHARE = 0.8
+ALIGNMENT_BYTES = 64
+"""Where TensorFlow wants arrays to begin, to take them without a copy."""
 
 
 @dataclass
@@ -46,37 +49,55 @@ class ExampleCache:
         """Room for the images of a range of positions."""
         return cls(
             positions,
-            np.zeros((len(positions), image_size, image_size, 3), np.uint8),
+            aligned_zeros((len(positions), image_size, image_size, 3), np.uint8),
             np.full(len(positions), PADDING, np.int32),
         )
 
     def fill(self, decoded: Iterable[pa.Table], class_names: list[str]) -> None:
-        """Take in tables of `DECODED_SCHEMA`, in any order."""
-        numbers = {name: number for number, name in enumerate(class_names)}
+        """Take in tables of `DECODED_SCHEMA`, in any order; each image is copied once."""
         for table in decoded:
             self.refused.extend(RefusedImage.among(table))
-            usable = table.filter(pc.is_null(table["reason"]))
-            self.checksums.append(stated_checksums(usable))
-            for row in usable.select(["position", "label"]).to_pylist():
-                self.labels[row["position"] - self.positions.start] = numbers[row["label"]]
-            self._copy_images(usable)
+            self.checksums.append(stated_checksums(table))
+            places, labels = usable_labels(table, class_names)
+            places -= self.positions.start
+            self.labels[places] = labels
+            self.examples[places] = image_array(table, self.examples.shape[1])
 
-    def _copy_images(self, table: pa.Table) -> None:
-        for position, image in zip(table["position"].to_pylist(), table["image"], strict=True):
-            pixels = np.frombuffer(image.as_buffer(), np.uint8)
-            self.examples[position - self.positions.start] = pixels.reshape(self.examples.shape[1:])
+    def places(self, positions: Positions) -> Examples:
+        """Where the examples of some positions of the range are, and their classes, in the shape of the positions.
+
+        For `PADDING` that is place 0, whatever is there.
+        """
+        if not len(self.labels):
+            return np.zeros(positions.shape, np.int64), np.full(positions.shape, PADDING, np.int32)
+        places = np.where(positions == PADDING, 0, positions - self.positions.start)
+        return places, np.where(positions == PADDING, PADDING, self.labels[places]).astype(np.int32)
 
     def batch(self, positions: Positions) -> Examples:
         """The examples at some positions of the range, or `PADDING`."""
-        shape = (len(positions), *self.examples.shape[1:])
+        places, labels = self.places(positions)
         if not len(self.labels):
-            return np.zeros(shape, self.examples.dtype), np.full(len(positions), PADDING, np.int32)
-        places = np.where(positions == PADDING, 0, positions - self.positions.start)
-        return self.examples[places], np.where(positions == PADDING, PADDING, self.labels[places]).astype(np.int32)
+            return np.zeros((len(positions), *self.examples.shape[1:]), self.examples.dtype), labels
+        return self.examples[places], labels
 
     def batches(self, order: Positions) -> Iterator[Examples]:
         """A batch for each row of `order`, which has shape (steps, n)."""
         return map(self.batch, order)
+
+
+def usable_labels(decoded: pa.Table, class_names: list[str]) -> Examples:
+    """Positions and classes of the images of a table of `DECODED_SCHEMA` that were not refused, in their order."""
+    known = decoded.select(["position", "label"]).filter(pc.is_valid(decoded["image"]))
+    labels = pc.index_in(known["label"], pa.array(class_names, pa.string()))
+    return known["position"].to_numpy().copy(), labels.to_numpy().astype(np.int32)
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Zeros that begin where TensorFlow wants it; memory is taken where something is written."""
+    size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.zeros(size_bytes + ALIGNMENT_BYTES, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT_BYTES
+    return room[start : start + size_bytes].view(dtype).reshape(shape)
 
 
 def zeros_in_a_file(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

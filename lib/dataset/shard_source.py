@@ -127,5 +127,5 @@ def _decode_shard(unit: pa.Table, images: Location) -> pa.Table:
     cv2.setNumThreads(1)
     location, columns = images / unit["file"][0].as_py(), ["image_id", "path", "label", "image"]
     rows = read_shard_rows(location, unit["row"], columns)
-    pixels = [decode_jpeg(image).tobytes() for image in rows["image"].to_pylist()]
+    pixels = [decode_jpeg(image) for image in rows["image"].to_pylist()]
     return decoded_table(rows.drop_columns(["image"]).to_pylist(), pixels, unit)

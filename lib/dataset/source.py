@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,6 +31,9 @@ DECODED_SCHEMA = pa.schema(
     ]
 )
 """In memory only, between tasks."""
+IMAGE = "image"
+PIECE_BYTES = 2**30
+"""Arrow's `binary` counts bytes in int32."""
 NAMES = ["position", "image_id", "path", "label", "group"]
 
 Decoder = Callable[[pa.Table], pa.Table]
@@ -129,7 +133,7 @@ class RefusedImage:
     def among(cls, rows: pa.Table) -> "list[RefusedImage]":
         """Those of some images that have a reason; the rows have columns as the attributes."""
         columns = [field.name for field in fields(cls)]
-        return [cls(**row) for row in rows.filter(pc.is_valid(rows["reason"])).select(columns).to_pylist()]
+        return [cls(**row) for row in rows.select(columns).filter(pc.is_valid(rows["reason"])).to_pylist()]
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class TrainedImages:
 
 def stated_checksums(decoded: pa.Table) -> pa.Table:
     """The checksums of images that came straight from their files (`lib.folders.model.SEEN_SCHEMA`)."""
-    return decoded.filter(pc.is_valid(decoded["checksum"])).select(SEEN_SCHEMA.names).cast(SEEN_SCHEMA)
+    return decoded.select(SEEN_SCHEMA.names).filter(pc.is_valid(decoded["checksum"])).cast(SEEN_SCHEMA)
 
 
 class Units:
@@ -173,26 +177,56 @@ def first_position(unit: pa.Table) -> int:
     return int(unit["position"][0].as_py())
 
 
-def decoded_table(rows: list[dict[str, object]], images: Sequence[bytes | None], unit: pa.Table) -> pa.Table:
+def decoded_table(
+    rows: list[dict[str, object]], images: Sequence[npt.NDArray[np.uint8] | None], unit: pa.Table
+) -> pa.Table:
     """A table of `DECODED_SCHEMA`.
 
     Args:
         rows: What is known of each image of a unit, in its order.
-        images: Their pixels; None for a refused one.
+        images: Each of one shape; None for a refused one.
         unit: Has their positions.
     """
+    known = pa.schema([column for column in DECODED_SCHEMA if column.name != IMAGE])
     positions = unit["position"].to_pylist()
-    return pa.Table.from_pylist(
-        [
-            row | {"position": position, "image": image}
-            for row, position, image in zip(rows, positions, images, strict=True)
-        ],
-        schema=DECODED_SCHEMA,
+    table = pa.Table.from_pylist(
+        [row | {"position": position} for row, position in zip(rows, positions, strict=True)], schema=known
     )
+    place = DECODED_SCHEMA.get_field_index(IMAGE)
+    return table.add_column(place, DECODED_SCHEMA.field(IMAGE), _column_of_images(images))
 
 
-def image_array(decoded: pa.Table, image_size: int) -> np.ndarray:
-    """The images of a decoded table without refused ones: uint8 (n, image_size, image_size, 3)."""
-    return np.stack([np.frombuffer(image.as_buffer(), np.uint8) for image in decoded["image"]]).reshape(
-        -1, image_size, image_size, 3
-    )
+def _column_of_images(images: Sequence[npt.NDArray[np.uint8] | None]) -> pa.ChunkedArray:
+    """Images beside each other in memory, each copied once; in pieces of at most `PIECE_BYTES`."""
+    size_bytes = max((image.nbytes for image in images if image is not None), default=1)
+    at_once = max(PIECE_BYTES // size_bytes, 1)
+    pieces = [_piece(images[start : start + at_once]) for start in range(0, len(images), at_once)]
+    return pa.chunked_array(pieces, DECODED_SCHEMA.field(IMAGE).type)
+
+
+def _piece(images: Sequence[npt.NDArray[np.uint8] | None]) -> pa.BinaryArray:
+    usable = [image for image in images if image is not None]
+    pixels = np.stack(usable) if usable else np.empty(0, np.uint8)
+    sizes = [0 if image is None else image.nbytes for image in images]
+    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    valid = pa.array([image is not None for image in images])
+    buffers = [valid.buffers()[1], pa.py_buffer(ends), pa.py_buffer(pixels)]
+    return pa.Array.from_buffers(pa.binary(), len(images), buffers)
+
+
+def image_array(decoded: pa.Table, image_size: int) -> npt.NDArray[np.uint8]:
+    """The images of a decoded table but for refused ones, uint8 (n, image_size, image_size, 3).
+
+    They are the table's own memory, and read only, where it is in one piece, as that of a unit is.
+    """
+    pieces = [_pixels(piece) for piece in decoded[IMAGE].chunks]
+    pixels = pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.uint8), *pieces])
+    return pixels.reshape(-1, image_size, image_size, 3)
+
+
+def _pixels(piece: pa.BinaryArray) -> npt.NDArray[np.uint8]:
+    _, ends, pixels = piece.buffers()
+    if pixels is None or not len(piece):
+        return np.empty(0, np.uint8)
+    first, last = np.frombuffer(ends, np.int32)[[piece.offset, piece.offset + len(piece)]]
+    return np.frombuffer(pixels, np.uint8)[first:last]

@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from lib.config.resources import DecodeConfig
 from lib.dataset.graph import decoded_dataset, tables_in_turn
-from lib.dataset.memory import ExampleCache, Examples, Positions
+from lib.dataset.memory import Examples, Positions, aligned_zeros, usable_labels
 from lib.dataset.sampler import PADDING, LaneOrder
-from lib.dataset.source import DatasetInfo, RefusedImage, Units
+from lib.dataset.source import DatasetInfo, RefusedImage, Units, image_array, stated_checksums
 
 if TYPE_CHECKING:
     import ray.data
 
+NO_PLACE = -1
 PLANNED_UNITS = 256
 """Units of a graph: Ray Data takes a millisecond of CPU for each before the first is decoded."""
 
@@ -25,8 +26,6 @@ PLANNED_UNITS = 256
 @dataclass(frozen=True)
 class ImageStream:
     """Decodes images in the order in which an epoch needs them, holding no more than a chunk of each lane.
-
-    What waits is kept image by image: each is let go once it is used, and units would be held until their last one is.
 
     Attributes:
         units: What this worker reads, all of its own positions.
@@ -52,15 +51,12 @@ class ImageStream:
         """
         wanted = np.zeros(len(self.order.positions), bool)
         wanted[order[order != PADDING] - self.order.positions.start] = True
-        decoded = self._decoded(epoch, wanted)
-        waiting: dict[int, Examples] = {}
+        waiting = WaitingImages(self.info.image_size)
+        decoded = self._decoded(epoch, wanted, waiting)
         for row in order:
-            missing = {position for position in row.tolist() if position != PADDING} - waiting.keys()
-            while missing:
-                arrived = next(decoded)
-                waiting |= arrived
-                missing -= arrived.keys()
-            yield self._batch(row, waiting)
+            while not waiting.has(row):
+                next(decoded)
+            yield waiting.take(row)
 
     def _graphs(self, epoch: int, wanted: npt.NDArray[np.bool_]) -> "Iterable[ray.data.Dataset]":
         """The graphs that decode what is wanted of an epoch, each planned when it is asked for.
@@ -86,23 +82,58 @@ class ImageStream:
             graph.context.execution_options.preserve_order = True
             yield graph
 
-    def _decoded(self, epoch: int, wanted: npt.NDArray[np.bool_]) -> Iterator[dict[int, Examples]]:
-        first = self.order.positions.start
+    def _decoded(self, epoch: int, wanted: npt.NDArray[np.bool_], waiting: "WaitingImages") -> Iterator[None]:
+        """Have what is wanted of an epoch come to wait, a unit at a time."""
         for table in tables_in_turn(self._graphs(epoch, wanted)):
-            positions = table["position"].to_numpy()
-            if not len(positions):
-                continue
-            part = ExampleCache.empty(range(positions.min(), positions.max() + 1), self.info.image_size)
-            part.fill([table], self.info.class_names)
-            self.tell(part.refused, part.checksums)
-            arrived = positions[wanted[positions - first]]
-            yield {int(position): part.batch(np.array([position])) for position in arrived}
+            self.tell(RefusedImage.among(table), [stated_checksums(table)])
+            waiting.add(table, self.info.class_names, self._wanted(table, wanted))
+            yield
 
-    def _batch(self, row: Positions, waiting: dict[int, Examples]) -> Examples:
-        size = self.info.image_size
-        images = np.zeros((len(row), size, size, 3), np.uint8)
-        labels = np.full(len(row), PADDING, np.int32)
-        for place, position in enumerate(row.tolist()):
-            if position != PADDING:
-                images[place : place + 1], labels[place : place + 1] = waiting.pop(position)
-        return images, labels
+    def _wanted(self, table: pa.Table, wanted: npt.NDArray[np.bool_]) -> set[int]:
+        positions = table["position"].to_numpy()
+        return set(positions[wanted[positions - self.order.positions.start]].tolist())
+
+
+class WaitingImages:
+    """Decoded images that wait for their batch, in one piece of memory whose places are used again.
+
+    Each is copied into its place and into its batch, and nowhere else; what Ray holds is let go at once.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        """Wait for images of a size."""
+        self._images = np.empty((0, image_size, image_size, 3), np.uint8)
+        self._places: dict[int, tuple[int, int]] = {}
+        self._free: list[int] = []
+
+    def has(self, row: Positions) -> bool:
+        """Whether all images of a batch are here, or were refused."""
+        return all(position in self._places for position in row.tolist() if position != PADDING)
+
+    def add(self, table: pa.Table, class_names: list[str], wanted: set[int]) -> None:
+        """Take in those images of a table of `DECODED_SCHEMA` that are wanted; refused ones have no class."""
+        self._places |= dict.fromkeys(wanted, (NO_PLACE, PADDING))
+        self._make_room(len(wanted))
+        columns = (column.tolist() for column in usable_labels(table, class_names))
+        for position, label, image in zip(*columns, image_array(table, self._images.shape[1]), strict=True):
+            if position in wanted:
+                place = self._free.pop()
+                self._images[place], self._places[position] = image, (place, label)
+
+    def _make_room(self, count: int) -> None:
+        if (missing := count - len(self._free)) > 0:
+            before = len(self._images)
+            more = np.empty((max(missing, before), *self._images.shape[1:]), np.uint8)
+            self._images = np.concatenate([self._images, more])
+            self._free.extend(range(before, len(self._images)))
+
+    def take(self, row: Positions) -> Examples:
+        """The images of a batch, whose places are free then; zeros where there is none."""
+        found = [self._places.pop(position, (NO_PLACE, PADDING)) for position in row.tolist()]
+        places, labels = (np.array(column) for column in zip(*found, strict=True))
+        images = aligned_zeros((len(row), *self._images.shape[1:]), np.uint8)
+        is_there = np.flatnonzero(places != NO_PLACE)
+        for number in is_there:
+            images[number] = self._images[places[number]]
+        self._free.extend(places[is_there].tolist())
+        return images, labels.astype(np.int32)

@@ -226,7 +226,7 @@ class TiffSource:
 def _decode_tiffs(unit: pa.Table, folder: Location, config: ImageConfig, quality: int | None) -> pa.Table:
     join_stage("decode")
     results = list(read_unit(unit, folder, config))
-    pixels = [None if result.image is None else _as_stored(result.image, quality).tobytes() for result in results]
+    pixels = [None if result.image is None else _as_stored(result.image, quality) for result in results]
     return decoded_table([result.row for result in results], pixels, unit)
 
 

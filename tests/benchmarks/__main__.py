@@ -9,12 +9,13 @@ larger number of images, so that start-up is left out and shown apart.
 
 import argparse
 
-from tests.benchmarks import convert, decode, evaluation, fit, listing, remote, transfer
+from tests.benchmarks import convert, decode, evaluation, feeding, fit, listing, remote, transfer
 
 BENCHMARKS = {
     "decode": decode.run,
     "convert": convert.run,
     "fit": fit.run,
+    "input": feeding.run,
     "transfer": transfer.run,
     "evaluation": evaluation.run,
     "listing": listing.run,

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import tensorflow as tf
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, log_loss
+from tensorflow.core.framework import types_pb2
+from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import LaneOrder
@@ -20,6 +23,7 @@ from lib.models.spec import parse_spec
 from lib.runtime.gpu_use import GpuMeter, GpuUse
 from lib.training.fit.batches import Batches
 from lib.training.fit.callbacks import KeepBest, RecordHistory
+from lib.training.fit.loader import SplitExamples
 from lib.training.fit.objective import Objective, batch_sums, without_padding
 from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.plan import Phase
@@ -39,9 +43,8 @@ def synchronous(
     network: keras.Model,
     parts: list[int],
     optimizer: keras.optimizers.Optimizer | None = None,
-    change: keras.layers.Layer | None = None,
 ) -> SynchronousModel:
-    objective = Objective(change, is_batch_normalised=bool(trained_batch_normalisation(network)))
+    objective = Objective(is_batch_normalised=bool(trained_batch_normalisation(network)))
     model = SynchronousModel(network, world_size=1, part_sizes=parts, objective=objective)
     model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), jit_compile=False)
     return model
@@ -54,7 +57,8 @@ def batch(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def cached_batches(cache: ExampleCache, order: LaneOrder) -> Batches:
-    return Batches(lambda positions, _: cache.batches(positions), order, np.ones(CLASS_COUNT, np.float32))
+    examples = SplitExamples(order, lambda positions, _: cache.batches(positions), EXAMPLE, [cache])
+    return Batches(examples, np.ones(CLASS_COUNT, np.float32))
 
 
 def assert_same_weights(found: keras.Model, expected: keras.Model, tolerance: float = 1e-6) -> None:
@@ -123,8 +127,8 @@ def test_what_padding_holds_does_not_matter_to_batch_normalisation() -> None:
 def test_padding_is_replaced_by_the_images_that_are_there_in_turn() -> None:
     examples = np.arange(6)
     found = [
-        without_padding(examples, np.array(present, bool)).numpy().tolist()
-        for present in ([1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0])
+        without_padding(tf.constant(examples), tf.constant(present, tf.bool)).numpy().tolist()
+        for present in ([True] * 6, [False, True, False, True, False, False], [False] * 6)
     ]
     assert found == [[0, 1, 2, 3, 4, 5], [1, 1, 1, 3, 1, 3], [0, 0, 0, 0, 0, 0]]
 
@@ -163,6 +167,37 @@ def test_images_are_mixed_within_their_part_as_drawn_and_so_are_their_labels() -
     assert sum(float(part[2]) for part in sums) == 7
 
 
+def nodes_of_a_step(network: keras.Model, objective: Objective) -> list[Any]:
+    """What a training step computes, the functions that it calls included."""
+    model = SynchronousModel(network, world_size=1, part_sizes=[4, 4], objective=objective)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+    model.optimizer.build(network.trainable_variables)
+    data = tuple(tf.constant(array) for array in (*batch(8), np.zeros((8, DRAWS), np.float32)))
+    graph = tf.function(model.train_step).get_concrete_function(data).graph.as_graph_def()
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
+def runs_on_a_gpu(node: Any) -> bool:
+    """Whether TensorFlow has a kernel of an operation for GPUs, by the types of its arguments."""
+    types = {name: value.type for name, value in node.attr.items() if value.WhichOneof("value") == "type"}
+    kernels = get_registered_kernels_for_op(node.op).kernel
+    return any(
+        kernel.device_type in {"GPU", "DEFAULT"}
+        and all(types.get(c.name) in c.allowed_values.list.type for c in kernel.constraint)
+        for kernel in kernels
+    )
+
+
+def test_nothing_in_a_step_has_a_kernel_for_images_on_cpus_alone() -> None:
+    nodes = nodes_of_a_step(normalising_network(), Objective(mixup=0.4, is_batch_normalised=True))
+    of_images = [node for node in nodes if any(value.type == types_pb2.DT_UINT8 for value in node.attr.values())]
+    assert {"Cast", "StridedSlice"} <= {node.op for node in of_images}
+    assert {"GatherV2", "SplitV", "Split"}.isdisjoint(node.op for node in of_images)
+    if tf.test.is_built_with_cuda():
+        calls = {"Placeholder", "PartitionedCall", "StatefulPartitionedCall"}
+        assert [node.op for node in of_images if node.op not in calls and not runs_on_a_gpu(node)] == []
+
+
 PARTS = (slice(0, 4), slice(4, 8))
 
 
@@ -178,7 +213,7 @@ def test_validation_is_the_mean_over_images_and_not_over_batches() -> None:
     images, labels, _ = batch(7)
     network = small_network()
     batches = cached_batches(ExampleCache(range(7), images, labels), LaneOrder(7, batch_size=4, shuffle=False))
-    logs = synchronous(network, [4]).evaluate(batches.dataset(*EXAMPLE), verbose=0, return_dict=True)
+    logs = synchronous(network, [4]).evaluate(batches.dataset(), verbose=0, return_dict=True)
     expected = probabilities(network, images)
     assert logs["loss"] == pytest.approx(log_loss(labels, expected, labels=range(CLASS_COUNT)), abs=1e-5)
     assert logs["accuracy"] == pytest.approx(accuracy_score(labels, expected.argmax(axis=1)), abs=1e-6)
@@ -212,27 +247,6 @@ def test_weights_of_classes_scale_the_loss_and_the_step_but_not_the_accuracy() -
     assert_same_weights(ours, plain)
     assert logs["loss"] == pytest.approx(float(np.mean(weights * losses)), rel=1e-5)
     assert logs["accuracy"] == pytest.approx(is_right.mean(), abs=1e-6)
-
-
-class Darker(keras.layers.Layer):
-    """Divides each image by what was drawn for it."""
-
-    def call(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.cast(images, tf.float32) / draws[:, :1, None, None], tf.uint8)
-
-
-def test_images_are_changed_as_drawn_while_training_and_not_for_validation() -> None:
-    images, labels, weights = batch(8)
-    draws = np.arange(1, 9, dtype=np.float32)[:, None].repeat(3, axis=1)
-    changed = Darker()(images, draws).numpy()
-    ours, expected = small_network(), small_network()
-    model, other = synchronous(ours, [4, 4], change=Darker(dtype="float32")), synchronous(expected, [4, 4])
-    assert model.test_on_batch(images, labels, weights) == other.test_on_batch(images, labels, weights)
-    data = tf.data.Dataset.from_tensors((images, labels, weights, draws))
-    model.fit(data, shuffle=False, verbose=0)
-    other.train_on_batch(changed, labels, weights)
-    assert_same_weights(ours, expected, tolerance=0)
-    assert np.abs(step_from(small_network(), ours)).max() > 1e-5
 
 
 @pytest.fixture
@@ -271,6 +285,17 @@ def test_the_scale_of_the_loss_is_not_in_the_step_nor_in_what_is_reported() -> N
         assert np.linalg.norm(difference) < 0.05 * np.linalg.norm(exact_step)
 
 
+@pytest.mark.usefixtures("float16")
+def test_half_precision_scales_the_mean_of_a_part_which_overflows_later_than_its_sum() -> None:
+    images, labels, weights = (np.repeat(array[:1], 256, axis=0) for array in batch(1))
+    network, before = small_network(), small_network()
+    model = synchronous(network, [256], keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), 2.0**15))
+    model.optimizer.build(network.trainable_variables)
+    model.train_on_batch(images, labels, weights)
+    assert float(model.optimizer.dynamic_scale) == 2.0**15
+    assert step_from(before, network).any()
+
+
 def step_from(before: keras.Model, after: keras.Model) -> np.ndarray:
     pairs = zip(before.get_weights(), after.get_weights(), strict=True)
     return np.concatenate([(b - a).ravel() for a, b in pairs])
@@ -304,7 +329,7 @@ def test_a_few_images_are_learned_by_heart() -> None:
     model = synchronous(small_network(), [3, 3], keras.optimizers.Adam(0.003))
     fit = PhaseFit(Phase(0, "fit", 40), model, batches, [], None)
     hooks = [RecordHistory(fit, messages, gpu=BusyGpu())]
-    model.fit(batches.dataset(*EXAMPLE), epochs=40, callbacks=hooks, shuffle=False, verbose=0)
+    model.fit(batches.dataset(), epochs=40, callbacks=hooks, shuffle=False, verbose=0)
     assert fit.rows[-1].accuracy == 1
     assert fit.rows[-1].loss < 0.1 < fit.rows[0].loss
     assert [row.epoch for row in fit.rows] == list(range(1, 41))

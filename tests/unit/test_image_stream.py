@@ -9,8 +9,8 @@ import pytest
 from lib.dataset import stream as stream_module
 from lib.dataset.memory import ExampleCache
 from lib.dataset.sampler import CHUNK, PADDING, LaneOrder
-from lib.dataset.source import DatasetInfo, RefusedImage, Units
-from lib.dataset.stream import ImageStream
+from lib.dataset.source import DatasetInfo, RefusedImage, Units, image_array
+from lib.dataset.stream import ImageStream, WaitingImages
 from tests.fakes.images import DatasetHere, FakeSource, decode_without_ray
 
 Told = list[RefusedImage]
@@ -115,3 +115,14 @@ def test_the_rest_of_an_epoch_is_streamed_without_decoding_what_is_done() -> Non
     source, order = FakeSource({"train": 1280}, image_size=2, unit=16), LaneOrder(1280, 4, seed=2)
     list(stream(source, order).batches(order.epoch(1)[256:], 1))
     assert len(source.decoded) <= (64 + CHUNK) * 4
+
+
+def test_places_of_used_images_are_taken_by_later_ones() -> None:
+    source, waiting = FakeSource({"train": 64}, image_size=2, unit=8), WaitingImages(2)
+    for unit in source.units("train"):
+        positions, table = unit["position"].to_numpy(), source.decoder(unit)
+        waiting.add(table, source.class_names, set(positions.tolist()))
+        images, labels = waiting.take(positions[::-1])
+        np.testing.assert_array_equal(images, image_array(table, 2)[::-1])
+        assert labels.tolist() == [position % 3 for position in positions[::-1]]
+    assert len(waiting._images) == 8

@@ -15,8 +15,17 @@ from hypothesis import strategies as st
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import DecodeConfig
+from lib.dataset import source as source_module
 from lib.dataset.shard_source import ShardSource
-from lib.dataset.source import DECODED_SCHEMA, NAMES, ImageSource, RefusedImage, Units, image_array
+from lib.dataset.source import (
+    DECODED_SCHEMA,
+    NAMES,
+    ImageSource,
+    RefusedImage,
+    Units,
+    decoded_table,
+    image_array,
+)
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import DataError, SettingsError, StorageError
 from lib.folders.manifest import DuplicateCounts
@@ -218,6 +227,36 @@ def test_an_image_array_has_the_pixels_of_the_table(tiffs: TiffSource) -> None:
     images = image_array(table, SIZE)
     assert (images.shape, images.dtype) == ((3, SIZE, SIZE, 3), np.uint8)
     assert [image.tobytes() for image in images] == table["image"].to_pylist()
+
+
+def refused_between(count: int) -> pa.Table:
+    """Images of value 0, 1, ... of which every third was refused."""
+    unit = pa.table({"position": pa.array(range(count), pa.int64())})
+    rows: list[dict[str, object]] = [{"image_id": str(number), "path": str(number)} for number in range(count)]
+    images = [None if number % 3 == 0 else np.full((SIZE, SIZE, 3), number, np.uint8) for number in range(count)]
+    return decoded_table(rows, images, unit)
+
+
+@pytest.mark.parametrize("piece_bytes", [2**30, 2 * SIZE * SIZE * 3, 1])
+@pytest.mark.parametrize("count", [0, 1, 8])
+def test_decoded_images_lie_beside_each_other_without_refused_ones(
+    monkeypatch: pytest.MonkeyPatch, piece_bytes: int, count: int
+) -> None:
+    monkeypatch.setattr(source_module, "PIECE_BYTES", piece_bytes)
+    table = refused_between(count)
+    table.validate(full=True)
+    assert table.schema == DECODED_SCHEMA
+    expected = [number for number in range(count) if number % 3]
+    assert image_array(table, SIZE)[:, 0, 0, 0].tolist() == expected
+    assert image_array(table.slice(3, 4), SIZE)[:, 0, 0, 0].tolist() == [n for n in expected if 3 <= n < 7]
+    values = [image and image[:1] for image in table["image"].to_pylist()]
+    assert values == [None if number % 3 == 0 else bytes([number]) for number in range(count)]
+
+
+def test_the_images_of_a_unit_are_looked_at_where_they_are() -> None:
+    table = refused_between(8)
+    images, memory = image_array(table, SIZE), table["image"].chunk(0).buffers()[2]
+    assert (images.ctypes.data, images.nbytes) == (memory.address, memory.size)
 
 
 def test_a_folder_that_is_not_complete_is_no_source(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lib.models.registry import trained_batch_normalisation
 from lib.training.fit.image_statistics import first_batches
 from lib.training.fit.loader import SplitExamples
 from lib.training.fit.objective import without_padding
-from lib.training.fit.synchronous import SynchronousModel, add_pairwise
+from lib.training.fit.synchronous import SynchronousModel, add_pairwise, parts_of
 from lib.training.workers.peers import all_reduce_sum
 from lib.training.workers.watchdog import Heartbeat
 
@@ -67,7 +67,7 @@ class BatchStatistics:
 
     def _batch_sums(self, examples: tf.Tensor, is_present: tf.Tensor) -> list[tf.Tensor]:
         """The images of a batch; then, times these, each layer's mean input; then that of its square."""
-        parts = zip(*(tf.split(tensor, self._model.part_sizes) for tensor in (examples, is_present)), strict=True)
+        parts = parts_of((examples, is_present), self._model.part_sizes)
         return add_pairwise([self._part_sums(*part) for part in parts])
 
     def _part_sums(self, examples: tf.Tensor, is_present: tf.Tensor) -> list[tf.Tensor]:

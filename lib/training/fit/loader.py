@@ -16,6 +16,7 @@ from lib.dataset.memory import (
     ExampleCache,
     Examples,
     Positions,
+    aligned_zeros,
     image_bytes,
     memory_for_images,
     refuse_too_many,
@@ -84,7 +85,7 @@ def load_features(
 
 
 def _zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    return np.zeros(shape, np.float32)
+    return aligned_zeros(shape, np.float32)
 
 
 def _features_of(features: FeatureSource, split: str, order: LaneOrder, room: Room, tell: Tell) -> SplitExamples:

@@ -20,7 +20,7 @@ from lib.models.registry import Network, build_network, set_weights, trained_bat
 from lib.runtime.gpu_use import GpuMeter, NoGpuMeterError, open_gpu_meter
 from lib.runtime.gpus import visible_gpus
 from lib.training.fit.batch_statistics import BatchStatistics
-from lib.training.fit.batches import Batches, original_error
+from lib.training.fit.batches import Batches, Draws, original_error
 from lib.training.fit.callbacks import (
     Hook,
     JudgedWeights,
@@ -46,6 +46,9 @@ from lib.training.workers.failures import LostPeerError
 from lib.training.workers.messages import Note
 from lib.training.workers.peers import Collective, Peers, TrainTask, start_collectives
 from lib.training.workers.watchdog import Heartbeat
+
+GPU = "/GPU:0"
+"""TensorFlow's name of the one GPU of a worker."""
 
 
 class TrainingLoop:
@@ -178,7 +181,8 @@ class TrainingLoop:
         """Train one phase, and leave its network as it was after its best epoch."""
         config = self._task.config
         model = self._compiled_model(phase, network, examples["train"].order)
-        batches = {split: self._batches(split, some, model.takes_draws) for split, some in examples.items()}
+        draws = self._draws(phase, model.takes_draws)
+        batches = {split: self._batches(split, some, draws) for split, some in examples.items()}
         fit = PhaseFit(phase, model, batches["train"], rows, self._checkpoints)
         if newest and newest.state.phase == phase.number:
             fit.resume(newest)
@@ -196,7 +200,7 @@ class TrainingLoop:
             SaveCheckpoints(fit, config, self._heartbeat, self._is_leaving),
         ]
         for last_epoch in fit.calls():
-            datasets = {split: some.dataset(*examples[split].shape) for split, some in batches.items()}
+            datasets = {split: some.dataset() for split, some in batches.items()}
             with original_error(batches):
                 model.fit(
                     datasets["train"],
@@ -232,7 +236,7 @@ class TrainingLoop:
             trained,
             self._peers.world_size,
             order.part_sizes(config.parts_of_batch),
-            objective=self._objective(phase, trained),
+            objective=self._objective(trained),
             phase=phase.number,
         )
         rate = config.learning_rate or self._task.spec.learning_rate
@@ -240,25 +244,26 @@ class TrainingLoop:
         model.optimizer.build(trained.trainable_variables)
         return model
 
-    def _objective(self, phase: Phase, trained: keras.Model) -> Objective:
+    def _objective(self, trained: keras.Model) -> Objective:
+        config = self._task.config
+        return Objective(config.label_smoothing, config.mixup, bool(trained_batch_normalisation(trained)))
+
+    def _draws(self, phase: Phase, are_served: bool) -> Draws | None:
+        """What is drawn for training images; features have been changed before."""
         config = self._task.config
         changes = config.changes(from_scratch=not self._task.spec.has_frozen_base) if not phase.on_features else ()
-        return Objective(
-            Augmentation(changes) if changes else None,
-            config.label_smoothing,
-            config.mixup,
-            bool(trained_batch_normalisation(trained)),
-        )
+        if not changes and not are_served:
+            return None
+        return Draws(config.seed, Augmentation(changes) if changes else None, are_served)
 
-    def _batches(self, split: str, examples: SplitExamples, takes_draws: bool) -> Batches:
-        config, order, cache = self._task.config, examples.order, examples.cache
+    def _batches(self, split: str, examples: SplitExamples, draws: Draws | None) -> Batches:
+        order, cache, device = examples.order, examples.cache, GPU if visible_gpus() else None
         if split != "train":
-            return Batches(examples.read, order, np.ones(len(self._task.info.class_names), np.float32))
+            return Batches(examples, np.ones(len(self._task.info.class_names), np.float32), device=device)
         positions = None
-        if config.sampling == "balanced" and cache is not None:  # the loader refuses to stream them
+        if self._task.config.sampling == "balanced" and cache is not None:  # the loader refuses to stream them
             positions = self._balanced_positions(order, cache.labels)
-        draw_seed = config.seed if takes_draws else None
-        return Batches(examples.read, order, self._class_weights(), positions=positions, draw_seed=draw_seed)
+        return Batches(examples, self._class_weights(), positions=positions, draws=draws, device=device)
 
     def _class_weights(self) -> npt.NDArray[np.float32]:
         """The weight of a training image of each class in the loss."""

@@ -1,4 +1,4 @@
-"""What a training step makes small: the cross-entropy of a part of a batch, whose images may be changed and mixed.
+"""What a training step makes small: the cross-entropy of a part of a batch, whose images may be mixed.
 
 All of it happens within a part of a global batch, which is the same for any number of workers, and by draws that belong
 to the places in the batch. So the weights do not depend on the number of workers.
@@ -22,21 +22,19 @@ class Objective:
     """How the training loss is computed.
 
     Attributes:
-        change: Called with the examples and draws of training batches, to change the examples.
         label_smoothing: Share of each label that is spread over all classes, in [0, 1).
         mixup: The a of the Beta(a, a) distribution of shares in which two examples are mixed; 0 for no mixing.
         is_batch_normalised: Whether examples of a part meet in batch normalisation, so that padding has to be kept out.
     """
 
-    change: keras.layers.Layer | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
     is_batch_normalised: bool = False
 
     @property
     def takes_draws(self) -> bool:
-        """Whether batches come with the draws that decide how examples are changed or mixed."""
-        return self.change is not None or self.mixup > 0
+        """Whether batches come with the draws that decide how examples are mixed."""
+        return self.mixup > 0
 
     def sums(
         self, network: keras.Model, examples: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, *draws: tf.Tensor
@@ -49,14 +47,12 @@ class Objective:
             weights: float32 (n,), 0 for padding.
             *draws: float32 (n, DRAWS), if there are any.
         """
-        if self.change is not None:
-            examples = self.change(examples, *draws)
         if self.is_batch_normalised:
             examples = without_padding(examples, weights > 0)
         if not self.mixup:
             return batch_sums(network(examples, training=True), labels, weights, self.label_smoothing)
         shares, partners = self._mixing(weights, *draws)
-        logits = network(_mixed(examples, tf.gather(examples, partners), shares), training=True)
+        logits = network(_mixed(examples, partners, shares), training=True)
         own = batch_sums(logits, labels, weights * shares, self.label_smoothing)
         others = batch_sums(
             logits, tf.gather(labels, partners), tf.gather(weights, partners) * (1 - shares), self.label_smoothing
@@ -75,10 +71,11 @@ class Objective:
         return tf.where(both, shares, 1.0), partners
 
 
-def _mixed(examples: tf.Tensor, others: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
-    """Shares of examples, and the rest of others, in the type of the examples."""
+def _mixed(examples: tf.Tensor, partners: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
+    """Shares of examples, and the rest of their partners, in the type of the examples."""
     shares = tf.reshape(shares, [-1] + [1] * (len(examples.shape) - 1))
-    mixed = shares * tf.cast(examples, tf.float32) + (1 - shares) * tf.cast(others, tf.float32)
+    values = tf.cast(examples, tf.float32)  # first: a GPU gathers no uint8
+    mixed = shares * values + (1 - shares) * tf.gather(values, partners)
     return tf.cast(tf.round(mixed) if examples.dtype.is_integer else mixed, examples.dtype)
 
 
@@ -89,10 +86,15 @@ def without_padding(examples: tf.Tensor, is_present: tf.Tensor) -> tf.Tensor:
         examples: Shape (n, ...).
         is_present: bool (n,).
     """
-    places = tf.range(len(is_present))
+    return tf.cond(tf.reduce_all(is_present), lambda: examples, lambda: _replaced(examples, is_present))
+
+
+def _replaced(examples: tf.Tensor, is_present: tf.Tensor) -> tf.Tensor:
+    places = tf.range(is_present.shape[0])
     present = tf.cast(tf.where(is_present)[:, 0], tf.int32)
     turns = tf.gather(tf.concat([present, [0]], 0), places % tf.maximum(tf.size(present), 1))
-    return tf.gather(examples, tf.where(is_present, places, turns))
+    values = tf.cast(examples, tf.float32)  # a GPU gathers no uint8
+    return tf.cast(tf.gather(values, tf.where(is_present, places, turns)), examples.dtype)
 
 
 def batch_sums(

@@ -29,7 +29,7 @@ class SynchronousModel(keras.Model):
     """Trains a network in step with the same network on other workers.
 
     Its data are batches of examples (n, ...), labels int32 (n,) and weights float32 (n,), 0 for padding; and, if
-    examples are changed at random, the draws that decide how. It reports `loss`, the mean cross-entropy per image in
+    examples are mixed, the draws that decide how. It reports `loss`, the mean cross-entropy per image in
     nats, each times its weight, and `accuracy`, the fraction of the images that are predicted right.
     """
 
@@ -68,7 +68,7 @@ class SynchronousModel(keras.Model):
 
     @property
     def takes_draws(self) -> bool:
-        """Whether training batches come with the draws that decide how examples are changed or mixed."""
+        """Whether training batches come with the draws that decide how examples are mixed."""
         return self._objective.takes_draws
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -82,8 +82,7 @@ class SynchronousModel(keras.Model):
 
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """One optimizer step on one global batch."""
-        parts = zip(*(tf.split(tensor, self.part_sizes) for tensor in data), strict=True)
-        sums = add_pairwise([self._part_function(*part) for part in parts])
+        sums = add_pairwise([self._part_function(*part) for part in parts_of(data, self.part_sizes)])
         *gradients, loss, correct, count, wished = self._all_reduce([*sums, self.wishes.value()], Collective.TRAIN_STEP)
         self.wished.assign(wished)
         images_in_batch = tf.maximum(count, 1.0)
@@ -100,8 +99,11 @@ class SynchronousModel(keras.Model):
         with tf.GradientTape() as tape:
             sums = self._objective.sums(self.network, examples, labels, weights, *draws)
             penalties = tf.add_n(self.network.losses) if self.network.losses else 0.0
-            objective = self.optimizer.scale_loss(sums[0] + penalties * sums[2])
-        return [*tape.gradient(objective, self.network.trainable_variables), *sums]
+            objective = sums[0] + penalties * sums[2]
+            if is_scaled := isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+                objective = self.optimizer.scale_loss(objective / labels.shape[0])  # a sum overflows float16 sooner
+        gradients = tape.gradient(objective, self.network.trainable_variables)
+        return [*(gradient * labels.shape[0] if is_scaled else gradient for gradient in gradients), *sums]
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Loss and accuracy of one global batch."""
@@ -140,6 +142,12 @@ class SynchronousModel(keras.Model):
 def _assign(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def parts_of(data: Sequence[tf.Tensor], sizes: Sequence[int]) -> list[tuple[tf.Tensor, ...]]:
+    """Batches cut into parts of these sizes; by slices, since a GPU does not split uint8."""
+    stops = itertools.accumulate(sizes)
+    return [tuple(tensor[stop - size : stop] for tensor in data) for size, stop in zip(sizes, stops, strict=True)]
 
 
 def add_pairwise(parts: list[list[tf.Tensor]]) -> list[tf.Tensor]:
