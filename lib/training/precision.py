@@ -37,11 +37,11 @@ def fitting_precision(config: AcceleratorConfig) -> str:
     """The precision that suits where training workers and actors run."""
     if not config.use_gpu:
         return FULL  # without instructions for it, a CPU takes longer for bfloat16
-    capability = _capability_of_workers(config)
+    capability = capability_of_workers(config)
     return HALF if capability is not None and capability >= FAST_FROM else FULL
 
 
-def _capability_of_workers(config: AcceleratorConfig) -> tuple[int, int] | None:
+def capability_of_workers(config: AcceleratorConfig) -> tuple[int, int] | None:
     """Asked where a worker would be, since the driver of a cluster has no GPU."""
     import ray
 

@@ -23,7 +23,7 @@ def settings(**changes: object) -> TrainConfig:
 
 
 def on_workers_with(monkeypatch: pytest.MonkeyPatch, capability: Capability) -> None:
-    monkeypatch.setattr(precision, "_capability_of_workers", lambda _: capability)
+    monkeypatch.setattr(precision, "capability_of_workers", lambda _: capability)
 
 
 def begun(folder: Path, config: TrainConfig) -> OutputFolder[Any]:
@@ -44,7 +44,7 @@ def test_a_gpu_of_capability_8_or_more_calculates_in_bfloat16(
 
 
 def test_a_cpu_calculates_in_float32_and_no_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_capability_of_workers", lambda _: pytest.fail("a GPU is asked"))
+    monkeypatch.setattr(precision, "capability_of_workers", lambda _: pytest.fail("a GPU is asked"))
     assert TrainConfig(dataset="/d", output="/o").precision == "auto"
     assert fitting_precision(settings(use_gpu=False)) == "float32"
 
