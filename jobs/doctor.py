@@ -31,6 +31,7 @@ def main(config: DoctorConfig) -> Summary:
         "exit_code": 1 if blocking else 0,
         "blocks": blocking,
         "findings": [asdict(finding) for finding in findings],
+        "speeds": {name: asdict(speed) for name, speed in diagnosis.speeds.items()},
         "estimate": asdict(diagnosis.estimate) if diagnosis.estimate else None,
     }
 

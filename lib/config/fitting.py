@@ -100,7 +100,8 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     num_workers: Annotated[WorkerCountSetting, NOT_IDENTITY] = WorkerCount(1, 1)
     """Training workers, and with GPUs or on a cluster as many actors that compute features; one worker runs in the
     job's own process, more are Ray Train workers. `1:4` starts with as many of 1
-    to 4 as the cluster can place, and follows it as it grows and shrinks."""
+    to 4 as the cluster can place, and follows it as it shrinks, and as it grows: by a quarter, or by less after five
+    minutes in which no other machine came."""
     max_failures: Annotated[int, NOT_IDENTITY] = Field(default=3, ge=0)
     """How often training may restart from its last checkpoint after a worker was lost; errors of the data or the
     program end it at once."""

@@ -37,7 +37,15 @@ def fitting_precision(config: AcceleratorConfig) -> str:
     """The precision that suits where training workers and actors run."""
     if not config.use_gpu:
         return FULL  # without instructions for it, a CPU takes longer for bfloat16
-    capability = capability_of_workers(config)
+    return precision_on(capability_of_workers(config))
+
+
+def precision_on(capability: tuple[int, int] | None) -> str:
+    """The precision that suits a GPU.
+
+    Args:
+        capability: Its compute capability; None where there is no GPU.
+    """
     return HALF if capability is not None and capability >= FAST_FROM else FULL
 
 

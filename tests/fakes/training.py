@@ -103,7 +103,7 @@ class TrainingHere:
 
     def use_optimizer(self, create: Callable[[], keras.optimizers.Optimizer]) -> None:
         """Train with another optimizer than Adam."""
-        self._monkeypatch.setattr("lib.training.fit.loop.phase_optimizer", lambda *_: create())
+        self._monkeypatch.setattr("lib.training.fit.compiled.phase_optimizer", lambda *_: create())
 
     def use_penalties(self, penalties: tuple[float, ...]) -> None:
         """Solve heads for these penalties alone."""

@@ -19,6 +19,10 @@ def test_a_run_that_can_work_has_an_estimate_and_leaves_nothing_behind(tmp_path:
     assert summary["blocks"] == []
     checks = [finding["check"] for finding in summary["findings"]]
     assert {"source", "output", "weights", "versions", "GPUs", "decoding", "disk", "memory", "estimate"} <= set(checks)
+    assert {"step", "workers"} <= set(checks)
+    as_set, *faster = summary["speeds"]["cnn"]["steps"]
+    assert as_set["settings"] == {"batch_size": 32, "parts": 4, "precision": "float32"}
+    assert all(0 < step["seconds"] < 0.95 * as_set["seconds"] for step in faster)
     assert summary["estimate"]["train_s"] > 0
     assert not (tmp_path / "out").exists()
 

@@ -6,21 +6,25 @@ from typing import Any
 from lib.config.chain import DoctorConfig
 from lib.errors import TissueError, in_one_line
 from lib.evaluation.choice.candidates import describe_missing, find_missing
-from lib.models.spec import ModelSpec
+from lib.ingest.listing import Listing
+from lib.models.spec import CNN, ModelSpec, parse_spec
 from lib.runs.doctor import storage
-from lib.runs.doctor.cluster import check_nodes, cluster_cpus, judge_memory, reach_ray
-from lib.runs.doctor.estimate import Estimate, estimate
+from lib.runs.doctor.cluster import check_nodes, cluster_cpus, judge_memory, nodes_up, reach_ray
+from lib.runs.doctor.estimate import Estimate, estimate, images_by_split
 from lib.runs.doctor.findings import Finding, look
+from lib.runs.doctor.speed import ModelSpeed, judge_speed, judge_workers, measure_speed
+from lib.runs.doctor.storage import Sample
 from lib.runs.pipeline import plan_models
 from lib.training.trainer import require_weights_of
 
 
 class Diagnosis:
-    """Findings as they come, and the estimate once there is one."""
+    """Findings as they come, and the speeds and the estimate once there are any."""
 
     def __init__(self, config: DoctorConfig) -> None:
         self._config = config
         self.estimate: Estimate | None = None
+        self.speeds: dict[str, ModelSpeed] = {}
 
     def findings(self) -> Iterator[Finding]:
         """Look at everything; what depends on something that failed is left out."""
@@ -50,8 +54,24 @@ class Diagnosis:
             return
         yield judge_memory(sample, listing, config)
         if plan:
-            cpus = config.cpus or max(cluster_cpus(), 1)
-            yield look("estimate", lambda: self._estimated(estimate(config, listing, sample, plan, cpus)))
+            yield from self._speed(plan, listing, sample)
+
+    def _speed(self, plan: dict[str, ModelSpec], listing: Listing, sample: Sample) -> Iterator[Finding]:
+        """How fast the models are here, how many workers there may be, and what all of it takes."""
+        config, splits = self._config, images_by_split(listing)
+        # The one network that all machines are compared by comes first, whatever is to be trained.
+        first = {} if any(spec.name == CNN for spec in plan.values()) else {CNN: parse_spec(CNN)}
+        for name, spec in (first | plan).items():
+            try:
+                speed = measure_speed(name, spec, config, len(listing.class_names), splits.get("train", 0))
+            except TissueError as error:
+                yield Finding("step", "blocks", f"{name}: {in_one_line(error)}")
+                return
+            self.speeds[name] = speed
+            yield judge_speed(name, speed, config, splits)
+        yield judge_workers(config, nodes_up().values())
+        cpus = config.cpus or max(cluster_cpus(), 1)
+        yield look("estimate", lambda: self._estimated(estimate(config, splits, sample, plan, self.speeds, cpus)))
 
     def _need(self, check: str, call: Callable[[], Any], describe: Callable[[Any], str]) -> Any:
         try:

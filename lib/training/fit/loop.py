@@ -7,7 +7,6 @@ what follows.
 
 from collections.abc import Callable, Sequence
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -16,7 +15,7 @@ from lib.errors import DivergedError
 from lib.folders.history import HistoryRow, best_row
 from lib.folders.model import TENSORBOARD, FitRecord
 from lib.models.augmentation import Augmentation
-from lib.models.registry import Network, build_network, set_weights, trained_batch_normalisation
+from lib.models.registry import Network, build_network, set_weights
 from lib.runtime.gpu_use import GpuMeter, NoGpuMeterError, open_gpu_meter
 from lib.runtime.gpus import visible_gpus
 from lib.training.fit.batch_statistics import BatchStatistics
@@ -32,16 +31,15 @@ from lib.training.fit.callbacks import (
     write_scalars,
 )
 from lib.training.fit.checkpoint import Checkpoint, CheckpointFolder, TrainState
+from lib.training.fit.compiled import compiled_model
 from lib.training.fit.finish import Finish
 from lib.training.fit.head_examples import LeftOut
 from lib.training.fit.image_statistics import measure_channels
 from lib.training.fit.loader import ExampleLoader, SplitExamples
-from lib.training.fit.objective import Objective
 from lib.training.fit.phase_fit import PhaseFit
-from lib.training.fit.phases import layers_in, phase_optimizer, trained_network
+from lib.training.fit.phases import layers_in, trained_network
 from lib.training.fit.plan import FINE_TUNE, Phase, unfinished_phases
 from lib.training.fit.solve import HeadSolver
-from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.failures import LostPeerError
 from lib.training.workers.messages import Note
 from lib.training.workers.peers import Collective, Peers, TrainTask, start_collectives
@@ -180,7 +178,8 @@ class TrainingLoop:
     ) -> None:
         """Train one phase, and leave its network as it was after its best epoch."""
         config = self._task.config
-        model = self._compiled_model(phase, network, examples["train"].order)
+        order = examples["train"].order
+        model = compiled_model(phase, network, self._task.spec, config, self._peers, order)
         draws = self._draws(phase, model.takes_draws)
         batches = {split: self._batches(split, some, draws) for split, some in examples.items()}
         fit = PhaseFit(phase, model, batches["train"], rows, self._checkpoints)
@@ -229,24 +228,6 @@ class TrainingLoop:
         if keeps_last and self._peers.is_writer:
             self._task.reporter.report(Note(f"{images} validation images: the last epoch is kept, not the best"))
         return keeps_last
-
-    def _compiled_model(self, phase: Phase, network: Network, order: LaneOrder) -> SynchronousModel:
-        config, trained = self._task.config, trained_network(phase, network, self._task.config)
-        model = SynchronousModel(
-            trained,
-            self._peers.world_size,
-            order.part_sizes(config.parts_of_batch),
-            objective=self._objective(trained),
-            phase=phase.number,
-        )
-        rate = config.learning_rate or self._task.spec.learning_rate
-        model.compile(optimizer=phase_optimizer(phase, network, config, rate, order.steps), jit_compile=False)
-        model.optimizer.build(trained.trainable_variables)
-        return model
-
-    def _objective(self, trained: keras.Model) -> Objective:
-        config = self._task.config
-        return Objective(config.label_smoothing, config.mixup, bool(trained_batch_normalisation(trained)))
 
     def _draws(self, phase: Phase, are_served: bool) -> Draws | None:
         """What is drawn for training images; features have been changed before."""
