@@ -90,7 +90,7 @@ def config(tmp_path: Path, **changes: object) -> DoctorConfig:
     ("spec", "changes"),
     [
         ("cnn", {"augment": ("flip", "stain"), "mixup": 0.2}),
-        ("mobilenet:alpha=0.25,weights=none", {}),
+        ("cnn_bn", {}),
     ],
 )
 def test_real_steps_are_taken_with_what_is_set(tmp_path: Path, spec: str, changes: dict[str, object]) -> None:
