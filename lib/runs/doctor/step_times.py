@@ -129,7 +129,7 @@ def _twice_as_large(settings: StepSettings) -> StepSettings:
 
 def settings_of(config: DoctorConfig) -> StepSettings:
     """What is set, and what `--precision auto` is on this machine."""
-    chosen = config.precision
+    chosen: str = config.precision
     if chosen == AUTOMATIC:
         chosen = precision_on(compute_capability() if config.use_gpu else None)
     return StepSettings(config.batch_size, config.parts_of_batch, chosen)
