@@ -19,7 +19,7 @@ class TiffPolicy(Settings):
     max-projection` all its pages together."""
     max_image_gib: float = Field(default=4.0, gt=0)
     """Refuse an image that takes more memory than this to decode, in GiB, with all that is held at once: an RGB one of
-    16 bits and 12,000 x 12,000 pixels takes 1.6."""
+    16 bits and 12,000 x 12,000 pixels takes 1.6 read whole, and little more than its file by strips or tiles."""
     tiff_range: str = "auto"
     """Sample values that become black and white, for samples of more than 8 bits, signed ones and floats. `auto`:
     unsigned integers from 0 to the top of the bits that the files state; floats [0, 1] if they lie within; else as

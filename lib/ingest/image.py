@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from lib.errors import DataError
-from lib.ingest.tiff.decode import UInt8Array
+from lib.ingest.tiff.halving import UInt8Array, halved, halvings
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
@@ -28,9 +28,8 @@ def resize_image(rgb: UInt8Array, size: int) -> UInt8Array:
         OpenCV's `resize`: its exact 2 x 2 path of `INTER_AREA`; `INTER_AREA` is linear once a side grows.
     """
     height, width = rgb.shape[:2]
-    while min(height, width) >= 2 * size and height % 2 == width % 2 == 0:
-        height, width = height // 2, width // 2
-        rgb = _resized(rgb, height, width, cv2.INTER_AREA)
+    rgb = halved(rgb, halvings(height, width, size))
+    height, width = rgb.shape[:2]
     if max(height, width) >= 2 * size:
         height, width = min(height, size), min(width, size)
         rgb = _resized(rgb, height, width, cv2.INTER_AREA)

@@ -1,6 +1,5 @@
 """One unit of work: fetch the listed files, decode and resize each, and say of each what became of it."""
 
-import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from lib.storage.location import FETCH_CONCURRENCY, Location
 from lib.storage.scan import StoredFile
 from lib.storage.tables import Row
 
-COLLECT_BYTES = 32 * 2**20
 FETCH_BYTES = 128 * 2**20
 """Most that one fetch of several files brings into memory, where the next one may be under way too."""
 ISOLATED_S = 600.0
@@ -58,12 +56,10 @@ def read_unit(unit: pa.Table, source: Location, config: ImageConfig) -> Iterator
         StorageError: If a file cannot be read as it was listed: a fault, not a bad image.
     """
     cv2.setNumThreads(1)  # Ray runs one unit a core; OpenCV's own threads would only compete with it
-    decode = _decode_isolated if is_repeated_task() else read_tiff
+    decode = _decode_isolated if is_repeated_task() else _decode
     for rows, contents in _fetched(batches_to_fetch(unit.to_pylist()), source):
         for row, (data, checksum) in zip(rows, contents, strict=True):
             yield _result(row | {"checksum": checksum}, data, config, decode)
-            if row["size_bytes"] > COLLECT_BYTES:
-                gc.collect()  # tifffile's pages and files refer to each other, and so keep these bytes
 
 
 def _fetched(batches: Iterator[list[Row]], source: Location) -> Iterator[tuple[list[Row], list[tuple[bytes, str]]]]:
@@ -104,8 +100,12 @@ def batches_to_fetch(rows: list[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
+def _decode(data: bytes, config: ImageConfig) -> TiffImage:
+    return read_tiff(data, config, config.image_size)
+
+
 def _decode_isolated(data: bytes, config: ImageConfig) -> TiffImage:
-    return run_isolated(ISOLATED_S, read_tiff, data, config)
+    return run_isolated(ISOLATED_S, read_tiff, data, config, config.image_size)
 
 
 def _result(row: Row, data: bytes, config: ImageConfig, decode: Callable[..., TiffImage]) -> UnitResult:
@@ -114,7 +114,6 @@ def _result(row: Row, data: bytes, config: ImageConfig, decode: Callable[..., Ti
     except ImageRefused as refusal:
         verdict = {"verdict": "quarantined", "reason": refusal.code, "detail": refusal.detail}
         return UnitResult(row | verdict, None)
-    height, width = found.rgb.shape[:2]
     facts = {name: getattr(found, name) for name in ("sample_type", "pages", "micrometres", "note")}
-    accepted = row | {"verdict": "accepted"} | facts | pixel_use(found.rgb)
-    return UnitResult(accepted, resize_image(found.rgb, config.image_size), height, width)
+    accepted = row | {"verdict": "accepted"} | facts | pixel_use(found.some_rows)
+    return UnitResult(accepted, resize_image(found.rgb, config.image_size), found.height, found.width)

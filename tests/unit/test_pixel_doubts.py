@@ -11,10 +11,13 @@ import pytest
 import tifffile
 
 from lib.config.conversion import ConvertConfig
+from lib.config.images import TiffPolicy
 from lib.errors import DataError, TooManyBadImagesError
 from lib.folders.dataset import DatasetRecord
 from lib.ingest.pixel_use import pixel_use
+from lib.ingest.tiff.decode import read_tiff
 from tests.fakes.conversion import convert_here
+from tests.fakes.tiff_bytes import written
 
 Draw = Callable[[np.random.Generator], np.ndarray]
 SIDE = 48
@@ -75,7 +78,7 @@ def test_shares_and_levels_are_those_of_the_image_before_it_is_resized(shape: tu
     image[: shape[0] // 2] = 255
     image[:, :, 1] = 7
     black, white = (shape[0] + 1) // 2 / shape[0] * 2 / 3, shape[0] // 2 / shape[0] * 2 / 3
-    use = pixel_use(image)
+    use = pixel_use(read_tiff(written(image), TiffPolicy()).some_rows)
     assert use["black"] == pytest.approx(black, abs=0.06)
     assert use["white"] == pytest.approx(white, abs=0.06)
     assert use["levels"] == (3 if shape[0] > 1 else 2)

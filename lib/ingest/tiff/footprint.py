@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from lib.config.images import TiffPolicy
 from lib.errors import ImageRefused
+from lib.ingest.tiff.bands import Bands
 from lib.ingest.tiff.structure import JPEG, RGB, UNCOMPRESSED, YCBCR, is_decoded_apart
 
 _ASIDE: Final = 64 * 2**20
@@ -13,7 +14,7 @@ _RGB_BYTES, _GRAY_BYTES = 3, 1
 _UPRIGHT = 1
 
 
-def decoding_bytes(data: bytes, channels: Sequence[Sequence[Any]]) -> int:
+def decoding_bytes(data: bytes, channels: Sequence[Sequence[Any]], bands: Bands | None = None) -> int:
     """The peak of memory from a file to a small image: samples, 8-bit RGB, and copies that exist side by side.
 
     Measured over 20 kinds of files, it is never less than what they take; for small images 64 MiB are nearly all of it.
@@ -21,26 +22,34 @@ def decoding_bytes(data: bytes, channels: Sequence[Sequence[Any]]) -> int:
     Args:
         data: The whole file, which counts too.
         channels: Its checked pages that make one image, as `lib.ingest.tiff.pages.open_pages` gives them.
+        bands: How it is read; None if it is read whole.
     """
     first = channels[0][0]
     bytes_a_pixel = _stored_bytes(first) + _converted_bytes(first) + _copied_bytes(channels)
-    read = len(data) * (1 if first.compression == UNCOMPRESSED else 2)
-    return int(first.imagewidth * first.imagelength * bytes_a_pixel + read + _ASIDE)
+    pixels = first.imagewidth * first.imagelength
+    if bands is None:
+        return int(pixels * bytes_a_pixel + len(data) * (1 if first.compression == UNCOMPRESSED else 2) + _ASIDE)
+    # What is left of all rows, once more where it is joined; and a band as a file of its own, which is read from.
+    left, share = 2 * _RGB_BYTES * pixels / 4**bands.halvings, bands.rows / first.imagelength
+    return int(pixels * share * bytes_a_pixel + 2 * share * sum(first.databytecounts) + left + len(data) + _ASIDE)
 
 
-def check_footprint(data: bytes, channels: Sequence[Sequence[Any]], policy: TiffPolicy) -> None:
-    """Refuse what would take more memory than the policy allows.
+def check_footprint(
+    data: bytes, channels: Sequence[Sequence[Any]], policy: TiffPolicy, bands: Bands | None = None
+) -> int:
+    """Refuse what would take more memory than the policy allows; returns what it takes.
 
     Raises:
         ImageRefused: `too_large`.
     """
-    needed = decoding_bytes(data, channels) / 2**30
-    if needed > policy.max_image_gib:
+    needed = decoding_bytes(data, channels, bands)
+    if needed / 2**30 > policy.max_image_gib:
         page = channels[0][0]
         found = f"{page.imagewidth} x {page.imagelength} pixels of {page.samplesperpixel} {page.dtype} samples"
         raise ImageRefused(
-            "too_large", f"{found} take {needed:.1f} GiB to decode; --max-image-gib is {policy.max_image_gib:g}"
+            "too_large", f"{found} take {needed / 2**30:.1f} GiB to decode; --max-image-gib is {policy.max_image_gib:g}"
         )
+    return needed
 
 
 def _stored_bytes(page: Any) -> int:

@@ -110,7 +110,8 @@ def open_page(data: bytes, index: tuple[int, ...], offset: int) -> Iterator[Any]
 @contextmanager
 def _tiff_file(data: bytes) -> Iterator[Any]:
     # tifffile subtracts 16-bit tag values and numpy would warn of an overflow, which is harmless there.
-    with np.errstate(over="ignore"), tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:
+    # Its pages and files refer to each other; the stream is closed so that they do not keep the bytes until collected.
+    with np.errstate(over="ignore"), io.BytesIO(data) as stream, tifffile.TiffFile(stream, _multifile=False) as file:
         yield file
 
 

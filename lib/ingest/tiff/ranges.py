@@ -11,15 +11,17 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.config.images import TiffPolicy
+from lib.config.images import ImageConfig, TiffPolicy
 from lib.errors import DataError, ImageRefused
 from lib.folders.output import OutputFolder
+from lib.ingest.tiff.bands import Bands, bands_of, read_bands
 from lib.ingest.tiff.colour import holds_intensities, of_pages, split_channels
 from lib.ingest.tiff.eight_bits import UNRESOLVED, Samples, check_finite, needs_range, sample_type, stated_white
-from lib.ingest.tiff.footprint import check_footprint, decoding_bytes
+from lib.ingest.tiff.footprint import check_footprint
 from lib.ingest.tiff.pages import open_pages
 from lib.ingest.tiff.refusals import damage_as_refusal
 from lib.ingest.tiff.samples import read_samples
@@ -27,7 +29,7 @@ from lib.ingest.tiff.structure import check_pages
 from lib.storage.location import Location
 from lib.storage.scan import StoredFile
 
-PolicyT = TypeVar("PolicyT", bound=TiffPolicy)
+PolicyT = TypeVar("PolicyT", bound=ImageConfig)
 Ranges = dict[str, tuple[float, float]]
 
 MEASURED_FILES: Final = 64
@@ -69,9 +71,9 @@ def with_measured_ranges(source: Location, images: pa.Table, policy: PolicyT) ->
     return resolve_policy(policy, _measure(source, images, policy).ranges)
 
 
-def _measure(source: Location, images: pa.Table, policy: TiffPolicy) -> "Measured":
+def _measure(source: Location, images: pa.Table, policy: ImageConfig) -> "Measured":
     training = images.filter(pc.equal(images["split"], "train"))
-    return measure_files(_read_some(source, files_to_measure(training)), policy)
+    return measure_files(_read_some(source, files_to_measure(training)), policy, policy.image_size)
 
 
 def files_to_measure(images: pa.Table) -> pa.Table:
@@ -153,7 +155,7 @@ class Measured(NamedTuple):
     decoding_bytes: int
 
 
-def measure_files(files: Iterable[tuple[str, bytes]], policy: TiffPolicy) -> Measured:
+def measure_files(files: Iterable[tuple[str, bytes]], policy: TiffPolicy, size: int | None = None) -> Measured:
     """The values of black and white in a data set, by sample type, and the memory that its files take.
 
     Each page gives at most 65,536 of its samples, drawn with a fixed seed, and all are pooled. With `auto`:
@@ -170,6 +172,7 @@ def measure_files(files: Iterable[tuple[str, bytes]], policy: TiffPolicy) -> Mea
     Args:
         files: Names and contents of whole files, a few dozen; those that are refused are passed over.
         policy: Which pages and channels to measure, and how.
+        size: Side of the square that an image becomes, in pixels; see `lib.ingest.tiff.decode.read_tiff`.
 
     Raises:
         DataError: If files of one sample type are of different scales, with `auto`.
@@ -178,7 +181,7 @@ def measure_files(files: Iterable[tuple[str, bytes]], policy: TiffPolicy) -> Mea
     pooled: dict[str, list[_Drawn]] = defaultdict(list)
     stated: dict[str, int] = defaultdict(int)
     for name, data in files:
-        needed, drawn_of_file = _measurable(data, policy)
+        needed, drawn_of_file = _measurable(data, policy, size)
         most = max(most, needed)
         for kind, white, samples in drawn_of_file:
             if white:
@@ -222,7 +225,7 @@ def _pool(drawn: list[_Drawn]) -> Samples:
     return np.concatenate([one.samples for one in drawn]) if drawn else np.empty(0)
 
 
-def _measurable(data: bytes, policy: TiffPolicy) -> tuple[int, list[tuple[str, int, Samples]]]:
+def _measurable(data: bytes, policy: TiffPolicy, size: int | None) -> tuple[int, list[tuple[str, int, Samples]]]:
     """The memory that a file takes, and of each page that needs a range its type, its white and some samples.
 
     White is 0 where there is none to keep to.
@@ -231,11 +234,11 @@ def _measurable(data: bytes, policy: TiffPolicy) -> tuple[int, list[tuple[str, i
         with damage_as_refusal(), open_pages(data, policy) as channels:
             pages = [page for some in channels for page in some]
             check_pages(data, pages, policy)
-            check_footprint(data, channels, policy)
-            needed = decoding_bytes(data, channels)
+            bands = bands_of(channels, policy, size)
+            needed = check_footprint(data, channels, policy, bands)
             wanted = [page for page in pages if holds_intensities(page) and needs_range(page)]
             measured = [page for page in wanted if policy.tiff_range != "auto" or _is_open(page)]
-            return needed, [_drawn(data, page, policy) for page in measured]
+            return needed, [_drawn(data, page, policy, bands) for page in measured]
     except ImageRefused:
         return 0, []
 
@@ -245,16 +248,29 @@ def _is_open(page: Any) -> bool:
     return bool(page.dtype.kind != "u" or page.bitspersample == 8 * page.dtype.itemsize)
 
 
-def _drawn(data: bytes, page: Any, policy: TiffPolicy) -> tuple[str, int, Samples]:
-    samples = split_channels(read_samples(data, page), page, of_pages(policy))[0].ravel()
-    check_finite(samples)
-    white = stated_white(samples, page) if samples.dtype.kind == "u" and policy.tiff_range == "auto" else 0
-    drawn = samples
-    if samples.size > _SAMPLES_PER_PAGE:
-        drawn = samples[np.random.default_rng(0).integers(0, samples.size, _SAMPLES_PER_PAGE)]
-    if samples.dtype.kind == "f":
-        drawn = np.append(drawn, (samples.min(), samples.max()))  # to know whether all lie within [0, 1]
-    return sample_type(page), white if white < 2**page.bitspersample - 1 else 0, drawn
+def _drawn(data: bytes, page: Any, policy: TiffPolicy, bands: Bands | None) -> tuple[str, int, Samples]:
+    first, drawn, ends, white = 0, list[Samples](), list[Any](), 0
+    for band in [read_samples(data, page)] if bands is None else read_bands(data, page, bands.rows):
+        samples = split_channels(band, page, of_pages(policy))[0]
+        places = _places(samples[0].size * page.imagelength) - first
+        samples = samples.ravel()
+        check_finite(samples)
+        if samples.dtype.kind == "u" and policy.tiff_range == "auto":
+            white = stated_white(samples, page)
+        drawn.append(samples[places[(places >= 0) & (places < samples.size)]])
+        if samples.dtype.kind == "f":
+            ends += samples.min(), samples.max()
+        first += samples.size
+    if ends:
+        drawn.append(np.array([min(ends), max(ends)]))  # to know whether all lie within [0, 1]
+    return sample_type(page), white if white < 2**page.bitspersample - 1 else 0, np.concatenate(drawn)
+
+
+def _places(count: int) -> npt.NDArray[np.int64]:
+    """Of the samples of a page that are looked at."""
+    if count <= _SAMPLES_PER_PAGE:
+        return np.arange(count)
+    return np.random.default_rng(0).integers(0, count, _SAMPLES_PER_PAGE)
 
 
 def _range(kind: str, samples: Samples, stated: int, policy: TiffPolicy) -> tuple[float, float]:

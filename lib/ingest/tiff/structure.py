@@ -32,11 +32,12 @@ MAX_CHANNELS: Final = 4
 _PADDING = 16  # bytes a writer may add to align what follows
 _OVERHEAD = 256  # bytes of headers and checksums in a compressed strip
 _MAX_SEGMENT_PIXELS = 2**26  # a tile is decoded whole, however small the image it belongs to
-_USED_TAGS: Final = frozenset(
+USED_TAGS: Final = frozenset(
     {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 280, 281, 284, 317, 320, 322, 323, 324}
     | {325, 332, 338, 339, 340, 341, 347, 529, 530, 532, 32997}
 )
 PHOTOMETRIC: Final = 262
+ORIENTATION: Final = 274
 _STRIP_OFFSETS, _TILE_OFFSETS = 273, 324
 _REQUIRED_TAGS = (256, 257, PHOTOMETRIC)  # width, height and colour space have no default
 
@@ -73,7 +74,7 @@ def _check_projection(pages: Sequence[Any], policy: TiffPolicy) -> None:
 
 
 def _kind_of(page: Any) -> tuple[Any, ...]:
-    return page.shape, page.dtype, page.bitspersample, int(page.photometric), page.tags.valueof(274, 1)
+    return page.shape, page.dtype, page.bitspersample, int(page.photometric), page.tags.valueof(ORIENTATION, 1)
 
 
 def decoder_gives_rgb(page: Any) -> bool:
@@ -83,7 +84,7 @@ def decoder_gives_rgb(page: Any) -> bool:
 
 def _check_tags(data: bytes, page: Any) -> None:
     """Refuse a tag that tifffile skipped as unreadable, or one given twice: either would become a default."""
-    declared = [code for code in declared_tags(data, page.offset) if code in _USED_TAGS]
+    declared = [code for code in declared_tags(data, page.offset) if code in USED_TAGS]
     for code in declared:
         if code not in page.tags or declared.count(code) > 1:
             raise ImageRefused("damaged", f"tag {code} is unreadable or given more than once")

@@ -118,7 +118,7 @@ def convert_sample(listing: Listing, config: DoctorConfig) -> Sample:
     encoded, needed = [], [0]
     for data, _ in contents:
         try:
-            found = read_tiff(data, config.part(ImageConfig))
+            found = read_tiff(data, config.part(ImageConfig), config.image_size)
         except ImageRefused as refusal:
             refused[refusal.code] += 1
             continue
