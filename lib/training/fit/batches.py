@@ -7,6 +7,7 @@ here, on the CPU and in whole numbers, for which a GPU has no kernels (`GatherV2
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Batches:
     Attributes:
         epoch: The epoch that the next iteration is of, from 0.
         first_step: The step that it begins with; 0 except after an interrupted epoch.
+        waited_s: Seconds that steps have waited for batches since this was last set.
         error: What went wrong while reading; TensorFlow passes on no more than its text.
     """
 
@@ -78,20 +80,10 @@ class Batches:
                 the step.
         """
         self.epoch, self.first_step = 0, 0
+        self.waited_s = 0.0
         self.error: BaseException | None = None
         self._examples, self._order, self._class_weights = examples, examples.order, class_weights
         self._positions, self._draws, self._device = positions or self._order.epoch, draws, device
-        with tf.device(HOST):
-            self._waited_s = tf.Variable(0.0, trainable=False, dtype=tf.float64)
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds that was waited for batches since this was last set: by steps, or by what copies to their device."""
-        return float(self._waited_s)
-
-    @waited_s.setter
-    def waited_s(self, seconds: float) -> None:
-        self._waited_s.assign(seconds)
 
     @property
     def steps(self) -> int:
@@ -113,9 +105,13 @@ class Batches:
         batches = self._from_memory() if self._examples.caches else self._streamed()
         if self._draws is not None:
             batches = changed(batches, self._draws)
-        batches = timed(batches.prefetch(READ_AHEAD), self._waited_s)
-        batches = batches.apply(tf.data.experimental.assert_cardinality(self.steps_left))
-        return batches if self._device is None else on_device(batches, self._device, self.steps_left)
+        batches = batches.prefetch(READ_AHEAD)
+        if self._device is not None:
+            batches = batches.apply(tf.data.experimental.prefetch_to_device(self._device, READ_AHEAD))
+        return ServedDataset(batches, self.steps_left, self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        self.waited_s += seconds
 
     def _from_memory(self) -> tf.data.Dataset:
         """Batches of examples in memory, which TensorFlow takes by their places."""
@@ -197,28 +193,42 @@ def changed(batches: tf.data.Dataset, draws: Draws) -> tf.data.Dataset:
     return batches.map(change, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def timed(batches: tf.data.Dataset, waited_s: tf.Variable) -> tf.data.Dataset:
-    """The same batches; a variable is told for how many seconds each was waited."""
-    now = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+class ServedDataset(tf.data.Dataset):
+    """Batches as they are, with how many there are and a clock that runs while one is waited for.
 
-    def told(asked: tf.Tensor, batch: Tensors, came: tf.Tensor) -> Tensors:
-        waited_s.assign_add(came - asked)
-        return batch
-
-    options = tf.data.Options()
-    options.experimental_optimization.inject_prefetch = False  # it would be what waits
-    return tf.data.Dataset.zip((now, batches, now)).map(told).with_options(options)
-
-
-def on_device(batches: tf.data.Dataset, device: str, steps: int) -> tf.data.Dataset:
-    """The same batches, copied to a device while the step before is computed.
-
-    Source: `tf.data.experimental.prefetch_to_device`. It has to come last, and does not say how many there are, which
-    Keras asks for.
+    Keras takes each by `next`, outside the graph of its step. What hands batches to a device cannot say their number.
     """
-    batches = batches.apply(tf.data.experimental.prefetch_to_device(device, READ_AHEAD))
-    batches.cardinality = lambda: tf.constant(steps, tf.int64)
-    return batches
+
+    def __init__(self, batches: tf.data.Dataset, steps: int, on_wait: Callable[[float], None]) -> None:
+        """Serve batches.
+
+        Args:
+            batches: At least as many as there are steps.
+            steps: How many are served.
+            on_wait: Called with the seconds that each was waited for.
+        """
+        self._batches, self._steps, self._on_wait = batches, steps, on_wait
+        super().__init__(batches._variant_tensor)
+
+    def __iter__(self) -> Iterator[Tensors]:
+        batches = iter(self._batches)
+        for _ in range(self._steps):
+            asked = time.monotonic()
+            batch = next(batches)
+            self._on_wait(time.monotonic() - asked)
+            yield batch
+
+    def cardinality(self) -> tf.Tensor:
+        """How many there are."""
+        return tf.constant(self._steps, tf.int64)
+
+    @property
+    def element_spec(self) -> tuple[tf.TensorSpec, ...]:
+        """Of a batch."""
+        return self._batches.element_spec  # type: ignore[no-any-return]
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return [self._batches]
 
 
 @contextmanager
