@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -154,9 +155,9 @@ def parse_spec(text: str) -> ModelSpec:
     """
     name, _, listed = text.partition(":")
     if name not in _known_options(name):
-        raise SettingsError(
-            f"unknown model {name!r}; expected one of {', '.join(sorted([*OWN, *PATHS, *KERAS_NETWORKS]))}"
-        )
+        known_names = sorted([*OWN, *PATHS, *KERAS_NETWORKS])
+        near = f" (did you mean {' or '.join(some)}?)" if (some := _near(name, known_names)) else ""
+        raise SettingsError(f"unknown model {name!r}{near}; expected one of {', '.join(known_names)}")
     pairs = [_option(part, text) for part in listed.split(",") if part]
     options = dict(pairs)
     if len(options) < len(pairs):
@@ -168,6 +169,14 @@ def parse_spec(text: str) -> ModelSpec:
     if name in PATHS and len({"path", "preset"} & set(options)) != 1:
         raise SettingsError(f"model {text!r} needs {PATHS[name]}: {name}:path=URI")
     return ModelSpec(text, name, _checked(name, options, text))
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """At most four known names that somebody may have meant: written otherwise, or the first word of them."""
+    plain = {one.replace("_", ""): one for one in known}
+    wanted = re.sub(r"[\W_]", "", name.lower())
+    begins = [one for short, one in plain.items() if wanted and short.startswith(wanted)]
+    return (begins or [plain[short] for short in get_close_matches(wanted, plain, cutoff=0.7)])[:4]
 
 
 def _known_options(name: str) -> dict[str, list[str]]:

@@ -51,7 +51,10 @@ def test_a_good_spec_is_read(text: str, name: str, options: Mapping[str, str]) -
     ("text", "message"),
     [
         ("", "unknown model ''; expected one of"),
-        ("vgg", "unknown model 'vgg'; expected one of"),
+        ("vgg", "unknown model 'vgg' (did you mean vgg16 or vgg19?); expected one of"),
+        ("ResNet50", "(did you mean resnet50 or resnet50_v2?)"),
+        ("mobilnet-v2", "(did you mean mobilenet_v2"),
+        ("unet", "unknown model 'unet'; expected one of"),
         ("VGG16", "unknown model 'VGG16'"),
         ("vgg16 ", "unknown model 'vgg16 '"),
         ("cnn:depth=3", "model 'cnn:depth=3': unknown option 'depth'; cnn takes normalise"),
