@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cv2
 import keras
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,8 @@ from lib.runtime.allocator import keep_freed_memory
 
 FloatArray = npt.NDArray[np.float32]
 FloatArrays = list[FloatArray]
-Change = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.int64]], tf.Tensor]
-"""From images, uint8 (n, size, size, 3), and their positions to changed images of the same kind, in a graph."""
+Change = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.int64]], Any]
+"""From images, uint8 (n, size, size, 3), and their positions to changed images of the same kind."""
 QUARTER_TURNS = {"flips": (0, 2), "quarter_turns": (0, 1, 2, 3)}
 """How the views of a `--test-time-augmentation` are turned; each is there mirrored too."""
 
@@ -97,14 +98,28 @@ def views_of(augmentation: str) -> list[Change | None]:
     return [None, *(partial(_view, turns=turns, mirrored=mirrored) for turns, mirrored in ways[1:])]
 
 
-def _view(images: npt.NDArray[np.uint8], _: npt.NDArray[np.int64], turns: int, mirrored: bool) -> tf.Tensor:
-    return _turned(tf.convert_to_tensor(images), turns, mirrored)
+UP_DOWN, LEFT_RIGHT, BOTH = 0, 1, -1
+"""The flips of OpenCV."""
+MIRRORED_AND_TURNED = {
+    (False, 1): (True, UP_DOWN),
+    (False, 2): (False, BOTH),
+    (False, 3): (True, LEFT_RIGHT),
+    (True, 0): (False, UP_DOWN),
+    (True, 1): (True, BOTH),
+    (True, 2): (False, LEFT_RIGHT),
+    (True, 3): (True, None),
+}
+"""Whether a view is transposed, and how it is flipped then."""
 
 
-@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
-def _turned(images: tf.Tensor, turns: int, mirrored: bool) -> tf.Tensor:
-    """Images mirrored top to bottom, then turned by so many quarters, counter-clockwise as `numpy.rot90`."""
-    return tf.image.rot90(tf.reverse(images, [1]) if mirrored else images, turns)
+def _view(images: npt.NDArray[np.uint8], _: npt.NDArray[np.int64], turns: int, mirrored: bool) -> Any:
+    """Images mirrored top to bottom, then turned by so many quarters; `numpy.rot90` takes five times as long."""
+    is_transposed, flip = MIRRORED_AND_TURNED[mirrored, turns]
+    views = np.empty_like(images)
+    for image, view in zip(images, views, strict=True):
+        seen = cv2.transpose(image) if is_transposed else image
+        view[:] = seen if flip is None else cv2.flip(seen, flip)
+    return views
 
 
 def _mean(of_views: FloatArray) -> FloatArray:

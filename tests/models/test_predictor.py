@@ -101,12 +101,21 @@ SYMMETRIES["quarter_turns"] = [
 @pytest.mark.parametrize("augmentation", SYMMETRIES)
 def test_the_views_of_an_image_are_the_symmetries_each_once_and_itself_first(augmentation: str) -> None:
     images, positions = random_images(2), np.arange(2)
+    images.flags.writeable = False  # as those of a table
     first, *others = views_of(augmentation)
     assert first is None
-    found = [images.tobytes(), *(change(images, positions).numpy().tobytes() for change in others)]
+    found = [images.tobytes(), *(change(images, positions).tobytes() for change in others)]
     assert found[0] == images.tobytes()
     assert sorted(found) == sorted(np.ascontiguousarray(way(images)).tobytes() for way in SYMMETRIES[augmentation])
     assert len(set(found)) == len(found) == {"none": 1, "flips": 4, "quarter_turns": 8}[augmentation]
+
+
+def test_a_view_is_mirrored_and_turned_as_numpy_does() -> None:
+    images, positions = random_images(2), np.arange(2)
+    ways = [(turns, mirrored) for mirrored in (False, True) for turns in range(4)][1:]
+    for change, (turns, mirrored) in zip(views_of("quarter_turns")[1:], ways, strict=True):
+        expected = np.rot90(images[:, ::-1] if mirrored else images, turns, axes=(1, 2))
+        np.testing.assert_array_equal(change(images, positions), expected)
 
 
 @pytest.mark.parametrize("augmentation", ["flips", "quarter_turns"])
