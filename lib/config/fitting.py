@@ -44,9 +44,10 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     clip_norm: float | None = Field(default=None, gt=0)
     """Greatest norm of the gradient of all weights together; a longer one is shortened to it."""
     gradient_parts: int | None = Field(default=None, ge=1)
-    """Parts of a global batch whose gradients are computed apart and added in a fixed order: any number of workers that
-    divides it gives the same weights. Batch normalisation that is trained sees one part at a time. By default 4, or 1
-    with --use-gpu, where small parts would leave a GPU idle."""
+    """Parts of a global batch whose gradients are computed apart and added as a tree: 1, 2, 4 ... workers that divide a
+    power of 2 give the same weights to the last bit, on CPUs of as many cores each; other numbers differ by rounding,
+    which grows from step to step. Batch normalisation that is trained sees one part at a time. By default 4, or 1 with
+    --use-gpu, where small parts would leave a GPU idle."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better validation loss before training stops (see --keep-epoch). By default 5, or a
     third of the epochs if that is more and the --schedule is `cosine`, which is best at its end."""

@@ -35,6 +35,19 @@ def require_gpus(config: AcceleratorConfig, processes: int = 1) -> None:
         )
 
 
+def refuse_shared_gpus(config: AcceleratorConfig) -> None:
+    """Refuse several training workers whose shares of a GPU are so small that two may be put on one.
+
+    Raises:
+        SettingsError: Then: NCCL, which adds what the workers have, takes one process a GPU.
+    """
+    if config.gpus_per_worker <= 1 / 2:
+        raise SettingsError(
+            f"--gpus-per-worker {config.gpus_per_worker:g}: two training workers may be put on one GPU, and NCCL, "
+            "which adds their gradients, refuses that; leave it at 1, or take --num-workers 1"
+        )
+
+
 def visible_gpus() -> int:
     """GPUs that TensorFlow sees in this process."""
     import tensorflow as tf

@@ -26,7 +26,7 @@ from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
 from lib.models.spec import CLOSED, KERAS_HUB, OPENED_BY, OWN, SAVED, ModelSpec, check_spec, parse_spec
 from lib.models.trust import check_earlier
-from lib.runtime.gpus import require_gpus
+from lib.runtime.gpus import refuse_shared_gpus, require_gpus
 from lib.runtime.progress import Progress
 from lib.runtime.ray_data import start_ray
 from lib.storage.location import Location
@@ -97,6 +97,8 @@ def check_fit(config: FitConfig, specs: Sequence[ModelSpec]) -> None:
     """
     if config.batch_size < config.num_workers.most:
         raise SettingsError(f"--batch-size {config.batch_size} is too small for --num-workers {config.num_workers}")
+    if config.use_gpu and config.num_workers.most > 1:
+        refuse_shared_gpus(config)
     if config.sampling == "balanced" and config.cache == "none":
         raise SettingsError("--sampling balanced needs the images in memory; do not combine it with --cache none")
     closed = [CLOSED[spec.name] for spec in specs if spec.name in CLOSED]

@@ -15,6 +15,7 @@ from lib.models.saved import load_network
 from lib.models.spec import check_spec, parse_spec
 from lib.storage.location import Location
 from lib.training.fit.synchronous import SynchronousModel
+from lib.training.workers.peers import Peers
 from tests.fakes.networks import in_another_process
 
 SIZE, WIDTH, CLASS_COUNT = 20, 6, 3
@@ -77,7 +78,7 @@ def test_features_are_those_of_the_saved_model_for_values_from_0_to_1(saved_mode
 def test_a_trained_model_is_the_same_in_a_fresh_process_without_the_saved_model(tmp_path: Path) -> None:
     folder = export(tmp_path / "extractor")
     network, pixels = network_on(folder).model, images()
-    model = SynchronousModel(network, world_size=1, part_sizes=[4])
+    model = SynchronousModel(network, Peers(0, 1), part_sizes=[4])
     model.compile(optimizer=keras.optimizers.Adam(0.1))
     before = array(network(pixels))
     model.train_on_batch(pixels, np.array([0, 1, 2, 0], np.int32), np.ones(4, np.float32))

@@ -15,6 +15,7 @@ from lib.models.networks import KERAS_NETWORKS
 from lib.models.registry import Network, build_base, build_network, unfreeze
 from lib.models.spec import parse_spec
 from lib.training.fit.synchronous import SynchronousModel
+from lib.training.workers.peers import Peers
 from tests.fakes.networks import write_random_weights
 
 CLASS_COUNT = 3
@@ -69,7 +70,7 @@ def application_in(base: keras.Model) -> keras.Model:
 
 
 def train_once(network: keras.Model, size: int) -> None:
-    model = SynchronousModel(network, world_size=1, part_sizes=[4])
+    model = SynchronousModel(network, Peers(0, 1), part_sizes=[4])
     model.compile(optimizer=keras.optimizers.Adam(0.01))
     model.train_on_batch(images(size, 4), np.array([0, 1, 2, 0], np.int32), np.ones(4, np.float32))
 
@@ -200,7 +201,7 @@ def test_a_hidden_layer_of_the_head_is_the_embedding_of_the_saved_model(mobilene
 def test_the_head_trains_the_layers_of_the_model(mobilenet: str) -> None:
     network, pixels = built(mobilenet, 32), images(32, 4)
     features, before = array(base_of(network)(pixels)), array(network.model(pixels))
-    model = SynchronousModel(network.head, world_size=1, part_sizes=[4])
+    model = SynchronousModel(network.head, Peers(0, 1), part_sizes=[4])
     model.compile(optimizer=keras.optimizers.Adam(0.1))
     model.train_on_batch(features, np.array([0, 1, 2, 0], np.int32), np.ones(4, np.float32))
     after = array(network.model(pixels))

@@ -29,6 +29,7 @@ from lib.training.fit.phase_fit import PhaseFit
 from lib.training.fit.plan import Phase
 from lib.training.fit.synchronous import SynchronousModel
 from lib.training.workers.messages import EpochEnded, MessageLog
+from lib.training.workers.peers import Peers
 from tests.fakes.sources import striped_image
 
 CLASS_COUNT, SIZE = 3, 16
@@ -45,7 +46,7 @@ def synchronous(
     optimizer: keras.optimizers.Optimizer | None = None,
 ) -> SynchronousModel:
     objective = Objective(is_batch_normalised=bool(trained_batch_normalisation(network)))
-    model = SynchronousModel(network, world_size=1, part_sizes=parts, objective=objective)
+    model = SynchronousModel(network, Peers(0, 1), part_sizes=parts, objective=objective)
     model.compile(optimizer=optimizer or keras.optimizers.SGD(0.1), jit_compile=False)
     return model
 
@@ -169,7 +170,7 @@ def test_images_are_mixed_within_their_part_as_drawn_and_so_are_their_labels() -
 
 def nodes_of_a_step(network: keras.Model, objective: Objective) -> list[Any]:
     """What a training step computes, the functions that it calls included."""
-    model = SynchronousModel(network, world_size=1, part_sizes=[4, 4], objective=objective)
+    model = SynchronousModel(network, Peers(0, 1), part_sizes=[4, 4], objective=objective)
     model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
     model.optimizer.build(network.trainable_variables)
     data = tuple(tf.constant(array) for array in (*batch(8), np.zeros((8, DRAWS), np.float32)))

@@ -1,12 +1,17 @@
 """GPUs that are asked for and are not there."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from lib.config.fitting import TrainConfig
 from lib.errors import SettingsError, TissueError
+from lib.models.spec import parse_spec
 from lib.runtime.gpus import require_gpus, require_visible_gpu
+from lib.training.fit.synchronous import add_pairwise
+from lib.training.trainer import check_fit
 from lib.training.workers.failures import memory_named
+from lib.training.workers.peers import Peers
 
 
 def settings(**changes: object) -> TrainConfig:
@@ -33,6 +38,59 @@ def test_more_workers_than_gpus_are_refused_by_both_numbers() -> None:
         require_gpus(settings(), 3)
     with pytest.raises(SettingsError, match=r"5 processes with 0\.5 GPU each take 2\.5, and this machine has 2"):
         require_gpus(settings(gpus_per_worker=0.5), 5)
+
+
+def test_two_training_workers_are_not_put_on_one_gpu() -> None:
+    cnn = [parse_spec("cnn")]
+    check_fit(settings(num_workers="1:2"), cnn)
+    check_fit(settings(num_workers=2, gpus_per_worker=0.6), cnn)
+    check_fit(settings(num_workers=1, gpus_per_worker=0.5), cnn)  # what predicts may share
+    check_fit(settings(num_workers=2, gpus_per_worker=0.5, use_gpu=False), cnn)
+    with pytest.raises(SettingsError, match=r"--gpus-per-worker 0\.5: two training workers may be put on one GPU"):
+        check_fit(settings(num_workers="1:2", gpus_per_worker=0.5), cnn)
+
+
+def collectives(peers: Peers, kind: type = np.float32) -> list[tuple[bytes, str, int]]:
+    """The hint, device and group size of each collective that sums what a worker has, in order."""
+    sums = tf.function(lambda: peers.all_reduce([tf.zeros([2], kind), tf.zeros([], kind)], 7))
+    found = sums.get_concrete_function().graph.get_operations()
+    reductions = [operation for operation in found if operation.type == "CollectiveReduceV2"]
+    sizes = [int(tf.get_static_value(operation.inputs[1])) for operation in reductions]
+    hints = [operation.get_attr("communication_hint") for operation in reductions]
+    return list(zip(hints, [operation.device for operation in reductions], sizes, strict=True))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_nccl_sums_between_gpus_and_a_ring_between_cpus(kind: type) -> None:
+    ((hint, device, size),) = collectives(Peers(1, 2, on_gpus=True), kind)
+    assert (hint, device[-5:], size) == (b"nccl", "GPU:0", 2)
+    assert collectives(Peers(2, 3), kind) == [(b"ring", "", 3)]
+    assert collectives(Peers(2, 4), kind) == [(b"ring", "", 2)] * 2
+    assert collectives(Peers(0, 1), kind) == []
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_workers_meet_two_by_two_and_as_the_parts_of_a_batch_are_added(world_size: int) -> None:
+    random = np.random.default_rng(3)
+    values = [[tf.constant(random.normal(size=100), tf.float32)] for _ in range(world_size)]
+    rounds = [meetings(rank, world_size) for rank in range(world_size)]
+    keys = [key for of_rank in rounds for key in of_rank]
+    assert all(keys.count(key) == 2 for key in keys)
+    totals = [value for (value,) in values]
+    for keys_of_round in zip(*rounds, strict=True):
+        partners = [[rank for rank, other in enumerate(keys_of_round) if other == key] for key in keys_of_round]
+        totals = [totals[low] + totals[high] for low, high in partners]
+    ((expected,),) = [add_pairwise(values)]
+    for total in totals:
+        np.testing.assert_array_equal(total, expected)
+
+
+def meetings(rank: int, world_size: int) -> list[int]:
+    """The keys of the groups in which a worker sums, in order."""
+    sums = tf.function(lambda: Peers(rank, world_size).all_reduce([tf.zeros([2])], 7))
+    found = sums.get_concrete_function().graph.get_operations()
+    reductions = [operation for operation in found if operation.type == "CollectiveReduceV2"]
+    return [int(tf.get_static_value(operation.inputs[2])) for operation in reductions]
 
 
 def test_a_cluster_may_still_start_machines_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

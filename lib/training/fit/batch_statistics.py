@@ -22,7 +22,7 @@ from lib.training.fit.image_statistics import first_batches
 from lib.training.fit.loader import SplitExamples
 from lib.training.fit.objective import without_padding
 from lib.training.fit.synchronous import SynchronousModel, add_pairwise, parts_of
-from lib.training.workers.peers import all_reduce_sum
+from lib.training.workers.peers import Collective
 from lib.training.workers.watchdog import Heartbeat
 
 
@@ -45,16 +45,15 @@ class BatchStatistics:
         """Estimate them together with all other workers; nothing where no batch normalisation is trained."""
         if not self._layers:
             return
-        sums = [tf.zeros([], tf.float64)] + [
-            tf.zeros(layer.moving_mean.shape, tf.float64) for layer in self._layers
-        ] * 2
+        shapes = [layer.moving_mean.shape for layer in self._layers]
+        nothing = [tf.zeros(shape, tf.float64) for shape in [[], *shapes, *shapes]]
+        sums = [nothing for _ in self._model.part_sizes]
         for batch, labels in first_batches(self._examples):
             self._heartbeat.move(patient=True)
-            sums = [total + part for total, part in zip(sums, self._run(batch, labels != PADDING), strict=True)]
+            sums = self._run(batch, labels != PADDING, sums)
         self._heartbeat.move(patient=True)
-        self._assign(
-            [total.numpy() for total in all_reduce_sum(sums, self._model.world_size, self._model.statistics_key)]
-        )
+        totals = self._model.all_reduce(add_pairwise(sums), Collective.STATISTICS)
+        self._assign([total.numpy() for total in totals])
 
     def _assign(self, sums: Sequence[npt.NDArray[np.float64]]) -> None:
         count, *moments = sums
@@ -65,10 +64,15 @@ class BatchStatistics:
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(np.maximum(second / count - mean**2, 0))
 
-    def _batch_sums(self, examples: tf.Tensor, is_present: tf.Tensor) -> list[tf.Tensor]:
-        """The images of a batch; then, times these, each layer's mean input; then that of its square."""
-        parts = parts_of((examples, is_present), self._model.part_sizes)
-        return add_pairwise([self._part_sums(*part) for part in parts])
+    def _batch_sums(
+        self, examples: tf.Tensor, is_present: tf.Tensor, sums: list[list[tf.Tensor]]
+    ) -> list[list[tf.Tensor]]:
+        """Sums of each part with a batch added: images; times these, each layer's mean input; that of its square.
+
+        They are kept apart until the end, so that they are added in the same order for any number of workers.
+        """
+        found = [self._part_sums(*part) for part in parts_of((examples, is_present), self._model.part_sizes)]
+        return [[a + b for a, b in zip(total, more, strict=True)] for total, more in zip(sums, found, strict=True)]
 
     def _part_sums(self, examples: tf.Tensor, is_present: tf.Tensor) -> list[tf.Tensor]:
         count = tf.reduce_sum(tf.cast(is_present, tf.float64))

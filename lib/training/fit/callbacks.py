@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,34 @@ class Hook(keras.callbacks.Callback):
         """Belong to a phase; what else is given is for a callback of Keras that a hook extends."""
         super().__init__(*arguments, **settings)
         self.fit = fit
+
+
+class Hooks(keras.callbacks.CallbackList):
+    """Calls hooks in turn. Loss and accuracy are read from the device when an epoch is over, and not before.
+
+    Keras's own list reads them after each step to hand them to its hooks, and so has a GPU wait for the next step.
+    """
+
+    def __init__(self, hooks: Sequence[Hook], model: SynchronousModel, *, epochs: int, steps: int) -> None:
+        """List hooks.
+
+        Args:
+            hooks: None looks at the numbers of a step.
+            model: What is trained.
+            epochs: The epoch, from 0, before which the call of `fit` ends.
+            steps: Steps in each epoch of that call.
+        """
+        super().__init__(list(hooks), add_history=True, model=model, epochs=epochs, steps=steps)
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a step, whose numbers stay where they are."""
+        for hook in self.callbacks:
+            hook.on_train_batch_end(batch)
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """The same in validation."""
+        for hook in self.callbacks:
+            hook.on_test_batch_end(batch)
 
 
 class JudgedWeights(Hook):
@@ -238,8 +267,9 @@ def write_scalars(rows: Sequence[HistoryRow], folder: Location) -> None:
 class SaveCheckpoints(Hook):
     """Saves a checkpoint after each epoch, every so many steps, in time, and when the workers are about to be ended.
 
-    All workers come to the same decision at the same step; one of them writes. What that one saves by its own clock
-    needs no decision, since saving takes nothing from the others.
+    All workers come to the same decision at the same step; one of them writes. A wish to be saved is obeyed one step
+    late within an epoch: a thread fetches the sum of the wishes from the device while that works at the next step. What
+    the one that writes saves by its own clock needs no decision, since saving takes nothing from the others.
     """
 
     def __init__(self, fit: PhaseFit, config: FitConfig, heartbeat: Heartbeat, is_leaving: Callable[[], bool]) -> None:
@@ -255,23 +285,32 @@ class SaveCheckpoints(Hook):
         self._every_s, self._saved = 60 * config.checkpoint_minutes, time.monotonic()
         self._every, self._heartbeat, self._is_leaving = every, heartbeat, is_leaving
         self._epoch, self._began_at, self._steps = 0, 0, 0
+        self._wishes = False
+        self._fetching: Future[float] | None = None
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Have a thread to fetch with."""
+        self._fetcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wishes")
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Go on with the sums of an epoch that was interrupted."""
         self._epoch, self._began_at = epoch, self.fit.begin_epoch()
-        self._steps = self._began_at
+        self._steps, self._fetching = self._began_at, None
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Count the step, and ask for a checkpoint if this worker was told to."""
         self._heartbeat.step(patient=batch == 0)
-        self.fit.model.wishes.assign(float(self._is_leaving()))
+        if not self._wishes and self._is_leaving():
+            self._wishes = True
+            self.fit.model.wishes.assign(1.0)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Save if it is time."""
         self._steps = self._began_at + batch + 1
         if batch + 1 == self.params["steps"]:
             return  # the epoch is judged first, and then saved
-        if self._all_leave:
+        before, self._fetching = self._fetching, self._fetcher.submit(float, self.fit.model.wished.read_value())
+        if before is not None and before.result() > 0:
             self._save(wait=True)
             self._leave()
         if (self._every and self._steps % self._every == 0) or time.monotonic() - self._saved >= self._every_s:
@@ -285,14 +324,14 @@ class SaveCheckpoints(Hook):
         """Save the state between two epochs."""
         self._heartbeat.move(patient=True)
         self._saved = time.monotonic()
-        self.fit.save(epoch + 1, 0, wait=self._all_leave)
-        if self._all_leave:
+        all_leave = float(self.fit.model.wished) > 0
+        self.fit.save(epoch + 1, 0, wait=all_leave)
+        if all_leave:
             self._leave()
 
-    @property
-    def _all_leave(self) -> bool:
-        """Whether any worker was told in the last step that it is about to be ended; the same on all of them."""
-        return float(self.fit.model.wished) > 0
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Nothing is left to fetch."""
+        self._fetcher.shutdown()
 
     def _leave(self) -> None:
         self.fit.model.meet()  # the first worker that leaves ends the others, and one of them has been writing

@@ -26,7 +26,7 @@ def compiled_model(
     trained = trained_network(phase, network, config)
     model = SynchronousModel(
         trained,
-        peers.world_size,
+        peers,
         order.part_sizes(config.parts_of_batch),
         objective=Objective(config.label_smoothing, config.mixup, bool(trained_batch_normalisation(trained))),
         phase=phase.number,

@@ -69,14 +69,19 @@ class NetworkOutput(NamedTuple):
 class _Forward:
     """A network in two steps, up to its last layer and through it."""
 
-    def __init__(self, network: Network, examples: SplitExamples, heartbeat: Heartbeat) -> None:
-        """Take a network, and examples of the kind to run it on: features if it has a base and they have its width."""
+    def __init__(self, network: Network, examples: SplitExamples, heartbeat: Heartbeat, parts: int) -> None:
+        """Take a network, and examples of the kind to run it on: features if it has a base and they have its width.
+
+        Args:
+            parts: Into how many parts a global batch is cut. Only images of one part are run together: what a network
+                makes of an image differs in its last bits with the images beside it.
+        """
         self.last = network.model.layers[-1]
         shape, dtype = examples.shape
         embed = self._after_base(network) if dtype == np.float32 else self._from_images(network)
         specification = tf.TensorSpec([None, *shape], tf.as_dtype(dtype))
         self._run = tf.function(lambda batch: self._both(embed(batch)), input_signature=[specification])
-        self._heartbeat = heartbeat
+        self._heartbeat, self._parts = heartbeat, parts
 
     @staticmethod
     def _from_images(network: Network) -> Any:
@@ -95,22 +100,29 @@ class _Forward:
         order = examples.order.epoch(0)
         order = np.where(np.isin(order, wanted), order, PADDING)
         order = order[(order != PADDING).any(axis=1)]
-        waiting: list[tuple[npt.NDArray[Any], ...]] = []
+        cuts = np.cumsum(examples.order.part_sizes(self._parts))[:-1]
+        waiting: list[list[tuple[npt.NDArray[Any], ...]]] = [[] for _ in range(len(cuts) + 1)]
         self._heartbeat.move(patient=True)
         for number, (positions, (batch, labels)) in enumerate(zip(order, examples.read(order, 0), strict=True)):
             self._heartbeat.move(patient=number == 0)  # the first one is compiled
-            usable = labels != PADDING
-            waiting.append((positions[usable], labels[usable], batch[usable]))
-            if sum(len(rows[0]) for rows in waiting) >= BATCH_SIZE:
-                yield self._outcome(waiting)
-                waiting = []
-        if any(len(rows[0]) for rows in waiting):
-            yield self._outcome(waiting)
+            for rows, part in zip(waiting, np.split(np.arange(len(labels)), cuts), strict=True):
+                usable = part[labels[part] != PADDING]
+                rows.append((positions[usable], labels[usable], batch[usable]))
+                if _count(rows) >= BATCH_SIZE:
+                    yield self._outcome(rows)
+                    rows.clear()
+        for rows in waiting:
+            if _count(rows):
+                yield self._outcome(rows)
 
     def _outcome(self, rows: list[tuple[npt.NDArray[Any], ...]]) -> NetworkOutput:
         positions, labels, batch = (np.concatenate(column) for column in zip(*rows, strict=True))
         embeddings, logits = (tensor.numpy() for tensor in self._run(batch))
         return NetworkOutput(positions, labels, embeddings.astype(np.float32), logits.astype(np.float32))
+
+
+def _count(rows: list[tuple[npt.NDArray[Any], ...]]) -> int:
+    return sum(len(columns[0]) for columns in rows)
 
 
 class Finish:
@@ -136,7 +148,7 @@ class Finish:
         """
         self._task, self._peers, self._heartbeat = task, peers, heartbeat
         self._network, self._examples, self._left_out = network, examples, left_out
-        self._forward = _Forward(network, examples["train"], heartbeat)
+        self._forward = _Forward(network, examples["train"], heartbeat, task.config.parts_of_batch)
 
     def write(self, rows: Sequence[HistoryRow]) -> FitRecord:
         """Calibrate the network, and write it if this is the worker that does.

@@ -22,6 +22,7 @@ from lib.training.fit.batch_statistics import BatchStatistics
 from lib.training.fit.batches import Batches, Draws, original_error
 from lib.training.fit.callbacks import (
     Hook,
+    Hooks,
     JudgedWeights,
     KeepBest,
     RecordHistory,
@@ -206,7 +207,7 @@ class TrainingLoop:
                     validation_data=datasets.get("validation"),
                     initial_epoch=fit.epoch,
                     epochs=last_epoch,
-                    callbacks=hooks,
+                    callbacks=Hooks(hooks, model, epochs=last_epoch, steps=batches["train"].steps_left),
                     shuffle=False,  # the order is ours
                     verbose=0,
                 )

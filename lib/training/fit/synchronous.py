@@ -8,8 +8,9 @@ workers see the same numbers and take the same decisions.
 
 Exact is not yet equal: a gradient summed over 32 images at once and over 2 x 16 differ in their last bits, and Adam's
 first steps turn a gradient's sign into a full step, however small it is (CNN, 18 steps: 1.5 % of the weights' norm).
-So a global batch is always cut into the same parts, whose gradients are added pairwise: with 4 parts, one worker and
-two end 0.002 % apart.
+So a global batch is always cut into the same parts, whose sums are added as a tree, within a worker and then between
+workers (`Peers.all_reduce`): on CPUs, the bits are the same for any number of workers that divides the parts, if both
+are powers of 2 and TensorFlow has as many threads in each worker.
 """
 
 import itertools
@@ -20,7 +21,7 @@ import tensorflow as tf
 
 from lib.training.fit.objective import Objective, batch_sums
 from lib.training.fit.optimizer import weight_averages
-from lib.training.workers.peers import Collective, all_reduce_sum
+from lib.training.workers.peers import Collective, Peers
 
 PLAIN = Objective()
 
@@ -36,7 +37,7 @@ class SynchronousModel(keras.Model):
     def __init__(
         self,
         network: keras.Model,
-        world_size: int,
+        peers: Peers,
         part_sizes: Sequence[int],
         *,
         objective: Objective = PLAIN,
@@ -46,14 +47,14 @@ class SynchronousModel(keras.Model):
 
         Args:
             network: From examples to logits.
-            world_size: Number of workers.
+            peers: The workers.
             part_sizes: Images in each part of this worker's share of a global batch.
             objective: How the training loss is computed.
             phase: A number that no other model on these workers has.
         """
         super().__init__(name=f"synchronous_{network.name}")
         self.network = network
-        self.world_size = world_size
+        self._peers = peers
         self.part_sizes = tuple(part_sizes)
         self.wishes = tf.Variable(0.0, trainable=False)
         """Set to 1 by a worker that wants all of them to save a checkpoint after this step."""
@@ -63,6 +64,7 @@ class SynchronousModel(keras.Model):
         self._trained: list[tf.Tensor] = []
         self._phase = phase
         self._part_function = tf.function(self._part_sums)
+        self._test_function = tf.function(self._test_sums)
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy_mean = keras.metrics.Mean(name="accuracy")
 
@@ -82,15 +84,24 @@ class SynchronousModel(keras.Model):
 
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """One optimizer step on one global batch."""
+        return self.take_step(self.all_reduce(self.worker_sums(data), Collective.TRAIN_STEP))
+
+    def worker_sums(self, data: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+        """Of its share of a batch: gradients of the summed loss, loss, correct predictions, images; and its wishes."""
         sums = add_pairwise([self._part_function(*part) for part in parts_of(data, self.part_sizes)])
-        *gradients, loss, correct, count, wished = self._all_reduce([*sums, self.wishes.value()], Collective.TRAIN_STEP)
+        return [*sums, self.wishes.value()]
+
+    def take_step(self, sums: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Move the weights, given the sums over all workers."""
+        *gradients, loss, correct, count, wished = sums
         self.wished.assign(wished)
         images_in_batch = tf.maximum(count, 1.0)
         self.optimizer.apply([gradient / images_in_batch for gradient in gradients], self.network.trainable_variables)
         return self._update(loss, correct, count)
 
-    def _all_reduce(self, tensors: Sequence[tf.Tensor], place: Collective) -> list[tf.Tensor]:
-        return all_reduce_sum(tensors, self.world_size, place.in_phase(self._phase))
+    def all_reduce(self, tensors: Sequence[tf.Tensor], place: Collective) -> list[tf.Tensor]:
+        """The sum over all workers of each tensor, at a place in the program."""
+        return self._peers.all_reduce(tensors, place.in_phase(self._phase))
 
     def _part_sums(
         self, examples: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, *draws: tf.Tensor
@@ -107,9 +118,12 @@ class SynchronousModel(keras.Model):
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Loss and accuracy of one global batch."""
-        examples, labels, weights = data
-        sums = batch_sums(self.network(examples, training=False), labels, weights)
-        return self._update(*self._all_reduce(sums, Collective.TEST_STEP))
+        sums = add_pairwise([self._test_function(*part) for part in parts_of(data, self.part_sizes)])
+        return self._update(*self.all_reduce(sums, Collective.TEST_STEP))
+
+    def _test_sums(self, examples: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> list[tf.Tensor]:
+        """The summed loss of a part, its correct predictions and images."""
+        return batch_sums(self.network(examples, training=False), labels, weights)
 
     def _update(self, loss: tf.Tensor, correct: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         self.loss_mean.update_state(tf.math.divide_no_nan(loss, count), sample_weight=count)
@@ -118,7 +132,7 @@ class SynchronousModel(keras.Model):
 
     def meet(self) -> None:
         """Wait for all workers."""
-        self._all_reduce([tf.constant(0.0)], Collective.MEETING)
+        self.all_reduce([tf.constant(0.0)], Collective.MEETING)
 
     def use_averages(self) -> None:
         """Put the running averages of the weights in their places, if there are any; see `use_trained`."""
@@ -133,11 +147,6 @@ class SynchronousModel(keras.Model):
             _assign(self.network.trainable_variables, self._trained)
         self._trained = []
 
-    @property
-    def statistics_key(self) -> int:
-        """The key of the place where statistics are summed."""
-        return Collective.STATISTICS.in_phase(self._phase)
-
 
 def _assign(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor]) -> None:
     for variable, value in zip(variables, values, strict=True):
@@ -151,8 +160,18 @@ def parts_of(data: Sequence[tf.Tensor], sizes: Sequence[int]) -> list[tuple[tf.T
 
 
 def add_pairwise(parts: list[list[tf.Tensor]]) -> list[tf.Tensor]:
-    """The sum of the parts, added as a tree, so that a half of them added elsewhere gives the same bits."""
+    """The sum of the parts, added as a tree, so that a half of them added elsewhere gives the same bits.
+
+    Source:
+        TensorFlow 2.21's graph optimizer makes one `AddN` of a tree of additions, which adds one part after the other.
+        It does not look into functions that are not to be put in line.
+    """
+    add = tf.function(_added, experimental_attributes={"_noinline": True})
     while len(parts) > 1:
         pairs = itertools.zip_longest(parts[::2], parts[1::2])
-        parts = [left if right is None else [a + b for a, b in zip(left, right, strict=True)] for left, right in pairs]
+        parts = [left if right is None else add(left, right) for left, right in pairs]
     return parts[0]
+
+
+def _added(left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:
+    return [a + b for a, b in zip(left, right, strict=True)]

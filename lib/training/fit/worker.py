@@ -40,7 +40,7 @@ def train_on_worker(loop_config: dict[str, TrainTask]) -> FitRecord:
     join_stage("train")
     task, context = loop_config["task"], ray.train.get_context()
     prepare_context(task.config.verbose)
-    peers = Peers(context.get_world_rank(), context.get_world_size())
+    peers = Peers(context.get_world_rank(), context.get_world_size(), on_gpus=task.config.use_gpu)
     with Heartbeat(task.reporter, peers.rank) as heartbeat, lost_peers_named(), lost_gpu_named(), memory_named():
         return load_and_train(task, peers, heartbeat, checkpoint_wanted)
 

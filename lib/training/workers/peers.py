@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 GROUP_KEY = 1
+FIRST_PAIR_KEY = 1_000
+"""Keys of the pairs of workers that add what they have in one round; TensorFlow's own groups have small ones."""
+GPU = "GPU:0"
 COLLECTIVE_TIMEOUT_S = 600.0
 EXACT = 1 << 20
 """Whole numbers below it are exact in float32."""
@@ -52,38 +55,10 @@ class Collective(IntEnum):
 
 
 def start_collectives() -> None:
-    """Connect this process to the others named in TF_CONFIG (NCCL between GPUs, a ring between CPUs)."""
+    """Connect this process to the others named in TF_CONFIG."""
     import tensorflow as tf
 
     tf.distribute.MultiWorkerMirroredStrategy()  # its construction starts the runtime; its scope is not used
-
-
-def all_reduce_sum(tensors: "Sequence[tf.Tensor]", world_size: int, key: int) -> "list[tf.Tensor]":
-    """The sum over all workers of each tensor, in one collective call.
-
-    Args:
-        tensors: The same shapes on every worker, and all of the same floating type.
-        world_size: Number of workers; with one, nothing is sent.
-        key: A number of its own for each place in the program that sums.
-    """
-    if world_size == 1:
-        return list(tensors)
-    import tensorflow as tf
-
-    flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
-    reduced = tf.raw_ops.CollectiveReduceV2(
-        input=flat,
-        group_size=world_size,
-        group_key=GROUP_KEY,
-        instance_key=key,
-        ordering_token=[],
-        merge_op="Add",
-        final_op="Id",
-        communication_hint="auto",
-        timeout_seconds=COLLECTIVE_TIMEOUT_S,
-    )
-    parts = tf.split(reduced, [tensor.shape.num_elements() for tensor in tensors])
-    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -117,15 +92,72 @@ class Peers:
     Attributes:
         rank: Rank of this worker, from 0.
         world_size: Number of workers.
+        on_gpus: Whether each has a GPU of its own, so that NCCL sums.
     """
 
     rank: int
     world_size: int
+    on_gpus: bool = False
 
     @property
     def is_writer(self) -> bool:
         """Whether this worker writes what is the same on all of them."""
         return self.rank == 0
+
+    def all_reduce(self, tensors: "Sequence[tf.Tensor]", key: int) -> "list[tf.Tensor]":
+        """The sum over all workers of each tensor. On CPUs the bits of it depend on nothing but the order of the ranks.
+
+        Two by two, if the number of workers is a power of 2: each round adds what neighbours have, then neighbouring
+        pairs, and so on, as `add_pairwise` adds parts. A ring of four adds each stretch of them in another order.
+
+        Args:
+            tensors: The same shapes on every worker, and all of the same floating type.
+            key: A number of its own for each place in the program that sums.
+
+        Source:
+            TensorFlow 2.21, `CollectiveParamResolverLocal::AssignCollectiveType`: a ring over gRPC, on GPUs too, unless
+            the hint is `nccl`. NCCL refuses two workers on one GPU.
+        """
+        if self.world_size == 1:
+            return list(tensors)
+        import tensorflow as tf
+
+        flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+        if self.on_gpus:
+            with tf.device(GPU):
+                flat = self._reduce(tf.identity(flat), GROUP_KEY, self.world_size, key, "nccl")
+        elif self.world_size & (self.world_size - 1):
+            flat = self._reduce(flat, GROUP_KEY, self.world_size, key, "ring")
+        else:
+            for distance in self._distances():
+                flat = self._reduce(flat, self._pair_key(distance), 2, key, "ring")
+        parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])
+        return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def _distances(self) -> list[int]:
+        """How far the partner of this worker is in each round: 1, 2, 4, ..."""
+        return [1 << round_ for round_ in range(self.world_size.bit_length() - 1)]
+
+    def _pair_key(self, distance: int) -> int:
+        """A number that no other pair of any round has: the two ranks as digits."""
+        lower = self.rank & ~distance
+        return FIRST_PAIR_KEY + lower * self.world_size + lower + distance
+
+    @staticmethod
+    def _reduce(flat: "tf.Tensor", group_key: int, group_size: int, key: int, hint: str) -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.raw_ops.CollectiveReduceV2(
+            input=flat,
+            group_size=group_size,
+            group_key=group_key,
+            instance_key=key,
+            ordering_token=[],
+            merge_op="Add",
+            final_op="Id",
+            communication_hint=hint,
+            timeout_seconds=COLLECTIVE_TIMEOUT_S,
+        )
 
     def sum_counts(self, counts: npt.NDArray[np.int64], place: Collective) -> npt.NDArray[np.int64]:
         """The sum over all workers of arrays of the same shape, exact for totals up to 2^53.
@@ -148,7 +180,7 @@ class Peers:
             return here
         import tensorflow as tf
 
-        return all_reduce_sum([tf.constant(here)], self.world_size, place)[0].numpy()  # type: ignore[no-any-return]
+        return self.all_reduce([tf.constant(here)], place)[0].numpy()  # type: ignore[no-any-return]
 
     def sum_exactly(self, numbers: npt.NDArray[np.float64], place: Collective) -> npt.NDArray[np.float64]:
         """As `sum`, in float64."""
@@ -156,7 +188,7 @@ class Peers:
             return numbers
         import tensorflow as tf
 
-        total = all_reduce_sum([tf.constant(numbers, tf.float64)], self.world_size, place)[0].numpy()
+        total = self.all_reduce([tf.constant(numbers, tf.float64)], place)[0].numpy()
         return np.asarray(total)
 
     def share(self, value: ValueT | None) -> ValueT:
