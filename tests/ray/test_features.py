@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(folder: Path) -> TrainConfig:
     return TrainConfig(
         source=str(folder / "source"), output=str(folder / "model"), image_size=SIZE,
-        images_per_shard=4, validation_fraction=0.2, seed=3,
+        images_per_shard=4, validation_fraction=0.2, seed=3, precision="float32",
     )  # fmt: skip
 
 
