@@ -19,8 +19,9 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of two shares as `+5.0`, or with a minus sign for the other direction, in hundredths."""
-    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+    """A difference of two shares in hundredths: `+5.0`, with a minus sign in the other direction, or `0.0`."""
+    text = f"{100 * difference:+z.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text == "+0.0" else text
 
 
 def count_of(number: int, noun: str) -> str:

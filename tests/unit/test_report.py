@@ -34,7 +34,7 @@ from lib.plots.tiles import MOST_SPRITE_PX, TILE_SIDES_PX, tile_side
 from lib.report.collect import MOST_MISTAKES, choose_mistakes, collect
 from lib.report.doubts.model_doubts import chance_calibration_error
 from lib.report.doubts.ranking import doubts
-from lib.report.formatting import duration, json_in_page
+from lib.report.formatting import duration, json_in_page, points
 from lib.report.page import write_report
 from lib.report.pictures import lighter, most_confused
 from lib.report.verdict import comparison, headline
@@ -83,6 +83,13 @@ def page_of(config: ReportConfig) -> str:
 
 def titles(config: ReportConfig) -> list[str]:
     return [doubt.title for doubt in doubts(collect(config))]
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"), [(0.05, "+5.0"), (-0.0123, "\N{MINUS SIGN}1.2"), (0.0, "0.0"), (-0.0002, "0.0")]
+)
+def test_a_difference_has_a_sign_unless_it_rounds_to_nothing(difference: float, text: str) -> None:
+    assert points(difference) == text
 
 
 def test_the_verdict_names_the_best_model_with_its_wilson_interval(lab: Lab) -> None:
