@@ -24,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscop
 test: setup
 	$(PYTEST) -m "not slow"
 
-# Several workers and nodes, killed processes, clouds that fail, every network: the rest of what CI runs.
+# What takes ten seconds or more by itself, needs several workers or nodes, a cloud, or a network of others: CI runs it too.
 test-slow: setup
 	$(PYTEST) -m slow
 

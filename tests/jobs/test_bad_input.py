@@ -395,6 +395,7 @@ def test_it_is_refused_in_the_same_way_before_ray_starts(
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if not case.as_command and not case.before_ray], ids=name_of)
 def test_what_takes_longer_to_find_out_is_refused_in_the_same_way(case: Case, tmp_path: Path) -> None:
     assert_refused(case, tmp_path)

@@ -10,7 +10,7 @@ from lib.storage.location import Location
 from tests.fakes.chain import Chain
 from tests.fakes.jobs import job_here
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 def test_an_evaluation_is_whole_and_says_that_its_projector_could_not_be_verified(

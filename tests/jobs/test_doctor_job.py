@@ -10,7 +10,7 @@ from lib.models.spec import ModelSpec
 from tests.fakes.jobs import job_here
 from tests.fakes.sources import damage, write_source
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 def test_a_run_that_can_work_has_an_estimate_and_leaves_nothing_behind(tmp_path: Path) -> None:

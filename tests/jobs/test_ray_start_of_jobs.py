@@ -31,6 +31,7 @@ def test_an_address_with_nothing_there_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_long_tmpdir_is_no_obstacle(tmp_path: Path) -> None:
     source, long = write_source(tmp_path / "source"), tmp_path / ("x" * 90)
     long.mkdir()

@@ -60,7 +60,7 @@ def assert_equal_bits(found: list[np.ndarray], expected: list[np.ndarray]) -> No
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("spec", ["cnn", "cnn_bn"])
+@pytest.mark.parametrize("spec", ["cnn", pytest.param("cnn_bn", marks=pytest.mark.slow)])
 def test_two_and_four_workers_have_the_bits_of_one(spec: str) -> None:
     expected = trained(spec, 1)
     for world_size in (2, 4):

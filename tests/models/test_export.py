@@ -41,7 +41,8 @@ def cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(
-    scope="module", params=["cnn", "mobilenet", pytest.param("efficientnet_b0", marks=pytest.mark.slow), "hub"]
+    scope="module",
+    params=["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet", "efficientnet_b0")), "hub"],
 )
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder for each kind of network."""

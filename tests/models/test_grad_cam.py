@@ -143,6 +143,7 @@ def test_a_map_of_one_place_is_passed_over_for_one_that_has_more(mobilenet: str)
     assert heatmaps(built(mobilenet, 32), random_images(32), [0, 1, 2]).shape == (3, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "resnet50_v2", "convnext_tiny"])
 def test_networks_with_side_branches_have_a_heatmap(name: str) -> None:
     """Squeeze-and-excitation has maps of one place, residual networks add branches, ConvNeXt has networks in a row."""

@@ -75,6 +75,7 @@ def test_features_are_those_of_the_saved_model_for_values_from_0_to_1(saved_mode
     assert [variable.path for variable in network.model.trainable_variables] == ["logits/kernel", "logits/bias"]
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_the_same_in_a_fresh_process_without_the_saved_model(tmp_path: Path) -> None:
     folder = export(tmp_path / "extractor")
     network, pixels = network_on(folder).model, images()

@@ -22,6 +22,8 @@ from lib.training.trainer import require_weights_of
 from tests.fakes.encoders import PATCH, SIDE, WIDTH, TinyDino
 from tests.fakes.model_folders import build_model_folder
 
+pytestmark = pytest.mark.slow
+
 CLASS_COUNT = 3
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

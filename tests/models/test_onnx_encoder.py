@@ -26,6 +26,8 @@ from tests.fakes.model_folders import build_model_folder
 from tests.fakes.networks import in_another_process
 from tests.fakes.onnx_networks import WIDTH, expected_features, write_onnx
 
+pytestmark = pytest.mark.slow
+
 SIZE, CLASS_COUNT = 10, 3
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

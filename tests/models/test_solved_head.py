@@ -172,6 +172,7 @@ def test_fine_tuning_begins_with_the_head_that_the_validation_images_judge_best(
     assert tuned["val_loss"] == pytest.approx(heads["val_loss"].min(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_training_stopped_while_fine_tuning_does_not_solve_its_head_again(here: TrainingHere, tmp_path: Path) -> None:
     fit = SOLVED | {"fine_tune_epochs": 2}
     undisturbed = here.run(tmp_path / "one", source(), **fit)

@@ -90,13 +90,14 @@ def assert_same_training(found: Trained, expected: Trained, tolerance: float = 1
 
 
 RESUMED = [
-    pytest.param(cnn, {}, id="cnn"),
-    pytest.param(plain, {"cache": "none"}, id="streamed"),
+    pytest.param(cnn, {}, id="cnn", marks=pytest.mark.slow),
+    pytest.param(plain, {"cache": "none"}, id="streamed", marks=pytest.mark.slow),
     pytest.param(
         normalised,
-        {"augment": ("flip", "shift", "stain"), "class_weight": "balanced", "sampling": "balanced"}, id="augmented",
+        {"augment": ("flip", "shift", "stain"), "class_weight": "balanced", "sampling": "balanced"},
+        id="augmented", marks=pytest.mark.slow,
     ),
-    pytest.param(plain, {"precision": "mixed_float16", "ema": 0.8}, id="float16"),
+    pytest.param(plain, {"precision": "mixed_float16", "ema": 0.8}, id="float16", marks=pytest.mark.slow),
     pytest.param(
         normalised,
         {"ema": 0.8, "mixup": 0.4, "label_smoothing": 0.1, "clip_norm": 0.5, "optimizer": "adamw"}, id="settings",
@@ -131,7 +132,7 @@ def test_statistics_of_batch_normalisation_are_those_of_the_training_images(here
     np.testing.assert_allclose(statistics.moving_variance, inputs.var(axis=0), rtol=0.1)
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("epochs", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_average_of_the_weights_is_what_is_validated_and_kept(
     here: TrainingHere, tmp_path: Path, epochs: int
 ) -> None:
@@ -218,6 +219,7 @@ def undisturbed_in_phases(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         return here.run(tmp_path_factory.mktemp("undisturbed"), source(), **IN_PHASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_before", [STEPS + 3, 2 * STEPS, 2 * STEPS + 3, 3 * STEPS + 1])
 def test_training_in_phases_stopped_in_any_of_them_ends_the_same(
     undisturbed_in_phases: Trained, here: TrainingHere, tmp_path: Path, stop_before: int

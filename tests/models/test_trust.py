@@ -72,6 +72,7 @@ def test_trust_in_one_model_does_not_open_another(hub_model: Path) -> None:
         load_network(Location(str(hub_model)))
 
 
+@pytest.mark.slow
 def test_keras_in_safe_mode_does_not_know_the_layer_where_this_library_is_imported(hub_model: Path) -> None:
     script = "import sys, keras, lib.models.registry\nkeras.saving.load_model(sys.argv[1])"
     ended = subprocess.run(

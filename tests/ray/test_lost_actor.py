@@ -13,7 +13,7 @@ from lib.dataset.graph import done, run_pool
 from lib.errors import TissueError
 from lib.runtime import ray_data
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 def lost() -> type:

@@ -25,6 +25,8 @@ from lib.storage.faults import RetryPolicy, TransientStorageError
 from tests.fakes.cluster import ray_cluster
 from tests.fakes.sources import damage, write_source
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 JOB = "convert"
 Scrape = Callable[[metrics.Metric], dict[frozenset[tuple[str, str]], float]]

@@ -13,7 +13,7 @@ from tests.fakes.chain import SETTINGS, Chain
 from tests.fakes.jobs import job_here
 from tests.fakes.sources import write_source
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 AGREEING = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
@@ -22,10 +22,8 @@ AGREEING = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_r
 # the images in memory are compared with those of one in tests/faults/test_train_faults.py.
 @pytest.mark.parametrize(
     ("world_size", "more"),
-    [
-        pytest.param(2, ("--cache", "none"), id="two_streaming"),
-        pytest.param(4, (), id="four_in_memory", marks=pytest.mark.slow),
-    ],
+    [(2, ("--cache", "none")), (4, ())],
+    ids=["two_streaming", "four_in_memory"],
 )
 def test_several_workers_end_with_the_weights_and_the_history_of_one(
     chain: Chain, tmp_path: Path, world_size: int, more: tuple[str, ...]
@@ -57,7 +55,6 @@ def test_several_workers_end_with_the_weights_and_the_history_of_one(
     np.testing.assert_array_equal(*embeddings)
 
 
-@pytest.mark.slow
 def test_workers_agree_on_batch_normalisation_and_with_every_setting_of_the_fit(chain: Chain, tmp_path: Path) -> None:
     import keras
 
@@ -70,7 +67,6 @@ def test_workers_agree_on_batch_normalisation_and_with_every_setting_of_the_fit(
         np.testing.assert_array_equal(of_four, of_one)
 
 
-@pytest.mark.slow
 def test_a_worker_without_any_image_takes_part_until_the_end(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", {"liver": 2, "lung": 2}, size=32)
     flags = ("--source", source, "--output", tmp_path / "model", "--image-size", 32, "--validation-fraction", 0.1)

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pytest
 
 from lib.config.conversion import ConvertConfig
 from lib.config.images import TiffPolicy
@@ -59,6 +60,7 @@ for kind, size in itertools.product(KINDS, (None, 224)):
 """
 
 
+@pytest.mark.slow
 def test_decoding_takes_what_was_foreseen() -> None:
     answer = subprocess.run([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, check=True, text=True)
     measured = [json.loads(line) for line in answer.stdout.splitlines()]

@@ -320,6 +320,7 @@ def test_what_is_no_sheet_is_refused(rows: list[grad_cam.Looked], message: str) 
         plots.grad_cam_sheet(rows, ORGANS)
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_gives_the_same_bytes() -> None:
     actual, probabilities = predictions(3, 60)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == actual
