@@ -11,6 +11,12 @@ CAPABILITY_ATTRIBUTES = (75, 76)
 """`CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`."""
 
 
+def processes_on(gpus: float, share: float) -> int:
+    """How many processes that each take a share of one GPU fit on some GPUs; none takes parts of two."""
+    whole, rest = divmod(gpus, 1)
+    return int(whole) * int(1 / share) + int(rest / share)
+
+
 def require_gpus(config: AcceleratorConfig, processes: int = 1) -> None:
     """Refuse what a Ray of ours, which is running, would wait for without end. A cluster may still start machines.
 
@@ -25,13 +31,13 @@ def require_gpus(config: AcceleratorConfig, processes: int = 1) -> None:
         return
     import ray
 
-    there, wanted = ray.cluster_resources().get("GPU", 0), processes * config.gpus_per_worker
+    there = ray.cluster_resources().get("GPU", 0)
     if not there:
         raise SettingsError("--use-gpu: Ray sees no GPU on this machine; leave it out, or use a cluster")
-    if there < wanted:
+    if processes_on(there, config.gpus_per_worker) < processes:
         raise SettingsError(
-            f"--use-gpu: {processes} processes with {config.gpus_per_worker:g} GPU each take {wanted:g}, and this "
-            f"machine has {there:g}; lower --num-workers or --gpus-per-worker"
+            f"--use-gpu: {processes} processes with {config.gpus_per_worker:g} GPU each do not fit on the {there:g} of "
+            "this machine; lower --num-workers or --gpus-per-worker"
         )
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from lib.config.fitting import TrainConfig
 from lib.errors import SettingsError, TissueError
 from lib.models.spec import parse_spec
-from lib.runtime.gpus import require_gpus, require_visible_gpu
+from lib.runtime.gpus import processes_on, require_gpus, require_visible_gpu
 from lib.training.fit.synchronous import add_pairwise
 from lib.training.trainer import check_fit
 from lib.training.workers.failures import memory_named
@@ -34,10 +34,17 @@ def test_a_machine_without_a_gpu_is_refused_only_where_one_is_asked_for(monkeypa
 def test_more_workers_than_gpus_are_refused_by_both_numbers() -> None:
     require_gpus(settings(), 2)
     require_gpus(settings(gpus_per_worker=0.5), 4)
-    with pytest.raises(SettingsError, match="3 processes with 1 GPU each take 3, and this machine has 2"):
+    with pytest.raises(SettingsError, match="3 processes with 1 GPU each do not fit on the 2 of this machine"):
         require_gpus(settings(), 3)
-    with pytest.raises(SettingsError, match=r"5 processes with 0\.5 GPU each take 2\.5, and this machine has 2"):
+    with pytest.raises(SettingsError, match=r"5 processes with 0\.5 GPU each do not fit on the 2 of this machine"):
         require_gpus(settings(gpus_per_worker=0.5), 5)
+    with pytest.raises(SettingsError, match=r"3 processes with 0\.6 GPU"):  # 1.8 GPUs, but not whole ones
+        require_gpus(settings(gpus_per_worker=0.6), 3)
+
+
+def test_no_process_takes_parts_of_two_gpus() -> None:
+    assert [processes_on(4, share) for share in (1, 0.75, 0.5, 0.1)] == [4, 4, 8, 40]
+    assert [processes_on(gpus, 0.5) for gpus in (0, 0.25, 0.5, 1.75)] == [0, 0, 1, 3]
 
 
 def test_two_training_workers_are_not_put_on_one_gpu() -> None:

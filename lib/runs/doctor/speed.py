@@ -17,7 +17,7 @@ from lib.runs.doctor.step_times import (
     seconds_an_image,
     settings_of,
 )
-from lib.runtime.gpus import visible_gpus
+from lib.runtime.gpus import processes_on, visible_gpus
 from lib.training.fit.plan import FINE_TUNE, FIT, plan_phases
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def judge_workers(config: DoctorConfig, nodes: Iterable[dict[str, Any]]) -> Find
     """
     resources = [node["Resources"] for node in nodes]
     if config.use_gpu:
-        most = int(sum(held.get("GPU", 0) for held in resources) / config.gpus_per_worker)
+        most = sum(processes_on(held.get("GPU", 0), config.gpus_per_worker) for held in resources)
         why = "one a GPU"
     else:
         most = sum(1 for held in resources if held.get("CPU"))

@@ -28,6 +28,7 @@ from lib.config.fitting import FitConfig, TrainConfig
 from lib.config.resources import AcceleratorConfig
 from lib.folders.model import CHECKPOINTS
 from lib.runtime.environment import ray_is_ours
+from lib.runtime.gpus import processes_on
 from lib.runtime.ray_data import accelerator_label
 from lib.storage.location import Location
 from lib.training.workers.failures import RestartAfterLoss
@@ -174,7 +175,8 @@ class StayingWorkers(ElasticScalingPolicy):
         if self.scaling_config.use_gpu:
             fitting = _nodes_with(self.scaling_config.label_selector) - set(leaving)
             share = self.scaling_config.resources_per_worker["GPU"]
-            room = sum(int(held.get("GPU", 0) / share) for node, held in reserved_resources.items() if node in fitting)
+            gpus = [held.get("GPU", 0) for node, held in reserved_resources.items() if node in fitting]
+            room = sum(processes_on(count, share) for count in gpus)
         else:
             machines = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
             room = len(set(machines) - set(leaving))
