@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 
 from lib.errors import DataError
-from lib.ingest.tiff.halving import UInt8Array, halved, halvings
+from lib.ingest.tiff.decode import UInt8Array
+from lib.ingest.tiff.halving import halved, halvings
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 

@@ -4,9 +4,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-UInt8Array = npt.NDArray[np.uint8]
+from lib.ingest.tiff.eight_bits import UInt8Array
 
 
 def halvings(height: int, width: int, size: int) -> int:
