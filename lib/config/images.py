@@ -4,7 +4,7 @@ import math
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lib.config.base import NOT_IDENTITY, Settings, StorageUri
 
@@ -131,6 +131,18 @@ class ImageConfig(TiffPolicy):
     """JPEG quality of the converted images, 1 to 100."""
 
 
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression."""
+
+
 class UnitConfig(Settings):
     """How listed images are cut into units of work, and how many may be bad."""
 
@@ -147,21 +159,16 @@ class ListingConfig(UnitConfig):
     """Share of the training images of each class kept for validation (at least one a class, unless 0)."""
     labels: StorageUri | None = None
     """CSV table with the columns path (relative to the source), label and, if wanted, split (train, validation or
-    test; train unless stated) and group; for a source that is not laid out as `train/<label>/*.tif`."""
-    group_by: str | None = None
+    test; train unless stated), group, site and any others (scanner, stain, age), which are kept beside the images; for
+    a source that is not laid out as `train/<label>/*.tif`."""
+    group_by: Pattern | None = None
     """What must stay together in one split, such as a slide or a patient: a column of --labels, or a regular expression
     searched in each path, whose first parenthesis names the group."""
+    site_by: Pattern | None = None
+    """Where each image was made, such as a hospital or a scanner: a column of --labels (`site` unless told), or a
+    regular expression searched in each path, whose first parenthesis names the site."""
     duplicates: Literal["refuse", "drop", "keep"] = "refuse"
     """What to do with images of the same bytes: refuse them in two classes or in train and test; drop all but one; or
     keep them all. They are counted in any case."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random: the validation split, weights, the order of images."""
-
-    @field_validator("group_by")
-    @classmethod
-    def _group_by_compiles(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
-        return value

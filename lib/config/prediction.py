@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, Settings, StorageUri, TrustConfig
-from lib.config.images import UnitConfig
+from lib.config.images import Pattern, UnitConfig
 from lib.config.resources import AcceleratorConfig
 
 
@@ -63,6 +63,11 @@ class PredictConfig(UnitConfig, PredictionConfig):
 
     source: StorageUri
     """Any folder tree of TIFFs."""
+    group_by: Pattern | None = None
+    """What belongs together, such as a slide or a patient: a regular expression searched in each path, whose first
+    parenthesis names the group; written beside each prediction."""
+    site_by: Pattern | None = None
+    """Where each image was made, such as a hospital or a scanner, found in the same way."""
     min_confidence: float = Field(default=0.0, ge=0, lt=1)
     """Confidence below which the model abstains: the row says `abstained`, and the prediction should not be used."""
 

@@ -125,7 +125,8 @@ class ShardSource:
 def _decode_shard(unit: pa.Table, images: Location) -> pa.Table:
     join_stage("decode")
     cv2.setNumThreads(1)
-    location, columns = images / unit["file"][0].as_py(), ["image_id", "path", "label", "image"]
+    location = images / unit["file"][0].as_py()
+    columns = ["image_id", "path", "label", "image", "group", "site", "columns"]
     rows = read_shard_rows(location, unit["row"], columns)
     pixels = [decode_jpeg(image) for image in rows["image"].to_pylist()]
     return decoded_table(rows.drop_columns(["image"]).to_pylist(), pixels, unit)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.folders.columns import SITE_FIELDS
 from lib.folders.manifest import PIXEL_FIELDS, Counts
 from lib.folders.model import SEEN_SCHEMA
 
@@ -28,6 +29,8 @@ DECODED_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),  # null unless refused
         pa.field("detail", pa.string()),
         *PIXEL_FIELDS,  # null for images of shards, whose manifest has them
+        pa.field("group", pa.string()),
+        *SITE_FIELDS,
     ]
 )
 """In memory only, between tasks."""

@@ -40,6 +40,8 @@ def evaluate_model(config: EvaluateConfig) -> EvaluationRecord:
     model, dataset = check_evaluation(config)
     refuse_programs(Location(config.model_dir), model.spec, trusts_saved_model=config.trust_saved_model)
     inputs = {"model_completed_at": model.completed_at, "dataset_hash": dataset.content_hash}
+    if (columns_hash := dataset.record.columns_hash) is not None:
+        inputs["columns_hash"] = columns_hash
     folder = OutputFolder(Location(config.output), EvaluationRecord, config.identity(), inputs)
     return folder.once(lambda: _evaluate(config, model, dataset, folder))
 

@@ -30,7 +30,7 @@ def predict_images(config: PredictConfig) -> PredictionsRecord:
         TooManyBadImagesError: If more images are refused than allowed; the manifest then names them.
     """
     model = read_trusted(Location(config.model_dir), trusts_saved_model=config.trust_saved_model)
-    listing = list_unlabelled(Location(config.source))
+    listing = list_unlabelled(Location(config.source), {"group": config.group_by, "site": config.site_by})
     inputs = {"model_completed_at": model.completed_at, "source_listing": listing.content_hash}
     folder = OutputFolder(Location(config.output), PredictionsRecord, config.identity(), inputs)
     return folder.once(lambda: _predict(config, model, listing, folder))

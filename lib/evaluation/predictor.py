@@ -167,6 +167,7 @@ def prediction_table(
         "confidence": confidence,
         "probabilities": list(classified.probabilities),
         **_familiarity(classified.embeddings, reference),
+        **{name: images[name] for name in ("group", "site", "columns")},
         "logits": list(classified.logits),
         "abstained": confidence < (columns.min_confidence or 0.0),
     }

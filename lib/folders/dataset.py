@@ -61,6 +61,10 @@ class DatasetRecord(CompletionRecord):
     """What to doubt of the pixels that came out."""
     micrometres: Scale | None = None
     """Of a pixel; None where no file says."""
+    columns: list[str] = Field(default_factory=list)
+    """What the table of labels says beyond label, split, group and site."""
+    columns_hash: str | None = None
+    """Changes when the site of an image or such a column changes; None where there is neither."""
     seconds: float
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import TissueError, TooManyBadImagesError
+from lib.folders.columns import SITE_FIELDS
 from lib.folders.record import Record
 from lib.storage.location import Location
 from lib.storage.scan import UNREADABLE
@@ -55,6 +56,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
         pa.field("version", pa.string()),
         *PIXEL_FIELDS,
+        *SITE_FIELDS,
     ]
 )
 SPLITS = ("train", "validation", "test")
@@ -180,12 +182,12 @@ def quarantined_files(manifest: pa.Table) -> pa.Table:
 
 
 def read_manifest(folder: Location, columns: list[str] | None = None) -> pa.Table:
-    """The manifest of a dataset or predictions folder, or some columns of it.
+    """The manifest of a dataset or predictions folder, or some columns of it; null in those of a later version.
 
     Raises:
         StorageError: If it cannot be read.
     """
-    return read_table(folder / MANIFEST_FILE, columns)
+    return read_table(folder / MANIFEST_FILE, columns, MANIFEST_SCHEMA)
 
 
 def content_digest(table: pa.Table, salt: str = "") -> str:

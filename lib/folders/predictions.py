@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from lib.folders.columns import SITE_FIELDS
 from lib.folders.manifest import PIXEL_FIELDS, Counts, PixelDoubt, Scale, read_manifest
 from lib.folders.model import ModelRecord
 from lib.folders.record import CompletionRecord
@@ -37,6 +38,8 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in class_names order, sum 1
         pa.field("feature_distance", pa.float32()),  # see `Reference`; null if the model has none
         pa.field("unfamiliar", pa.bool_()),
+        pa.field("group", pa.string()),
+        *SITE_FIELDS,
     ]
 )
 LOGIT_SCHEMA = PREDICTION_SCHEMA.append(pa.field("logits", pa.list_(pa.float32()), nullable=False))

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.errors import StorageError
+from lib.folders.columns import SITE_FIELDS
 from lib.folders.manifest import MANIFEST_SCHEMA
 from lib.folders.record import Record
 from lib.storage.location import Location
-from lib.storage.tables import Row, footer, read_parquet_parts, read_table_file, rows_as_json
+from lib.storage.tables import Row, completed, footer, read_parquet_parts, read_table_file, rows_as_json
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -33,6 +34,7 @@ SHARD_SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("image", pa.binary(), nullable=False),
+        *SITE_FIELDS,
     ]
 )
 SHARD_NAME_TYPE = pa.dictionary(pa.int32(), pa.string())
@@ -93,7 +95,7 @@ def read_shard(location: Location, columns: list[str] | None = None) -> pa.Table
     Raises:
         StorageError: If it cannot be read as Parquet.
     """
-    return read_table_file(location, columns)
+    return read_table_file(location, columns, SHARD_SCHEMA)
 
 
 def read_shard_rows(location: Location, rows: pa.ChunkedArray, columns: list[str]) -> pa.Table:
@@ -116,7 +118,8 @@ def _rows_of(file: IO[bytes], rows: npt.NDArray[np.int64], columns: list[str]) -
     sizes = [shard.metadata.row_group(number).num_rows for number in range(shard.num_row_groups)]
     starts = np.cumsum([0, *sizes])
     first, last = np.searchsorted(starts, rows[[0, -1]], side="right") - 1
-    return shard.read_row_groups(list(range(first, last + 1)), columns).take(rows - starts[first])
+    found = shard.read_row_groups(list(range(first, last + 1)), columns)
+    return completed(found, columns, SHARD_SCHEMA).take(rows - starts[first])
 
 
 def read_shard_names(location: Location, columns: list[str]) -> pa.Table:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from lib.config.conversion import ConvertConfig
 from lib.config.images import ImageConfig
 from lib.errors import DataError, MemoryKillsError
+from lib.folders.columns import read_columns
 from lib.folders.dataset import DatasetRecord
 from lib.folders.manifest import MANIFEST_SCHEMA, Accounting, content_digest, write_manifest
 from lib.folders.output import OutputFolder
@@ -16,7 +17,7 @@ from lib.folders.shards import ImageEncoding, ShardFile, read_verdicts, shards_o
 from lib.ingest.duplicates import find_duplicates
 from lib.ingest.image import encode_jpeg
 from lib.ingest.jpeg_folder import check_jpegs, jpeg_path, refuse_labels_that_are_no_folders
-from lib.ingest.listing import Listing, list_labelled
+from lib.ingest.listing import ADDED, Listing, list_labelled
 from lib.ingest.pixel_doubts import find_pixel_doubts, scale_of, tell_pixel_doubts
 from lib.ingest.tiff.ranges import with_ranges_of_run
 from lib.ingest.unit import FETCH_BYTES, read_unit
@@ -121,6 +122,8 @@ def _convert_listing(config: ConvertConfig, listing: Listing, folder: OutputFold
         duplicates=duplicates.counts,
         pixels=pixels,
         micrometres=scale_of(manifest),
+        columns=list(read_columns(manifest["columns"].unique().to_pylist())),
+        columns_hash=columns_hash(converted),
         seconds=round(seconds, 3),
     )
     return _finish(folder, record, shard_names([converted]))
@@ -249,6 +252,12 @@ def content_hash(manifest: pa.Table, config: ConvertConfig) -> str:
     """Changes when an image, its label, its split or its conversion changes."""
     columns = manifest.select(["image_id", "checksum", "label", "split", "verdict"]).sort_by("image_id")
     return content_digest(columns, config.part(ImageConfig).model_dump_json())
+
+
+def columns_hash(manifest: pa.Table) -> str | None:
+    """Changes when the site of an image or another column changes; None where there is neither."""
+    known = manifest.filter(pc.or_(pc.is_valid(manifest["site"]), pc.is_valid(manifest["columns"])))
+    return content_digest(known.select(["image_id", *ADDED]).sort_by("image_id")) if known.num_rows else None
 
 
 def _delete_other_shards(images: Location, shards: set[str]) -> None:

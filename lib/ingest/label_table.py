@@ -1,4 +1,4 @@
-"""A table that says which label, split and group each file has: CSV as programs and spreadsheets write it."""
+"""A table of labels, and of what else is known of each file: CSV as programs and spreadsheets write it."""
 
 import csv
 import io
@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.errors import DataError, SettingsError
+from lib.folders.columns import columns_text
 from lib.folders.manifest import SPLITS
-from lib.ingest.labels import VALIDATION_FOLDERS, Placement, exclusion_by_name, one_spelling
+from lib.ingest.labels import FOUND, VALIDATION_FOLDERS, Found, Placement, exclusion_by_name, one_spelling
 from lib.storage.location import Location
 
 NEEDED = ("path", "label")
-KNOWN = (*NEEDED, "split", "group")
+KNOWN = (*NEEDED, "split", *FOUND)
 SEPARATORS = (",", ";", "\t")
 NO_TEXT = {b"PK\x03\x04": "an Excel workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"PAR1": "a Parquet file"}
 """How files begin that are taken for a CSV table now and then."""
@@ -25,24 +26,24 @@ REMEDY = "in Excel, save it as `CSV UTF-8 (comma delimited)`"
 
 @dataclass(frozen=True)
 class LabelTable:
-    """A CSV table with a row an image: columns `path` and `label`, and if wanted `split`, `group` and others.
+    """A CSV table with a row an image: columns `path` and `label`, and if wanted `split`, `group`, `site` and others.
 
     Attributes:
         uri: Where it is from, for messages.
-        places: Label, split and group by path, relative to the source; one object for all rows that agree in them.
-        has_groups: Whether the column was there that groups were asked to be taken from.
+        places: What each row says by path, relative to the source; one object for all rows that agree in it.
+        found: What was asked for by the name of a column that is there.
     """
 
     uri: str
     places: dict[str, Placement]
-    has_groups: bool
+    found: frozenset[Found]
 
     @classmethod
-    def read(cls, location: Location, group_by: str | None = None) -> "LabelTable":
+    def read(cls, location: Location, by: Mapping[Found, str | None] | None = None) -> "LabelTable":
         """Read a table: in UTF-8 or UTF-16, with commas, semicolons or tabs.
 
         Args:
-            group_by: The column of the groups; `group` if there is none of that name.
+            by: The columns of the groups and of the sites; `group` and `site` where there is none of that name.
 
         Raises:
             SettingsError: If it is missing or is no such table, has no `path` or `label` column, an empty cell in one
@@ -53,14 +54,15 @@ class LabelTable:
         try:
             text = _decoded(location.read_bytes())
             columns, rows = _parted(text)
-            wanted = _known_name(group_by) if group_by else "group"
-            group_column = wanted if wanted in columns else "group"
-            return cls(location.uri, _places(rows, group_column), bool(group_by) and wanted in columns)
+            wanted = {name: _known_name(column) for name, column in (by or {}).items() if column}
+            found = frozenset(name for name, column in wanted.items() if column in columns)
+            named: dict[Found, str] = {name: wanted[name] if name in found else name for name in FOUND}
+            return cls(location.uri, _places(rows, named), found)
         except _WrongTable as wrong:
             raise SettingsError(f"--labels {location.uri}{wrong}") from wrong
 
     def place(self, path: str) -> Placement:
-        """Label, split (train unless stated) and group of a file."""
+        """What the table says of a file; the split is train unless stated."""
         if exclusion := exclusion_by_name(path):
             return Placement(exclusion=exclusion)
         return self.places.get(one_spelling(path)) or Placement(exclusion="not_in_table")
@@ -116,13 +118,13 @@ def _parted(text: str) -> tuple[Sequence[str], Iterator[tuple[int, dict[str, str
         columns = max(([_known_name(cell) for cell in header.split(separator)] for separator in SEPARATORS), key=len)
         lacking = next(name for name in NEEDED if name not in columns)
         raise _WrongTable(f" has no column {lacking!r}; expected at least path,label, found {', '.join(columns)[:200]}")
-    if doubled := [name for name in KNOWN if columns.count(name) > 1]:
+    if doubled := [name for name in columns if name and columns.count(name) > 1]:
         raise _WrongTable(f" has {columns.count(doubled[0])} columns {doubled[0]!r}; leave one of them")
     return columns, _rows(lines, columns, separator, 2 if stated else 1)
 
 
 def _known_name(cell: str) -> str:
-    """`path`, `label`, `split` and `group` in any case; other columns as they are."""
+    """The columns that we know in any case; others as they are."""
     name = cell.strip()
     return name.casefold() if name.casefold() in KNOWN else name
 
@@ -141,14 +143,18 @@ def _rows(lines: io.StringIO, columns: list[str], separator: str, first: int) ->
         raise _WrongTable(f", line {first + reader.line_num}: {error}; {REMEDY}") from error
 
 
-def _places(rows: Iterator[tuple[int, dict[str, str]]], group_column: str) -> dict[str, Placement]:
+def _places(rows: Iterator[tuple[int, dict[str, str]]], named: Mapping[Found, str]) -> dict[str, Placement]:
+    """By path, with group and site from the columns so named, and what the columns say that have no other use."""
+    used = {*NEEDED, "split", "", *named.values()}
     places: dict[str, Placement] = {}
     shared: dict[Placement, Placement] = {}
     for line, row in rows:
         path, label, split = one_spelling(row["path"].removeprefix("./")), row["label"].strip(), _split(row)
         if problem := _problem(path, label, split, places):
             raise _WrongTable(f", line {line}: {problem}")
-        place = Placement(one_spelling(label), split, row.get(group_column) or None)
+        group, site = (row.get(named[name], "").strip() or None for name in FOUND)
+        others = columns_text({name: one_spelling(cell.strip()) for name, cell in row.items() if name not in used})
+        place = Placement(one_spelling(label), split, group, site and one_spelling(site), others)
         places[path] = shared.setdefault(place, place)
     return places
 

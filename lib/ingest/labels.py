@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from lib.errors import DataError
 
@@ -16,16 +17,24 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a file belongs: a label and split, or the code of the reason why it does not count as an image."""
+    """Where a file belongs: a label and split, or the code of the reason why it does not count as an image.
+
+    `columns` is what a table says of it beyond that, as `lib.folders.columns` writes it.
+    """
 
     label: str | None = None
     split: str | None = None
     group: str | None = None
+    site: str | None = None
+    columns: str | None = None
     exclusion: str | None = None
 
 
 Place = Callable[[str], Placement]
 """From a path relative to the source to where it belongs."""
+Found = Literal["group", "site"]
+"""What is named by a column of a table, or found in paths."""
+FOUND: tuple[Found, ...] = ("group", "site")
 
 
 def place_labelled(path: str) -> Placement:
@@ -45,8 +54,8 @@ def place_unlabelled(path: str) -> Placement:
     return Placement(exclusion=exclusion_by_name(path))
 
 
-def with_groups(place: Place, pattern: str) -> Place:
-    """Places as before, each image in the group that a regular expression finds in its path, None where it does not."""
+def with_found(place: Place, name: Found, pattern: str) -> Place:
+    """Places as before, each image with the group or site that a pattern finds in its path, None where it does not."""
     expression = re.compile(pattern)
     part = 1 if expression.groups else 0
 
@@ -55,7 +64,8 @@ def with_groups(place: Place, pattern: str) -> Place:
         if placement.exclusion:
             return placement
         match = expression.search(path)
-        return replace(placement, group=match.group(part) if match else None)
+        found = match.group(part) if match else None
+        return replace(placement, group=found) if name == "group" else replace(placement, site=found)
 
     return placed
 

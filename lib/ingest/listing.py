@@ -1,9 +1,9 @@
-"""The listing of a source: which images there are, with their labels, splits and groups, in units of work."""
+"""The listing of a source: which images there are, with what is known of each, in units of work."""
 
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,13 +17,15 @@ from lib.folders.shards import shard_column, shard_name
 from lib.ingest.duplicates import find_duplicates, make_sure, with_checksums
 from lib.ingest.label_table import LabelTable
 from lib.ingest.labels import (
+    FOUND,
+    Found,
     Place,
     Placement,
     check_classes,
     label_typos,
     place_labelled,
     place_unlabelled,
-    with_groups,
+    with_found,
 )
 from lib.ingest.splits import choose_validation, refuse_torn_groups
 from lib.ingest.unread import advice, tell_left_out, tell_unreadable
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 SMALLEST_UNIT, LARGEST_UNIT, USUAL_UNITS = 16, 512, 16
 
+ADDED = ("site", "columns")
+"""What later versions list too: where it is not known, hashes and the names of shards are as they were before."""
 PLACED_SCHEMA = LISTING_SCHEMA.append(pa.field("reason", pa.string()))
 """In memory only."""
 """A listed file, and why it does not count as an image, null if it does."""
@@ -61,8 +65,9 @@ class Listing:
 
     @property
     def content_hash(self) -> str:
-        """Changes when a file is added, removed, renamed, replaced, or gets another label or split."""
+        """Changes when a file is added, removed, renamed, replaced, or gets another label, split, site or column."""
         columns = ["path", "size_bytes", "checksum", "version", "label", "split"]
+        columns += [name for name in ADDED if self.images[name].null_count < self.images.num_rows]
         return content_digest(pa.concat_tables([self.images.select(columns), self.excluded.select(columns)]))
 
     def units(self, images_per_unit: int | None, made_with: str = "") -> list[pa.Table]:
@@ -95,12 +100,13 @@ def list_labelled(source: Location, config: ListingConfig) -> Listing:
         DataError: If the classes cannot be trained on (see `check_classes`), a group is in training and in the test
             split, or the table of labels names files that are not there.
     """
-    table = LabelTable.read(Location(config.labels), config.group_by) if config.labels else None
-    images, excluded = _list(source, _placing(table, config.group_by))
+    by: dict[Found, str | None] = {"group": config.group_by, "site": config.site_by}
+    table = LabelTable.read(Location(config.labels), by) if config.labels else None
+    patterns = {name: by[name] for name in FOUND if not (table and name in table.found)}
+    images, excluded = _list(source, with_patterns(table.place if table else place_labelled, patterns))
     if table:
         table.refuse_missing_files(pa.chunked_array([*images["path"].chunks, *excluded["path"].chunks], pa.string()))
-    if _is_unmatched(config.group_by, table, images):
-        raise SettingsError(f"--group-by {config.group_by!r} is not a column of --labels and is not found in any path")
+    refuse_unmatched(patterns, images, "is not a column of --labels and is not found in any path")
     if config.duplicates == "drop":
         images, excluded = _without_duplicates(images, excluded, source)
     counts = _class_counts(images)
@@ -122,13 +128,17 @@ def list_labelled(source: Location, config: ListingConfig) -> Listing:
     return _sorted(images, excluded, class_names)
 
 
-def list_unlabelled(source: Location) -> Listing:
+def list_unlabelled(source: Location, patterns: Mapping[Found, str | None] | None = None) -> Listing:
     """List every TIFF of a folder tree.
 
+    Args:
+        patterns: What finds groups and sites in paths.
+
     Raises:
-        SettingsError: If the source is missing or has no TIFF.
+        SettingsError: If the source is missing or has no TIFF, or a pattern is found in no path.
     """
-    images, excluded = _list(source, place_unlabelled)
+    images, excluded = _list(source, with_patterns(place_unlabelled, patterns or {}))
+    refuse_unmatched(patterns or {}, images, "is not found in any path")
     tell_unreadable(excluded)
     if not images.num_rows:
         raise SettingsError(f"--source {source.uri} has no TIFF ({excluded.num_rows} other files)")
@@ -156,7 +166,7 @@ def _list(source: Location, place: Place) -> tuple[pa.Table, pa.Table]:
 
 
 def _placed(files: list[StoredFile], place: Place) -> pa.Table:
-    """The files with their labels, splits, groups and reasons (`PLACED_SCHEMA`)."""
+    """The files with what is known of them, and reasons (`PLACED_SCHEMA`)."""
     places = [Placement(exclusion=file.unreadable) if file.unreadable else place(file.path) for file in files]
     columns = {
         "image_id": [_identity(file) for file in files],
@@ -167,6 +177,8 @@ def _placed(files: list[StoredFile], place: Place) -> pa.Table:
         "label": [place.label for place in places],
         "split": [place.split for place in places],
         "group": [place.group for place in places],
+        "site": [place.site for place in places],
+        "columns": [place.columns for place in places],
         "reason": [place.exclusion for place in places],
     }
     return pa.Table.from_pydict(columns, schema=PLACED_SCHEMA)
@@ -187,19 +199,23 @@ def _divided(placed: pa.Table) -> tuple[pa.Table, pa.Table]:
     return images, manifest_table(columns, excluded.num_rows)
 
 
-def _placing(table: LabelTable | None, group_by: str | None) -> Place:
-    """Where files belong, by the table or by their path; their groups by a column of the table or by their path."""
-    place = table.place if table else place_labelled
-    if group_by is None or (table and table.has_groups):
-        return place
-    return with_groups(place, group_by)
+def with_patterns(place: Place, patterns: Mapping[Found, str | None]) -> Place:
+    """Places as before, with the groups and sites that patterns find in paths."""
+    for name, pattern in patterns.items():
+        if pattern is not None:
+            place = with_found(place, name, pattern)
+    return place
 
 
-def _is_unmatched(group_by: str | None, table: LabelTable | None, images: pa.Table) -> bool:
-    """Whether groups were to be found in paths, and there are none."""
-    if group_by is None or (table and table.has_groups):
-        return False
-    return bool(images.num_rows and images["group"].null_count == images.num_rows)
+def refuse_unmatched(patterns: Mapping[Found, str | None], images: pa.Table, complaint: str) -> None:
+    """Stop where groups or sites were to be found in paths, and there are none.
+
+    Raises:
+        SettingsError: Naming the setting.
+    """
+    for name, pattern in patterns.items():
+        if pattern is not None and images.num_rows and images[name].null_count == images.num_rows:
+            raise SettingsError(f"--{name}-by {pattern!r} {complaint}")
 
 
 def _without_duplicates(images: pa.Table, excluded: pa.Table, source: Location) -> tuple[pa.Table, pa.Table]:
@@ -229,5 +245,6 @@ def _with_validation(images: pa.Table, config: ListingConfig) -> pa.Table:
 def _cut(images: pa.Table, split: str | None, size: int, made_with: str) -> Iterable[pa.Table]:
     for index, start in enumerate(range(0, images.num_rows, size)):
         unit = images.slice(start, size)
-        shard = shard_name(split, f"{index:05d}", (made_with, unit.to_pylist()))
+        rows = [{name: row[name] for name in row if name not in ADDED or row[name]} for row in unit.to_pylist()]
+        shard = shard_name(split, f"{index:05d}", (made_with, rows))
         yield unit.append_column("shard", shard_column(shard, unit.num_rows))

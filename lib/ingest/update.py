@@ -67,7 +67,7 @@ def _unchanged(then: pa.Table, now: pa.Table) -> pa.BooleanArray:
     first = np.zeros(len(numbers), bool)
     first[np.unique(numbers, return_index=True)[1]] = True
     same = pc.and_(pa.array(first), pc.is_valid(listed))
-    for name in ("path", "size_bytes", "version", "label", "group"):
+    for name in ("path", "size_bytes", "version", "label", "group", "site", "columns"):
         same = pc.and_(same, _equal(then[name], now[name].take(listed)))
     return pc.and_(same, _equal(pc.equal(then["split"], "test"), pc.equal(now["split"].take(listed), "test")))
 

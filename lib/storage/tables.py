@@ -33,15 +33,19 @@ def write_spreadsheet(columns: Sequence[str], rows: Sequence[Row], location: Loc
     location.write_bytes(text.getvalue().encode("utf-8-sig"))
 
 
-def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
+def read_table(location: Location, columns: list[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
     """One Parquet file, or every `*.parquet` below a folder in the order of their names, as one table.
+
+    Args:
+        columns: What to read; None for all columns.
+        schema: If given, those of its columns that an earlier version did not write are null.
 
     Raises:
         StorageError: If there is none, or one cannot be read as Parquet.
     """
     if location.uri.endswith(".parquet") and location.is_file():
-        return read_table_file(location, columns)
-    tables = read_tables(location, columns)
+        return read_table_file(location, columns, schema)
+    tables = read_tables(location, columns, schema)
     if not tables:
         raise StorageError(f"there is no Parquet file below {location.uri}")
     try:
@@ -50,24 +54,26 @@ def read_table(location: Location, columns: list[str] | None = None) -> pa.Table
         raise StorageError(f"the Parquet files below {location.uri} are not of one kind: {error}") from error
 
 
-def read_table_file(location: Location, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file, which is known to be there.
+def read_table_file(location: Location, columns: list[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+    """One Parquet file, which is known to be there; see `read_table`.
 
     Raises:
         StorageError: If it cannot be read as Parquet.
     """
-    return _parse(location.read_bytes(), location, columns)
+    return _parse(location.read_bytes(), location, columns, schema)
 
 
-def read_tables(location: Location, columns: list[str] | None = None) -> dict[str, pa.Table]:
-    """Every `*.parquet` below a folder, by its name and in the order of the names.
+def read_tables(
+    location: Location, columns: list[str] | None = None, schema: pa.Schema | None = None
+) -> dict[str, pa.Table]:
+    """Every `*.parquet` below a folder, by its name and in the order of the names; see `read_table`.
 
     Raises:
         StorageError: If one cannot be read as Parquet.
     """
     names = [file.path for file in location.list_files() if file.path.endswith(".parquet")]
     contents = location.read_many(names)
-    return {name: _parse(data, location / name, columns) for name, data in zip(names, contents, strict=True)}
+    return {name: _parse(data, location / name, columns, schema) for name, data in zip(names, contents, strict=True)}
 
 
 def footer(location: Location) -> Mapping[bytes, bytes]:
@@ -97,8 +103,19 @@ def rows_as_json(table: pa.Table) -> bytes:
     return json.dumps(rows, ensure_ascii=False).encode()
 
 
-def _parse(data: bytes, location: Location, columns: list[str] | None) -> pa.Table:
+def completed(table: pa.Table, columns: Sequence[str], schema: pa.Schema) -> pa.Table:
+    """Some columns of a table, null in those that it lacks and a schema has."""
+    for name in columns:
+        if name not in table.column_names:
+            table = table.append_column(schema.field(name), pa.nulls(table.num_rows, schema.field(name).type))
+    return table.select(columns)
+
+
+def _parse(data: bytes, location: Location, columns: list[str] | None, schema: pa.Schema | None) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns)
+        if schema is None:
+            return pq.read_table(pa.BufferReader(data), columns=columns)
+        wanted = columns or schema.names
+        return completed(pq.ParquetFile(pa.BufferReader(data)).read(wanted), wanted, schema)
     except pa.ArrowException as error:
         raise StorageError(f"{location.uri} cannot be read as Parquet: {error}") from error

@@ -34,6 +34,8 @@ SHARD_COLUMNS = {
     "height": pa.int32(),
     "width": pa.int32(),
     "image": pa.binary(),
+    "site": pa.string(),
+    "columns": pa.string(),
 }
 MANIFEST_COLUMNS = {
     "image_id": pa.string(),
@@ -54,6 +56,8 @@ MANIFEST_COLUMNS = {
     "white": pa.float32(),
     "levels": pa.int16(),
     "note": pa.string(),
+    "site": pa.string(),
+    "columns": pa.string(),
 }
 PREDICTION_COLUMNS = {
     "image_id": pa.string(),
@@ -65,6 +69,9 @@ PREDICTION_COLUMNS = {
     "probabilities": pa.list_(pa.float32()),
     "feature_distance": pa.float32(),
     "unfamiliar": pa.bool_(),
+    "group": pa.string(),
+    "site": pa.string(),
+    "columns": pa.string(),
 }
 GRAD_CAM_COLUMNS = {
     "image_id": pa.string(),

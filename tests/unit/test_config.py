@@ -187,7 +187,8 @@ def test_training_reads_either_a_dataset_or_a_source(inputs: dict[str, str]) -> 
 CONVERSION = {
     "source", "layout", "image_size", "quality", "max_pixels", "max_image_gib", "tiff_range", "tiff_percentiles",
     "tiff_page", "tiff_channels", "tiff_level", "tiff_pages_as", "tiff_alpha", "tiff_orientation", "tiff_constant",
-    "images_per_shard", "validation_fraction", "labels", "group_by", "duplicates", "seed",
+    "images_per_shard", "validation_fraction", "labels", "group_by", "site_by", "duplicates",
+    "seed",
 }  # fmt: skip
 FITTING = {
     "epochs", "batch_size", "learning_rate", "gradient_parts", "patience", "precision", "augment",
@@ -206,7 +207,7 @@ APPLYING = {"model_dir", "test_time_augmentation", "logits"}
         (ConvertConfig, CONVERSION),
         (TrainConfig, FITTING | (CONVERSION - {"layout"}) | {"dataset", "model"}),
         (EvaluateConfig, APPLYING | {"dataset", "split", "bootstrap_resamples", "maps"}),
-        (PredictConfig, APPLYING | {"source", "images_per_shard", "min_confidence"}),
+        (PredictConfig, APPLYING | {"source", "images_per_shard", "min_confidence", "group_by", "site_by"}),
         (ExportConfig, {"model_dir", "format", "quantize"}),
     ],
 )

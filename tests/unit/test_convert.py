@@ -5,19 +5,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lib.config.conversion import ConvertConfig
+from lib.dataset.shard_source import ShardSource
 from lib.errors import DataError, SettingsError, TissueError, TooManyBadImagesError
 from lib.folders.dataset import DatasetRecord
-from lib.folders.manifest import MANIFEST_SCHEMA, Counts
+from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, Counts, read_manifest
 from lib.folders.output import RunRecord
 from lib.folders.shards import SHARD_SCHEMA
 from lib.ingest.convert import convert_unit
 from lib.ingest.image import decode_jpeg
 from lib.ingest.jpeg_folder import jpeg_path
-from lib.ingest.listing import list_labelled
+from lib.ingest.listing import Listing, list_labelled
 from lib.storage.location import Location
 from tests.fakes.conversion import convert_here
 from tests.fakes.tiffs import write_source, write_tiff
@@ -243,3 +245,66 @@ def test_the_content_hash_follows_the_images_and_their_conversion(folder: Path) 
     write_tiff(folder / "source/train/lung/lung_000.tif", 1234)
     hashes.add(convert_here(config_of(folder, output=str(folder / "f"))).content_hash)
     assert len(hashes) == 5
+
+
+def with_columns(folder: Path, *columns: str, **settings: Any) -> ConvertConfig:
+    """The source with a table that says the site, a scanner and the like of some images."""
+    rows = [
+        f"{split}/{name}/{name}_{n:03d}.tif,{name},{split}," + ("Kiel,A1" if n % 2 else ",")
+        for split, count in (("train", 5), ("test", 2))
+        for name in ("liver", "lung")
+        for n in range(count)
+    ]
+    (folder / "labels.csv").write_text("\n".join([",".join(["path,label,split", *columns]), *rows]))
+    return config_of(folder, labels=str(folder / "labels.csv"), **settings)
+
+
+def test_columns_of_the_table_are_kept_in_manifest_and_shards(folder: Path) -> None:
+    record = convert_here(with_columns(folder, "hospital", "scanner", site_by="hospital"))
+    assert (record.columns, record.columns_hash is None) == (["scanner"], False)
+    manifest = read_manifest(Location(str(folder / "dataset")), ["path", "site", "columns"]).to_pylist()
+    for row in manifest:
+        odd = int(row["path"][-5]) % 2
+        assert (row["site"], row["columns"]) == (("Kiel", '{"scanner": "A1"}') if odd else (None, None))
+    shards = pq.read_table(folder / "dataset/images", columns=["path", "site", "columns"]).to_pylist()
+    assert sorted(shards, key=str) == sorted(manifest, key=str)
+
+
+def test_another_site_in_the_table_is_noticed(folder: Path) -> None:
+    record = convert_here(with_columns(folder, "site", "scanner"))
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace("liver_001.tif,liver,train,Kiel", "liver_001.tif,liver,train,Bonn"))
+    with pytest.raises(SettingsError, match="source_listing is"):
+        convert_here(config_of(folder, labels=str(table)))
+    updated = convert_here(config_of(folder, labels=str(table), update=True))
+    assert updated.columns_hash != record.columns_hash
+    assert updated.content_hash == record.content_hash  # so a model that was trained on it is still a model of it
+    assert "Bonn" in read_manifest(Location(str(folder / "dataset")), ["site"])["site"].to_pylist()
+
+
+def test_sites_are_found_in_paths_and_a_pattern_that_finds_none_is_refused(folder: Path) -> None:
+    config = config_of(folder, site_by=r"_00(\d)")
+    assert set(list_labelled(Location(config.source), config).images["site"].to_pylist()) == set("01234")
+    config = config_of(folder, site_by="hospital-(.)")
+    with pytest.raises(SettingsError, match=r"--site-by 'hospital-.*' is not a column of --labels and is not found in"):
+        list_labelled(Location(config.source), config)
+
+
+def test_a_dataset_of_an_earlier_version_is_read_as_one_without_sites(folder: Path) -> None:
+    record = convert_here(config_of(folder))
+    dataset = folder / "dataset"
+    for path in (dataset / "manifest.parquet", *(dataset / "images").iterdir()):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["site", "columns"]), path)
+    assert record.columns_hash is None
+    assert set(read_manifest(Location(str(dataset)), ["site"])["site"].to_pylist()) == {None}
+    source = ShardSource.open(Location(str(dataset)))
+    decoded = source.decoder(source.units("test")[0])
+    assert decoded["site"].null_count == decoded["columns"].null_count == decoded.num_rows > 0
+
+
+def test_a_listing_without_sites_has_the_hash_and_the_shards_that_it_had_before_there_were_any(folder: Path) -> None:
+    rows = [{"image_id": "a", "path": "a.tif", "size_bytes": 1, "label": "x", "split": "train"}]
+    listing = Listing(pa.Table.from_pylist(rows, schema=LISTING_SCHEMA), MANIFEST_SCHEMA.empty_table(), ["x"])
+    assert listing.content_hash == "65ce03851419cf5b08878fb82e6b1dd9"
+    assert listing.units(4)[0]["shard"].to_pylist() == ["train-00000-2e5abce4.parquet"]

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from lib.errors import DataError, SettingsError
+from lib.folders.columns import read_columns
 from lib.ingest.label_table import LabelTable
 from lib.ingest.labels import Placement
 from lib.storage.location import Location
@@ -19,9 +20,9 @@ def lines(separator: str = ",", rows: list[tuple[str, ...]] = ROWS, end: str = "
     return end.join(separator.join(row) for row in rows) + end
 
 
-def table(tmp_path: Path, content: str | bytes, group_by: str | None = None) -> LabelTable:
+def table(tmp_path: Path, content: str | bytes, **by: str | None) -> LabelTable:
     (tmp_path / "labels.csv").write_bytes(content.encode() if isinstance(content, str) else content)
-    return LabelTable.read(Location(str(tmp_path / "labels.csv")), group_by)
+    return LabelTable.read(Location(str(tmp_path / "labels.csv")), by)
 
 
 def test_a_table_gives_label_split_and_group(tmp_path: Path) -> None:
@@ -75,9 +76,27 @@ def test_a_split_may_have_the_names_of_others(tmp_path: Path) -> None:
 
 def test_the_column_of_groups_is_found_in_any_case(tmp_path: Path) -> None:
     for group_by, has_groups in (("Group", True), ("group", True), ("Patient", True), (None, False), ("slide", False)):
-        labels = table(tmp_path, "path,label,Group,Patient\na.tif,liver,g1,p1\n", group_by)
-        assert labels.has_groups is has_groups
+        labels = table(tmp_path, "path,label,Group,Patient\na.tif,liver,g1,p1\n", group=group_by)
+        assert labels.found == ({"group"} if has_groups else set())
         assert labels.places["a.tif"].group == ("p1" if group_by == "Patient" else "g1")
+
+
+def test_columns_of_any_name_are_kept_but_for_empty_cells(tmp_path: Path) -> None:
+    rows = "path,label,SITE,Färbung,age\na.tif,liver, Kiel ,H&E,\nb.tif,liver,,,7\nc.tif,liver,,,\n"
+    labels = table(tmp_path, rows)
+    assert [place.site for place in labels.places.values()] == ["Kiel", None, None]
+    texts = [place.columns for place in labels.places.values()]
+    assert texts[0] == '{"Färbung": "H&E"}'  # as any program reads it
+    assert texts[2] is None
+    assert read_columns(texts) == {"Färbung": ["H&E", None, None], "age": [None, "7", None]}
+
+
+def test_a_column_that_names_sites_or_groups_is_not_kept_twice(tmp_path: Path) -> None:
+    rows = "path,label,site,Scanner,slide\na.tif,liver,Kiel,A1,s1\n"
+    labels = table(tmp_path, rows, site="Scanner", group="slide")
+    assert labels.found == {"site", "group"}
+    assert labels.places["a.tif"] == Placement("liver", "train", "s1", "A1", '{"site": "Kiel"}')
+    assert table(tmp_path, rows, site="hospital-(.)").found == set()  # a pattern, then
 
 
 @pytest.mark.parametrize(
@@ -91,6 +110,7 @@ def test_the_column_of_groups_is_found_in_any_case(tmp_path: Path) -> None:
         ("path,label\na.tif,liver\na.tif,lung\n", "line 3: 'a.tif' is listed twice"),
         ("path,label\na.tif,liver\n./a.tif,lung\n", "line 3: 'a.tif' is listed twice"),
         ("path,label,split\na.tif,liver,tset\n", "line 2: split is 'tset'; expected one of train, validation, test"),
+        ("path,label,age,age\na.tif,liver,7,8\n", "has 2 columns 'age'; leave one of them"),
         ("path,label,Label\na.tif,liver,x\n", "has 2 columns 'label'"),
         ("path,label\na.tif,liver, left\n", "line 2: 3 cells where the header has 2; put a cell with ',' in quotes"),
         ('path,label\na.tif,"liver\nb.tif,lung\n', "line 3: unexpected end of data; in Excel"),

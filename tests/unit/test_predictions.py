@@ -42,7 +42,7 @@ from tests.fakes.conversion import convert_here
 from tests.fakes.records import model_record
 
 CLASS_NAMES = ["liver", "lung"]
-NULLABLE = ("label", "correct", "feature_distance", "unfamiliar")
+NULLABLE = ("label", "correct", "feature_distance", "unfamiliar", "group", "site", "columns")
 
 
 class FakeReference:
@@ -57,7 +57,9 @@ class FakeReference:
 
 def images_table(labels: list[str | None]) -> pa.Table:
     names = [f"id-{row}" for row in range(len(labels))]
-    return pa.table({"image_id": names, "path": names, "label": pa.array(labels, pa.string())})
+    said = [f"of {name}" if row else None for row, name in enumerate(names)]
+    columns = {"image_id": names, "path": names, "label": labels} | dict.fromkeys(("group", "site", "columns"), said)
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def classified(second_class: list[float], distances: list[float] | None = None) -> Any:
@@ -76,6 +78,7 @@ def test_a_row_says_what_was_predicted_and_whether_it_is_right() -> None:
     assert table.schema == PREDICTION_SCHEMA
     assert table["predicted"].to_pylist() == ["liver", "lung", "liver"]
     assert table["correct"].to_pylist() == [True, False, None]
+    assert [table[name].to_pylist() for name in ("group", "site", "columns")] == [[None, "of id-1", "of id-2"]] * 3
     assert table["confidence"].to_pylist() == [0.75, 0.75, 0.5]
     assert table["probabilities"].to_pylist() == [[0.75, 0.25], [0.25, 0.75], [0.5, 0.5]]
 
@@ -96,7 +99,7 @@ def test_the_columns_are_those_of_the_contract_whatever_the_rows(
     table = table_of([None] * count, classified([0.4] * count), **columns)
     assert table.schema == schema
     always = ["image_id", "path", "label", "predicted", "correct", "confidence", "probabilities"]
-    assert schema.names == [*always, "feature_distance", "unfamiliar", *further]
+    assert schema.names == [*always, "feature_distance", "unfamiliar", "group", "site", "columns", *further]
     assert [field.name for field in schema if field.nullable] == list(NULLABLE)
 
 
