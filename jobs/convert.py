@@ -8,13 +8,14 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config.conversion import ConvertConfig
-from lib.ingest.convert import convert_images
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, accounting_summary
 
 
 def main(config: ConvertConfig) -> Summary:
     """Convert every image under the source folder and account for each of them."""
+    from lib.ingest.convert import convert_images
+
     return accounting_summary(convert_images(config), config.output)
 
 

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from rich.console import Console
 
 from lib.config.chain import DoctorConfig
-from lib.runs.doctor.diagnose import Diagnosis
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary
 
@@ -20,6 +19,8 @@ LOOKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "blocks": "
 
 def main(config: DoctorConfig) -> Summary:
     """Print one line per check, as soon as it has its answer."""
+    from lib.runs.doctor.diagnose import Diagnosis
+
     console, diagnosis = Console(stderr=True, soft_wrap=True, highlight=False), Diagnosis(config)
     findings = []
     for finding in diagnosis.findings():

@@ -8,13 +8,14 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config.prediction import EvaluateConfig
-from lib.evaluation.evaluate import evaluate_model
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, evaluation_summary
 
 
 def main(config: EvaluateConfig) -> Summary:
     """Evaluate a model on a split."""
+    from lib.evaluation.evaluate import evaluate_model
+
     return evaluation_summary(evaluate_model(config), config.output)
 
 

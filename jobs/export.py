@@ -8,13 +8,14 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config.prediction import ExportConfig
-from lib.models.export.export import export_model
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, export_summary
 
 
 def main(config: ExportConfig) -> Summary:
     """Export a model, and compare the exported one with it."""
+    from lib.models.export.export import export_model
+
     return export_summary(export_model(config), config.output)
 
 

@@ -10,12 +10,13 @@ import sys
 
 from lib.config.chain import PipelineConfig
 from lib.runs.job import run_job
-from lib.runs.pipeline import run_pipeline
 from lib.runs.summaries import Summary, pipeline_summary
 
 
 def main(config: PipelineConfig) -> Summary:
     """Go from a folder of TIFFs to a report."""
+    from lib.runs.pipeline import run_pipeline
+
     return pipeline_summary(run_pipeline(config), config.output)
 
 

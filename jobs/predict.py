@@ -8,13 +8,14 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config.prediction import PredictConfig
-from lib.evaluation.predict import predict_images
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, prediction_summary
 
 
 def main(config: PredictConfig) -> Summary:
     """Predict every TIFF below the source folder and account for each of them."""
+    from lib.evaluation.predict import predict_images
+
     return prediction_summary(predict_images(config), config.output)
 
 

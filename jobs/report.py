@@ -8,13 +8,14 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 import sys
 
 from lib.config.chain import ReportConfig
-from lib.report.page import write_report
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, report_summary
 
 
 def main(config: ReportConfig) -> Summary:
     """Put models side by side."""
+    from lib.report.page import write_report
+
     return report_summary(write_report(config), config.output)
 
 

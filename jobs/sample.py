@@ -10,11 +10,12 @@ import sys
 from lib.config.conversion import SampleConfig
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, sample_summary
-from lib.sample.tiffs import write_sample
 
 
 def main(config: SampleConfig) -> Summary:
     """Draw the sample."""
+    from lib.sample.tiffs import write_sample
+
     return sample_summary(write_sample(config), config.output)
 
 

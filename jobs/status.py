@@ -8,21 +8,33 @@ It needs no cluster, so it also works when the cluster is gone. To resume a run 
 import sys
 from collections import Counter
 from dataclasses import asdict
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from lib.config.chain import StatusConfig
 from lib.runs.job import run_job
-from lib.runs.status import FolderStatus, State, read_status
 from lib.runs.summaries import Summary
-from lib.storage.location import Location
 
-COLOURS: dict[State, str] = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lib.runs.status import FolderStatus, State
+
+COLOURS: "dict[State, str]" = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "stopped": "yellow",
+    "waiting": "dim",
+}
 
 
 def main(config: StatusConfig) -> Summary:
     """Show a table of all output folders."""
+    from rich.console import Console
+
+    from lib.runs.status import read_status
+    from lib.storage.location import Location
+
     folders = read_status(Location(config.output))
     Console(stderr=True).print(_table(folders))
     counts = Counter(folder.state for folder in folders)
@@ -33,7 +45,9 @@ def main(config: StatusConfig) -> Summary:
     }
 
 
-def _table(folders: list[FolderStatus]) -> Table:
+def _table(folders: "list[FolderStatus]") -> "Table":
+    from rich.table import Table
+
     table = Table("folder", "job", "state", "", box=None, header_style="bold", pad_edge=False)
     for folder in folders:
         table.add_row(folder.folder, folder.job, f"[{COLOURS[folder.state]}]{folder.state}", folder.detail)

@@ -8,12 +8,14 @@ Flags override `--config recipe.yaml`; `--help` lists every setting.
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 from lib.config.fitting import TrainConfig
-from lib.folders.model import ModelRecord
 from lib.runs.job import run_job
 from lib.runs.summaries import Summary, training_summary
-from lib.training.trainer import train_model
+
+if TYPE_CHECKING:
+    from lib.folders.model import ModelRecord
 
 
 def main(config: TrainConfig) -> Summary:
@@ -21,8 +23,10 @@ def main(config: TrainConfig) -> Summary:
     return training_summary(_train(config), config.output)
 
 
-def _train(config: TrainConfig) -> ModelRecord:
+def _train(config: TrainConfig) -> "ModelRecord":
     if config.sweep is None:
+        from lib.training.trainer import train_model
+
         return train_model(config)
     from lib.training.search.tune import search_model  # Ray Tune takes a second to import
 

@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.metadata import version
 from importlib.util import find_spec
+from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationInfo, field_validator
 
@@ -73,6 +75,27 @@ class NotIdentity:
 NOT_IDENTITY = NotIdentity()
 """The mark, in the annotation of a field. A field without it is part of the identity of a run."""
 
+
+class Group(StrEnum):
+    """The headings of `--help`, in their order.
+
+    Settings say theirs where they stand: a class by `GROUP`, and a field whose heading is another in its annotation.
+    """
+
+    FIRST = "What nearly every run sets"
+    IMAGES = "Images, labels and splits"
+    MODEL = "Choosing and trusting models"
+    FIT = "Training"
+    HEAD = "Frozen networks: head, features, fine-tuning"
+    PREDICTION = "Predicting"
+    MEASURES = "Measures, maps and checks"
+    ESTIMATE = "Estimate of time and price"
+    RUNNING = "Memory, checkpoints and restarts"
+    MESSAGES = "Messages"
+    TIFF = "Unusual TIFFs"
+    CLUSTER = "Clusters: what Ray reserves"
+
+
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
@@ -80,6 +103,8 @@ class Settings(BaseModel):
     """Base of all settings: immutable, and unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    GROUP: ClassVar[Group]
+    """Under which heading `--help` lists the fields that a class adds."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -94,6 +119,17 @@ class Settings(BaseModel):
         """The settings that tell one run from another: all but those marked `NOT_IDENTITY`."""
         return {name for name, field in cls.model_fields.items() if NOT_IDENTITY not in field.metadata}
 
+    @classmethod
+    def group_of(cls, name: str) -> Group:
+        """Under which heading `--help` lists a setting."""
+        stated = [mark for mark in cls.model_fields[name].metadata if isinstance(mark, Group)]
+        return stated[0] if stated else cls.owner_of(name).GROUP
+
+    @classmethod
+    def owner_of(cls, name: str) -> "type[Settings]":
+        """The class that declares a setting."""
+        return next(it for it in cls.__mro__ if issubclass(it, Settings) and name in get_annotations(it))
+
     def identity(self) -> dict[str, JsonValue]:
         """What makes this run the same as another, as JSON values: an output folder takes no run with another one."""
         return self.model_dump(mode="json", include=self.identity_fields())
@@ -107,6 +143,8 @@ class Settings(BaseModel):
 class TrustConfig(Settings):
     """What a model of others may bring with it."""
 
+    GROUP = Group.MODEL
+
     trust_saved_model: Annotated[bool, NOT_IDENTITY] = False
     """Open a model that was made with `hub:`. It holds a SavedModel, a program that may read and write files: only for
     models whose makers you trust."""
@@ -114,6 +152,8 @@ class TrustConfig(Settings):
 
 class JobConfig(Settings):
     """What every job understands."""
+
+    GROUP = Group.MESSAGES
 
     verbose: Annotated[bool, NOT_IDENTITY] = False
     """Show the messages of Ray and TensorFlow too."""

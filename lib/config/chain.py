@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, StorageUri
+from lib.config.base import NOT_IDENTITY, Group, JobConfig, OutputUri, StorageUri
 from lib.config.fitting import FitConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.prediction import ForwardConfig, MeasureConfig
@@ -17,6 +17,8 @@ CANDIDATES = ("cnn_bn", "mobilenet_v2", "efficientnet_v2_b0", "resnet50")
 class ReportConfig(JobConfig):
     """Write one offline HTML page about one or more evaluations."""
 
+    GROUP = Group.FIRST
+
     evaluations: tuple[StorageUri, ...] = Field(min_length=1)
     """Evaluation folders, shown side by side in this order."""
     output: Annotated[OutputUri, NOT_IDENTITY]
@@ -28,6 +30,8 @@ class ReportConfig(JobConfig):
 class StatusConfig(JobConfig):
     """Report the state of any run, from its files alone: what is done, running, stopped or failed."""
 
+    GROUP = Group.FIRST
+
     output: Annotated[StorageUri, NOT_IDENTITY]
     """The --output of a job, or any folder above it."""
 
@@ -35,18 +39,20 @@ class StatusConfig(JobConfig):
 class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, ListingConfig, JobConfig):
     """Convert, train every model, evaluate each on the test split, and report."""
 
+    GROUP = Group.FIRST
+
     source: StorageUri
     """Folder of TIFFs: `train/<label>/*.tif` and `test/<label>/*.tif`."""
     output: Annotated[OutputUri, NOT_IDENTITY]
     """Folder for `dataset/`, `models/<name>/`, `evaluations/<name>/` and `report/`."""
     models: tuple[str, ...] = Field(default=("cnn",), min_length=1)
-    """SPECs of the models to train, in this order (see `python -m jobs.train --help`). With `auto` first, only one is
+    """SPECs of the models to train, in this order (see `--model` of `train`). With `auto` first, only one is
     trained: the best by cross-validation on training images of the SPECs that follow, or else of `cnn_bn`,
     `mobilenet_v2`, `efficientnet_v2_b0` and `resnet50`, as far as their weights can be had."""
-    choice_images: int = Field(default=2000, ge=10, le=100_000)
+    choice_images: Annotated[int, Group.MODEL] = Field(default=2000, ge=10, le=100_000)
     """With `--models auto`: most training images, evenly from the classes, on which candidates are tried. A network
     from scratch is trained on four fifths of them, five times."""
-    layout: Literal["shards", "folder"] = "shards"
+    layout: Annotated[Literal["shards", "folder"], Group.IMAGES] = "shards"
     """`folder` also writes `dataset/<split>/<label>/<name>.jpg`."""
 
     @field_validator("models")
@@ -71,6 +77,8 @@ class PipelineConfig(FitConfig, ForwardConfig, MeasureConfig, ImageConfig, Listi
 
 class DoctorConfig(PipelineConfig):
     """Check whether a pipeline with these settings can work, and estimate its time and cost, before paying for it."""
+
+    GROUP = Group.ESTIMATE
 
     cpus: int | None = Field(default=None, ge=1)
     """CPUs that convert in parallel, for the estimate; by default those that Ray has now."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, Settings, StorageUri, TrustConfig
+from lib.config.base import NOT_IDENTITY, Group, JobConfig, OutputUri, Settings, StorageUri, TrustConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.config.resources import AcceleratorConfig, WorkerCount, WorkerCountSetting
 
@@ -17,7 +17,9 @@ FEWEST_TO_CHOOSE = 20
 class FitConfig(TrustConfig, AcceleratorConfig):
     """How a model is fitted."""
 
-    epochs: int = Field(default=30, ge=1)
+    GROUP = Group.FIT
+
+    epochs: Annotated[int, Group.FIRST] = Field(default=30, ge=1)
     """Maximum number of epochs, of a head only with --head adam. Early stopping may end sooner."""
     batch_size: int = Field(default=32, ge=1)
     """Images in one optimizer step, over all workers together."""
@@ -58,11 +60,11 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     """Arithmetic of the layers while training, and while features are computed. `auto` is `mixed_bfloat16` with
     --use-gpu on a GPU of compute capability 8.0 or more (from the A100 on), else `float32`; it is decided when a run
     begins, and stays if that goes on elsewhere. Weights and the saved model are float32 in any case."""
-    cache: Annotated[Literal["auto", "memory", "none"], NOT_IDENTITY] = "auto"
+    cache: Annotated[Literal["auto", "memory", "none"], NOT_IDENTITY, Group.RUNNING] = "auto"
     """Where decoded images stay between epochs: in the `memory` of the workers, refusing what does not fit; or nowhere,
     so that every epoch streams them again; `auto` keeps them if they fit. Features of frozen bases that are not kept in
     memory are in a temporary file on the worker's disk. The weights are the same either way."""
-    cache_gib: Annotated[float | None, NOT_IDENTITY] = Field(default=None, gt=0)
+    cache_gib: Annotated[float | None, NOT_IDENTITY, Group.RUNNING] = Field(default=None, gt=0)
     """Memory for decoded images in each worker, in GiB; by default its share of 80 % of what is free when it starts, in
     a container of what this may take, and without what Ray's object store has yet to take."""
     augment: tuple[Literal["auto", "none", "flip", "rotate", "shift", "brightness", "stain"], ...] = ("auto",)
@@ -70,47 +72,47 @@ class FitConfig(TrustConfig, AcceleratorConfig):
     side, `brightness` by up to 10 %, and `stain`, the strength of the haematoxylin and eosin colours, by up to 15 %;
     or `none`. `auto` flips and rotates for a network that is trained from scratch, and changes nothing on a frozen
     base, where each changed copy costs features."""
-    augmented_features: int = Field(default=4, ge=1)
+    augmented_features: Annotated[int, Group.HEAD] = Field(default=4, ge=1)
     """With --augment and a frozen base: differently changed copies of each training image whose features are computed.
     A solved head takes all of them; epochs of --head adam take turns with them."""
     class_weight: Literal["none", "balanced"] = "none"
     """`balanced` weighs each image in the loss by the inverse of how common its class is, 1 on average."""
     sampling: Literal["once", "balanced"] = "once"
     """`once` takes every training image once an epoch; `balanced` draws as many, each class as often as any other."""
-    head: Literal["solved", "adam"] = "solved"
+    head: Annotated[Literal["solved", "adam"], Group.HEAD] = "solved"
     """How a new head on a frozen base is fitted. `solved`: logistic regression with an L2 penalty that is chosen by
     cross-validation on the training images; it has no step size and no epochs, and is the same for any number of
     workers. `adam`: trained step by step, with hidden units if wanted."""
-    head_memory_gib: float = Field(default=0.25, gt=0)
+    head_memory_gib: Annotated[float, Group.HEAD] = Field(default=0.25, gt=0)
     """Features, in GiB, on which one worker chooses the penalty of a solved head. Where there are more, it takes as
     many of each class as fit, and then all workers together solve the head on all."""
-    head_units: int = Field(default=0, ge=0)
+    head_units: Annotated[int, Group.HEAD] = Field(default=0, ge=0)
     """Units of a hidden layer in a new head on a frozen base (with --head adam); 0 for a linear head."""
-    fine_tune_epochs: int = Field(default=0, ge=0)
+    fine_tune_epochs: Annotated[int, Group.HEAD] = Field(default=0, ge=0)
     """Maximum number of epochs that train the top of the base together with its new head, after the head alone."""
-    fine_tune_layers: int = Field(default=20, ge=1)
+    fine_tune_layers: Annotated[int, Group.HEAD] = Field(default=20, ge=1)
     """Layers with weights to fine-tune, counted from the end of the base; batch normalisation stays as it is, and does
     not count."""
-    fine_tune_rate: float = Field(default=1e-4, gt=0)
+    fine_tune_rate: Annotated[float, Group.HEAD] = Field(default=1e-4, gt=0)
     """Step size of Adam for the head while fine-tuning; layers of the base take a tenth of it. It rises from 0 over the
     first tenth of the steps. The result is kept only if it is better."""
-    fine_tune_decay: float = Field(default=1.0, gt=0, le=1)
+    fine_tune_decay: Annotated[float, Group.HEAD] = Field(default=1.0, gt=0, le=1)
     """Step size of each layer of the base that is fine-tuned, as a share of that of the layer after it."""
-    features: Annotated[OutputUri | None, NOT_IDENTITY] = None
+    features: Annotated[OutputUri | None, NOT_IDENTITY, Group.HEAD] = None
     """Folder where features of frozen bases are kept and found again; by default in the model folder."""
-    num_workers: Annotated[WorkerCountSetting, NOT_IDENTITY] = WorkerCount(1, 1)
+    num_workers: Annotated[WorkerCountSetting, NOT_IDENTITY, Group.FIRST] = WorkerCount(1, 1)
     """Training workers, and with GPUs or on a cluster as many actors that compute features; one worker runs in the
     job's own process, more are Ray Train workers. `1:4` starts with as many of 1
     to 4 as the cluster can place, and follows it as it shrinks, and as it grows: by a quarter, or by less after five
     minutes in which no other machine came."""
-    max_failures: Annotated[int, NOT_IDENTITY] = Field(default=3, ge=0)
+    max_failures: Annotated[int, NOT_IDENTITY, Group.RUNNING] = Field(default=3, ge=0)
     """How often training may restart from its last checkpoint after a worker was lost; errors of the data or the
     program end it at once."""
-    checkpoint_minutes: Annotated[float, NOT_IDENTITY] = Field(default=5.0, gt=0)
+    checkpoint_minutes: Annotated[float, NOT_IDENTITY, Group.RUNNING] = Field(default=5.0, gt=0)
     """Minutes after which a long epoch saves a checkpoint; there is one after every epoch in any case."""
-    checkpoint_every: Annotated[int | None, NOT_IDENTITY] = Field(default=None, ge=1)
+    checkpoint_every: Annotated[int | None, NOT_IDENTITY, Group.RUNNING] = Field(default=None, ge=1)
     """Steps after which it does too."""
-    stall_timeout: Annotated[float, NOT_IDENTITY] = Field(default=600.0, gt=0)
+    stall_timeout: Annotated[float, NOT_IDENTITY, Group.RUNNING] = Field(default=600.0, gt=0)
     """Seconds without a step after which the worker that holds up the others is named, ended and replaced."""
 
     @field_validator("augment")
@@ -149,6 +151,8 @@ class FitConfig(TrustConfig, AcceleratorConfig):
 class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     """Fit one model on a dataset folder, or on TIFFs streamed from storage."""
 
+    GROUP = Group.FIRST
+
     output: Annotated[OutputUri, NOT_IDENTITY]
     """Model folder to write."""
     dataset: StorageUri | None = None
@@ -162,7 +166,7 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
     (`onnx:path=URI,size=PX,mean=R/G/B,std=R/G/B`); an encoder of KerasHub or Hugging Face
     (`keras_hub:path=URI,pool=cls_mean`); or an earlier model of ours (`saved:path=URI`)."""
 
-    sweep: Annotated[StorageUri | None, NOT_IDENTITY] = None
+    sweep: Annotated[StorageUri | None, NOT_IDENTITY, Group.MODEL] = None
     """YAML file that says which settings to search (`SweepConfig` in `lib/config/fitting.py`): many trials are trained,
     those that fall behind are ended early, and --output gets the model of the best by its validation images."""
 
@@ -175,6 +179,8 @@ class TrainConfig(FitConfig, ImageConfig, ListingConfig, JobConfig):
 
 class ParameterSpace(Settings):
     """What a sweep tries for one setting: some values, or a range of numbers."""
+
+    GROUP = Group.FIT
 
     values: tuple[JsonValue, ...] | None = Field(default=None, min_length=1)
     """Values to choose from."""
@@ -202,6 +208,8 @@ class ParameterSpace(Settings):
 
 class SweepConfig(Settings):
     """Which settings to search, and when a trial is given up."""
+
+    GROUP = Group.FIT
 
     trials: int = Field(ge=1, le=10_000)
     """How many combinations of settings to try; --seed draws them."""

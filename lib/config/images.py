@@ -6,13 +6,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from lib.config.base import NOT_IDENTITY, Settings, StorageUri
+from lib.config.base import NOT_IDENTITY, Group, Settings, StorageUri
 
 WHOLE_LEVEL = "0"
 
 
 class TiffPolicy(Settings):
     """How a TIFF becomes 8-bit RGB. One policy a data set; a model keeps the one it was trained with."""
+
+    GROUP = Group.TIFF
 
     max_pixels: int = Field(default=500_000_000, ge=1)
     """Refuse an image that declares more pixels than this, before anything is allocated; for `--tiff-page
@@ -125,8 +127,10 @@ def parse_ranges(text: str) -> dict[str, tuple[float, float]]:
 class ImageConfig(TiffPolicy):
     """From any TIFF to a small encoded image."""
 
-    image_size: int = Field(default=180, ge=16, le=4096)
-    """Side of the square images that models see, in pixels."""
+    GROUP = Group.IMAGES
+
+    image_size: Annotated[int, Group.FIRST] = Field(default=180, ge=16, le=4096)
+    """Side of the square images that models see, in pixels; `train --dataset` takes that of the dataset."""
     quality: int = Field(default=95, ge=1, le=100)
     """JPEG quality of the converted images, 1 to 100."""
 
@@ -146,6 +150,8 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 class UnitConfig(Settings):
     """How listed images are cut into units of work, and how many may be bad."""
 
+    GROUP = Group.IMAGES
+
     max_bad_fraction: Annotated[float, NOT_IDENTITY] = Field(default=0.0, ge=0, le=1)
     """Share of the images that may be quarantined before the run stops (exit code 3)."""
     images_per_shard: int | None = Field(default=None, ge=1)
@@ -154,6 +160,8 @@ class UnitConfig(Settings):
 
 class ListingConfig(UnitConfig):
     """Which split each listed image belongs to."""
+
+    GROUP = Group.IMAGES
 
     validation_fraction: float = Field(default=0.15, ge=0, lt=1)
     """Share of the training images of each class kept for validation (at least one a class, unless 0)."""

@@ -4,13 +4,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lib.config.base import NOT_IDENTITY, JobConfig, OutputUri, Settings, StorageUri, TrustConfig
+from lib.config.base import NOT_IDENTITY, Group, JobConfig, OutputUri, Settings, StorageUri, TrustConfig
 from lib.config.images import Pattern, UnitConfig
 from lib.config.resources import AcceleratorConfig
 
 
 class ActorConfig(Settings):
     """The pool of actors that hold a model and predict."""
+
+    GROUP = Group.PREDICTION
 
     predict_batch_size: Annotated[int, NOT_IDENTITY] = Field(default=64, ge=1)
     """Images in one forward pass of one actor."""
@@ -20,6 +22,8 @@ class ActorConfig(Settings):
 
 class ForwardConfig(TrustConfig, ActorConfig):
     """How a model is applied to images that it was not trained on."""
+
+    GROUP = Group.PREDICTION
 
     test_time_augmentation: Literal["none", "flips", "quarter_turns"] = "none"
     """Average the probabilities over an image and its mirror images (`flips`, 4 views), or also over quarter turns of
@@ -31,6 +35,8 @@ class ForwardConfig(TrustConfig, ActorConfig):
 class PredictionConfig(AcceleratorConfig, ForwardConfig, JobConfig):
     """Predict images with a model."""
 
+    GROUP = Group.FIRST
+
     model_dir: StorageUri
     """Model folder made by `train`."""
     output: Annotated[OutputUri, NOT_IDENTITY]
@@ -39,6 +45,8 @@ class PredictionConfig(AcceleratorConfig, ForwardConfig, JobConfig):
 
 class MeasureConfig(Settings):
     """What is measured and drawn of predictions whose truth is known."""
+
+    GROUP = Group.MEASURES
 
     bootstrap_resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of the groups (or images) of the split, from which the 95 % intervals are computed."""
@@ -52,6 +60,8 @@ class MeasureConfig(Settings):
 class EvaluateConfig(MeasureConfig, PredictionConfig):
     """Predict one split of a dataset with a model, and measure how good the predictions are."""
 
+    GROUP = Group.FIRST
+
     dataset: StorageUri
     """Dataset folder made by `convert`."""
     split: Literal["train", "validation", "test"] = "test"
@@ -61,19 +71,23 @@ class EvaluateConfig(MeasureConfig, PredictionConfig):
 class PredictConfig(UnitConfig, PredictionConfig):
     """Predict TIFFs that have no label."""
 
+    GROUP = Group.FIRST
+
     source: StorageUri
     """Any folder tree of TIFFs."""
-    group_by: Pattern | None = None
+    group_by: Annotated[Pattern | None, Group.IMAGES] = None
     """What belongs together, such as a slide or a patient: a regular expression searched in each path, whose first
     parenthesis names the group; written beside each prediction."""
-    site_by: Pattern | None = None
+    site_by: Annotated[Pattern | None, Group.IMAGES] = None
     """Where each image was made, such as a hospital or a scanner, found in the same way."""
-    min_confidence: float = Field(default=0.0, ge=0, lt=1)
+    min_confidence: Annotated[float, Group.PREDICTION] = Field(default=0.0, ge=0, lt=1)
     """Confidence below which the model abstains: the row says `abstained`, and the prediction should not be used."""
 
 
 class ExportConfig(TrustConfig, JobConfig):
     """Write a model in a format that other programs run, preprocessing included."""
+
+    GROUP = Group.FIRST
 
     model_dir: StorageUri
     """Model folder made by `train`."""

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
-from lib.config.base import NOT_IDENTITY, Settings
+from lib.config.base import NOT_IDENTITY, Group, Settings
 
 
 class WorkerCount(NamedTuple):
@@ -45,6 +45,8 @@ WorkerCountSetting = Annotated[WorkerCount, PlainValidator(WorkerCount.parse), P
 class DecodeConfig(Settings):
     """What Ray reserves for tasks that decode images. It decides which machines an autoscaling cluster starts."""
 
+    GROUP = Group.CLUSTER
+
     cpus_per_convert_task: Annotated[float, NOT_IDENTITY] = Field(default=1.0, gt=0)
     """CPUs for each task that decodes images: less than 1 where they mostly wait for the storage."""
     convert_memory_gib: Annotated[float | None, NOT_IDENTITY] = Field(default=None, gt=0)
@@ -58,7 +60,9 @@ class DecodeConfig(Settings):
 class AcceleratorConfig(DecodeConfig):
     """What Ray reserves for what holds a network: training workers, and actors that predict or compute features."""
 
-    use_gpu: Annotated[bool, NOT_IDENTITY] = False
+    GROUP = Group.CLUSTER
+
+    use_gpu: Annotated[bool, NOT_IDENTITY, Group.FIRST] = False
     """Give each training worker and each copy of a model that predicts a GPU."""
     gpus_per_worker: Annotated[float, NOT_IDENTITY] = Field(default=1.0, gt=0, le=1)
     """With --use-gpu, the share of a GPU that each of them gets; a network uses one GPU at most."""

@@ -264,7 +264,8 @@ def check_spec(spec: ModelSpec, image_size: int, coming: Sequence[str] = ()) -> 
     smallest = _smallest_input(spec)
     if image_size < smallest:
         raise SettingsError(
-            f"--image-size {image_size} is too small for {spec.name}, which needs at least {smallest} pixels"
+            f"images of {image_size} px (see --image-size) are too small for {spec.name}, which needs at least "
+            f"{smallest} pixels"
         )
     if spec.name == SAVED and spec.weights not in coming:
         _check_earlier(spec, image_size)
@@ -288,7 +289,8 @@ def _check_earlier(spec: ModelSpec, image_size: int) -> None:
     earlier = read_complete(Location(spec.weights), ModelRecord)
     if earlier.image_size != image_size:
         raise SettingsError(
-            f"model {spec.text!r} was trained on {earlier.image_size} px images; --image-size is {image_size}"
+            f"model {spec.text!r} was trained on images of {earlier.image_size} px, and these have {image_size} px; "
+            f"it goes on with --image-size {earlier.image_size}"
         )
 
 

@@ -6,25 +6,28 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from rich.console import Console
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lib.config.base import SettingsT
 from lib.config.resources import WorkerCount
 from lib.errors import SettingsError
-from lib.storage.yaml_file import read_settings_file
+from lib.runs.help import flag_of, print_help
+
+if TYPE_CHECKING:
+    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 CONFIG_FLAG = "--config"
+HELP_FLAGS = {"-h", "--help"}
+FOOTER = f"Settings come from default < `{CONFIG_FLAG} recipe.yaml` < flag."
 
 
 def parse_settings(config_type: type[SettingsT], arguments: Sequence[str], program: str) -> SettingsT:
-    """The settings of one run.
+    """The settings of one run. What was not given is not among their `model_fields_set`.
 
     Args:
         config_type: The settings of the job.
@@ -37,9 +40,13 @@ def parse_settings(config_type: type[SettingsT], arguments: Sequence[str], progr
     """
     flags, recipe_uri = _split_config(list(arguments))
     recipe = load_recipe(config_type, recipe_uri) if recipe_uri else {}
-    parsed = _parse_flags(_flags_type(config_type, recipe), flags, program, config_type.__doc__ or "")
+    if HELP_FLAGS & set(flags):
+        print_help(config_type, program, recipe, FOOTER)
+        raise SystemExit(0)
+    parsed = dataclasses.asdict(_parse_flags(_flags_type(config_type, recipe), flags, program))
+    given = _given(flags) | set(recipe)
     try:
-        return config_type.model_validate(dataclasses.asdict(parsed))
+        return config_type.model_validate({name: value for name, value in parsed.items() if name in given})
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from error
 
@@ -50,6 +57,8 @@ def load_recipe(config_type: type[SettingsT], uri: str) -> dict[str, object]:
     Raises:
         SettingsError: If it cannot be read, has an unknown key or a bad value.
     """
+    from lib.storage.yaml_file import read_settings_file  # `--help` needs no storage
+
     recipe = read_settings_file(uri, CONFIG_FLAG)
     try:
         config_type.model_validate(recipe)
@@ -73,6 +82,12 @@ def _split_config(arguments: list[str]) -> tuple[list[str], str | None]:
     return flags, recipe_uri
 
 
+def _given(flags: list[str]) -> set[str]:
+    """The settings that stand on a command line, which may write `_` or `-`, and `--no-` before a switch."""
+    names = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags if flag.startswith("--")}
+    return names | {name.removeprefix("no_") for name in names}
+
+
 def _flags_type(config_type: type[SettingsT], recipe: dict[str, object]) -> type:
     """A plain dataclass with the fields of the settings, so that one validation says all that is wrong with values."""
     fields = [_flag(name, field, recipe) for name, field in config_type.model_fields.items()]
@@ -80,6 +95,8 @@ def _flags_type(config_type: type[SettingsT], recipe: dict[str, object]) -> type
 
 
 def _flag(name: str, field: FieldInfo, recipe: dict[str, object]) -> tuple[str, Any, Any]:
+    import tyro
+
     annotation: Any = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
     if name in recipe:
         value = recipe[name]
@@ -89,23 +106,24 @@ def _flag(name: str, field: FieldInfo, recipe: dict[str, object]) -> tuple[str, 
     return name, annotation, dataclasses.field(default=field.default)
 
 
-def _as_written(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+def _as_written(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
     """Takes a count of workers as text, since one validation says all that is wrong with values."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
     if info.type is not WorkerCount:
         return None
     return PrimitiveConstructorSpec(1, "INT|STR", lambda words: words[0], lambda _: True, lambda value: [str(value)])
 
 
-FLAG_TYPES = ConstructorRegistry()
-FLAG_TYPES.primitive_rule(_as_written)
+def _parse_flags(flags_type: type, flags: list[str], program: str) -> Any:
+    import tyro
+    from tyro.constructors import ConstructorRegistry
 
-
-def _parse_flags(flags_type: type, flags: list[str], program: str, description: str) -> Any:
-    description += f"\n\nSettings come from default < `{CONFIG_FLAG} recipe.yaml` < flag."
-    complaint = io.StringIO()
-    with contextlib.redirect_stderr(complaint), _wide_terminal(bool({"-h", "--help"} & set(flags))):
+    registry, complaint = ConstructorRegistry(), io.StringIO()
+    registry.primitive_rule(_as_written)
+    with contextlib.redirect_stderr(complaint), _wide_terminal():
         try:
-            return tyro.cli(flags_type, args=flags, prog=program, description=description, registry=FLAG_TYPES)
+            return tyro.cli(flags_type, args=flags, prog=program, registry=registry)
         except SystemExit as stop:
             if not stop.code:
                 raise
@@ -113,16 +131,14 @@ def _parse_flags(flags_type: type, flags: list[str], program: str, description: 
 
 
 @contextlib.contextmanager
-def _wide_terminal(for_help: bool) -> Any:
+def _wide_terminal() -> Iterator[None]:
     """Keep a complaint on one line, which tyro would otherwise wrap to the terminal."""
     before = os.environ.get("COLUMNS")
-    if not for_help:
-        os.environ["COLUMNS"] = "4000"
+    os.environ["COLUMNS"] = "4000"
     try:
         yield
     finally:
-        if not for_help:
-            os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
 
 
 def _first_complaint(text: str) -> str:
@@ -149,8 +165,7 @@ def _describe(problem: Any) -> str:
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}"
-    flag = "--" + name.replace("_", "-")
-    return f"{flag} {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{flag_of(name)} {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def report_error(message: str) -> None:

@@ -15,7 +15,6 @@ from lib.runs.summaries import Summary
 from lib.runtime.environment import name_job
 from lib.runtime.logs import context_fields, report_failure, wants_json, write_json_to
 from lib.runtime.native_messages import filter_native_messages, native_messages_as_json
-from lib.runtime.ray_data import stop_ray
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,8 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
         return _fail(error)
     finally:
         if "ray" in sys.modules:
+            from lib.runtime.ray_data import stop_ray
+
             stop_ray()
     exit_code = int(summary.pop("exit_code", 0))
     print(json.dumps({"job": job} | summary, ensure_ascii=False), flush=True)  # noqa: T201 - the job's result

@@ -1,27 +1,28 @@
 """The JSON summary that each job prints, from the record its stage returned."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lib.folders.dataset import DatasetRecord
-from lib.folders.evaluation import EvaluationRecord
-from lib.folders.export_folder import ExportRecord
-from lib.folders.model import ModelRecord
-from lib.folders.pipeline_folder import PipelineRecord
-from lib.folders.predictions import PredictionsRecord
-from lib.folders.report_folder import ReportRecord
-from lib.folders.sample_folder import SampleRecord
+if TYPE_CHECKING:  # so that `--help` needs none of them
+    from lib.folders.dataset import DatasetRecord
+    from lib.folders.evaluation import EvaluationRecord
+    from lib.folders.export_folder import ExportRecord
+    from lib.folders.model import ModelRecord
+    from lib.folders.pipeline_folder import PipelineRecord
+    from lib.folders.predictions import PredictionsRecord
+    from lib.folders.report_folder import ReportRecord
+    from lib.folders.sample_folder import SampleRecord
 
 Summary = dict[str, Any]
 
 SHOWN_REASONS = 5
 
 
-def sample_summary(record: SampleRecord, output: str) -> Summary:
+def sample_summary(record: "SampleRecord", output: str) -> Summary:
     """From `sample.json`."""
     return {"images": record.images, **_speed(record.images, record.seconds), "output": output}
 
 
-def accounting_summary(record: DatasetRecord | PredictionsRecord, output: str) -> Summary:
+def accounting_summary(record: "DatasetRecord | PredictionsRecord", output: str) -> Summary:
     """From `dataset.json`: what became of every listed file, and the most frequent reasons."""
     accepted = record.counts.accepted
     reasons = dict(list(record.reasons.items())[:SHOWN_REASONS])
@@ -34,7 +35,7 @@ def accounting_summary(record: DatasetRecord | PredictionsRecord, output: str) -
     }
 
 
-def prediction_summary(record: PredictionsRecord, output: str) -> Summary:
+def prediction_summary(record: "PredictionsRecord", output: str) -> Summary:
     """From `predictions.json`: the same, and how many predictions are not to be relied on.
 
     `unfamiliar` is null where the model has no reference to tell by.
@@ -43,7 +44,7 @@ def prediction_summary(record: PredictionsRecord, output: str) -> Summary:
     return accounting_summary(record, output) | doubtful
 
 
-def training_summary(record: ModelRecord, output: str) -> Summary:
+def training_summary(record: "ModelRecord", output: str) -> Summary:
     """From `model.json`; the accuracy is that of validation, or of training where there is no validation."""
     metrics = record.metrics
     return {
@@ -59,7 +60,7 @@ def training_summary(record: ModelRecord, output: str) -> Summary:
     }
 
 
-def evaluation_summary(record: EvaluationRecord, output: str) -> Summary:
+def evaluation_summary(record: "EvaluationRecord", output: str) -> Summary:
     """From `evaluation.json`."""
     return {
         "images": record.images,
@@ -70,7 +71,7 @@ def evaluation_summary(record: EvaluationRecord, output: str) -> Summary:
     }
 
 
-def export_summary(record: ExportRecord, output: str) -> Summary:
+def export_summary(record: "ExportRecord", output: str) -> Summary:
     """From `export.json`."""
     return {
         "format": record.format,
@@ -83,13 +84,13 @@ def export_summary(record: ExportRecord, output: str) -> Summary:
     }
 
 
-def report_summary(record: ReportRecord, output: str) -> Summary:
+def report_summary(record: "ReportRecord", output: str) -> Summary:
     """From `report.json`; the accuracy is the best one."""
     models = {model.name: model.accuracy for model in record.models}
     return {"accuracy": max(models.values()), "models": models, "output": output}
 
 
-def pipeline_summary(record: PipelineRecord, output: str) -> Summary:
+def pipeline_summary(record: "PipelineRecord", output: str) -> Summary:
     """From `pipeline.json`; the accuracy is the best one on the test split, those of the choice are cross-validated."""
     return {
         **record.counts.as_json(),

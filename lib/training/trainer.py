@@ -18,9 +18,10 @@ from lib.dataset.shard_source import ShardSource
 from lib.dataset.source import DatasetInfo, ImageSource
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import SettingsError
+from lib.folders.dataset import DatasetRecord
 from lib.folders.features import FEATURES
 from lib.folders.model import NETWORK_FILE, ModelRecord, read_seen_images, write_seen_images
-from lib.folders.output import OutputFolder
+from lib.folders.output import OutputFolder, read_complete
 from lib.models.archive import check_archive
 from lib.models.networks import KERAS_NETWORKS
 from lib.models.provenance import weights_digest
@@ -53,6 +54,7 @@ def train_model(config: TrainConfig) -> ModelRecord:
     Raises:
         TissueError: Of the kind that tells what is wrong; see `open_source`, `check_training`, `train_on_worker`.
     """
+    config = with_size_of_dataset(config)
     spec = check_training(config)
     source = open_source(config)
     require_weights_of([spec], config.image_size)
@@ -112,6 +114,18 @@ def check_fit(config: FitConfig, specs: Sequence[ModelSpec]) -> None:
                 "--sampling balanced draws images step by step, which a solved head does not: take --class-weight "
                 "balanced, or --head adam"
             )
+
+
+def with_size_of_dataset(config: TrainConfig) -> TrainConfig:
+    """The settings with the image size of the dataset folder, unless one was given.
+
+    Raises:
+        SettingsError: If the dataset folder is not complete.
+    """
+    if config.dataset is None or "image_size" in config.model_fields_set:
+        return config
+    dataset = read_complete(Location(config.dataset), DatasetRecord)
+    return config.model_copy(update={"image_size": dataset.image_size})
 
 
 def open_source(config: TrainConfig) -> LabelledSource:

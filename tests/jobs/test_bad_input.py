@@ -230,7 +230,7 @@ CASES = (
         "train",
         lambda i: ("--source", i.good, "--model", "inception_v3:weights=none", "--image-size", 64),
         2,
-        ("--image-size 64", "inception_v3", "75"),
+        ("images of 64 px (see --image-size)", "inception_v3", "75"),
     ),
     Case(
         "batch smaller than the workers",
@@ -261,7 +261,7 @@ CASES = (
         "train",
         lambda i: ("--dataset", i.dataset(), "--image-size", 64),
         2,
-        ("64", "48"),
+        ("--image-size is 64", "48 px"),
     ),
     Case(
         "missing earlier model",

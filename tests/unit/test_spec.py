@@ -145,7 +145,9 @@ def test_a_spec_says_its_weights_and_step_size(text: str, weights: str, learning
 )
 def test_images_too_small_for_the_network_are_refused(text: str, smallest: int) -> None:
     check_spec(parse_spec(text), smallest)
-    with pytest.raises(SettingsError, match=f"--image-size {smallest - 1} is too small.*at least {smallest} pixels"):
+    with pytest.raises(
+        SettingsError, match=rf"{smallest - 1} px \(see --image-size\) are too small.*at least {smallest} pixels"
+    ):
         check_spec(parse_spec(text), smallest - 1)
 
 
@@ -163,7 +165,9 @@ def test_an_earlier_model_must_be_complete_and_of_the_same_image_size(tmp_path: 
         check_spec(spec, 64)
     model_record(image_size=96).write(Location(str(tmp_path / "m")))
     check_spec(spec, 96)
-    with pytest.raises(SettingsError, match="was trained on 96 px images; --image-size is 64"):
+    with pytest.raises(
+        SettingsError, match="was trained on images of 96 px, and these have 64 px; it goes on with --image-size 96"
+    ):
         check_spec(spec, 64)
 
 

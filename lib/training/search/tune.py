@@ -37,6 +37,7 @@ from lib.training.trainer import (
     open_source,
     prepare_source,
     require_weights_of,
+    with_size_of_dataset,
 )
 from lib.training.workers.lane_shards import training_datasets
 from lib.training.workers.ray_train import ray_storage
@@ -69,6 +70,7 @@ def search_model(config: TrainConfig) -> ModelRecord:
         SettingsError: If something cannot be searched or there are no validation images.
         TissueError: From the trial that failed, or if no trial has a model.
     """
+    config = with_size_of_dataset(config)
     sweep = read_sweep(config)
     trials = draw_trials(config, sweep)
     source = open_source(config)
