@@ -205,6 +205,11 @@ def write_reference(
     write_table(pa.table(columns, schema=REFERENCE_SCHEMA), folder / REFERENCE_FILE)
 
 
+def read_history(folder: Location) -> pa.Table:
+    """The history of a model, one row an epoch (`lib.folders.history`)."""
+    return read_table(folder / HISTORY_FILE)
+
+
 def read_reference(folder: Location, columns: list[str]) -> pa.Table:
     """Some columns of the reference images of a model.
 

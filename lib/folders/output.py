@@ -14,11 +14,11 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import Field, JsonValue
 
-from lib import __version__
 from lib.errors import SettingsError, StorageError, in_one_line
 from lib.folders.lease import LeaseLostError, WriterRecord, only_writer, refuse_second_writer, renew_lease
 from lib.folders.record import PACKAGE, CompletionRecord, Record, StoredRecord
 from lib.runtime.clock import now
+from lib.runtime.package import VERSION
 from lib.storage.location import Location
 
 logger = logging.getLogger(__name__)
@@ -257,4 +257,4 @@ def read_complete(location: Location, kind: type[RecordT]) -> RecordT:
 
 def package_versions() -> dict[str, str]:
     """The version of this library, and of every package that the content of an output depends on."""
-    return {**{name: version(name) for name in VERSIONED_PACKAGES}, PACKAGE: __version__}
+    return {**{name: version(name) for name in VERSIONED_PACKAGES}, PACKAGE: VERSION}

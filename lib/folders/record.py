@@ -16,8 +16,8 @@ from pydantic import (
     model_serializer,
 )
 
-from lib import __version__
 from lib.errors import SettingsError, StorageError
+from lib.runtime.package import VERSION, command
 from lib.storage.location import Location
 
 PACKAGE = "tissue-training"
@@ -108,7 +108,7 @@ class CompletionRecord(StoredRecord):
     @classmethod
     def command(cls) -> str:
         """The job that makes such a folder."""
-        return f"python -m jobs.{cls.MADE_BY or cls.JOB}"
+        return command(cls.MADE_BY or cls.JOB)
 
     def as_json(self) -> dict[str, JsonValue]:
         """What the folder holds first, then what all completion files have."""
@@ -135,10 +135,10 @@ def _refusal(file: Location, content: Mapping[str, JsonValue], error: Validation
     wrote = f"{PACKAGE} {writer}" if writer else f"a version of {PACKAGE} that it does not state"
     if problems[0]["type"] == "extra_forbidden":
         return SettingsError(
-            f"{file.uri} has the key {key!r}, which {PACKAGE} {__version__} does not know; it was written by {wrote}: "
+            f"{file.uri} has the key {key!r}, which {PACKAGE} {VERSION} does not know; it was written by {wrote}: "
             "use that version or a newer one, or make the folder again with this one"
         )
     return StorageError(
         f"{file.uri}: {key}: {problems[0]['msg']}; it was written by {wrote}: make the folder again with this one, "
-        f"{PACKAGE} {__version__}"
+        f"{PACKAGE} {VERSION}"
     )

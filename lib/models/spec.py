@@ -15,6 +15,7 @@ from lib.folders.output import read_complete
 from lib.folders.preset import CONFIG_FILE, read_preset
 from lib.models.channels import MEAN, STD, channel_values
 from lib.models.networks import KERAS_NETWORKS
+from lib.runtime.package import NAME
 from lib.storage.location import Location
 
 CNN, CNN_BN, SAVED, HUB, ONNX, KERAS_HUB = "cnn", "cnn_bn", "saved", "hub", "onnx", "keras_hub"
@@ -46,8 +47,8 @@ PRESET_KINDS = {
 CLOSED = {HUB: "a TF Hub SavedModel", ONNX: "an ONNX network"}
 """Bases without layers that Keras could train."""
 OPENED_BY = {
-    HUB: "`custom_objects=lib.models.hub.SAVED_MODEL_LAYERS`",
-    ONNX: "`import lib.models.onnx_encoder`",
+    HUB: f"`custom_objects={NAME}.models.hub.SAVED_MODEL_LAYERS`",
+    ONNX: f"`import {NAME}.models.onnx_encoder`",
 }
 """What a program needs of this project to open a `model.keras` on such a base with Keras."""
 CHOICES = {"normalise": ("channels", "none"), "pool": POOLS, "taps": ("stages", "last")}

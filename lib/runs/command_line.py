@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ValidationError
@@ -45,8 +45,17 @@ def parse_settings(config_type: type[SettingsT], arguments: Sequence[str], progr
         raise SystemExit(0)
     parsed = dataclasses.asdict(_parse_flags(_flags_type(config_type, recipe), flags, program))
     given = _given(flags) | set(recipe)
+    return checked_settings(config_type, {name: value for name, value in parsed.items() if name in given})
+
+
+def checked_settings(config_type: type[SettingsT], given: Mapping[str, object]) -> SettingsT:
+    """Settings with some values, and the defaults of the others.
+
+    Raises:
+        SettingsError: If one is unknown, bad or missing.
+    """
     try:
-        return config_type.model_validate({name: value for name, value in parsed.items() if name in given})
+        return config_type.model_validate(given)
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from error
 
@@ -165,6 +174,8 @@ def _describe(problem: Any) -> str:
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}"
+    if problem["type"] == "missing":
+        return f"{flag_of(name)} is missing"
     return f"{flag_of(name)} {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,14 +15,26 @@ from lib.runs.summaries import Summary
 from lib.runtime.environment import name_job
 from lib.runtime.logs import context_fields, report_failure, wants_json, write_json_to
 from lib.runtime.native_messages import filter_native_messages, native_messages_as_json
+from lib.runtime.package import NAME, command
 
 logger = logging.getLogger(__name__)
 
 JobConfigT = TypeVar("JobConfigT", bound=JobConfig)
 
 
-def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]) -> int:
+def run_job(
+    main: Callable[[JobConfigT], Summary],
+    config_type: type[JobConfigT],
+    job: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
     """Run a job from the command line.
+
+    Args:
+        main: What it does.
+        config_type: Its settings.
+        job: Its name; by default that of the program.
+        arguments: By default those of the program.
 
     Prints the summary as the last line on stdout, without its `exit_code` if it has one. Everything else goes to
     stderr.
@@ -30,10 +42,11 @@ def run_job(main: Callable[[JobConfigT], Summary], config_type: type[JobConfigT]
     Returns:
         The exit code: 0 done; 1 failed; 2 wrong settings; 3 too many bad images.
     """
-    job = Path(sys.argv[0]).stem
-    name_job(job, "json" if _asks_for_json(sys.argv[1:]) else "text")  # settings that are wrong are to be told of too
+    job = job or Path(sys.argv[0]).stem
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name_job(job, "json" if _asks_for_json(arguments) else "text")  # settings that are wrong are to be told of too
     try:
-        config = parse_settings(config_type, sys.argv[1:], f"python -m jobs.{job}")
+        config = parse_settings(config_type, arguments, command(job))
         name_job(job, config.log_format)
         _set_up_messages(config.verbose)
         summary = main(config)
@@ -67,7 +80,7 @@ def _report(message: str, bug: Exception | None = None) -> None:
         traceback.print_exception(bug)
 
 
-def _asks_for_json(arguments: list[str]) -> bool:
+def _asks_for_json(arguments: Sequence[str]) -> bool:
     """Whether the command line does, as far as one can tell before it is checked."""
     return "--log-format json" in " ".join(arguments).replace("_", "-").replace("=", " ")
 
@@ -81,9 +94,14 @@ def _set_up_messages(verbose: bool) -> None:
         if not verbose:
             filter_native_messages()
         logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("lib").setLevel(logging.INFO)
+    logging.getLogger(NAME).setLevel(logging.INFO)
     if not verbose:
-        for name in ("ray", "ray.data", "ray.train", "absl"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        for name in ("gcsfs", "tf2onnx"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # they log what they raise
+        quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Take from the libraries that do the work what they log of it."""
+    for name in ("ray", "ray.data", "ray.train", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("gcsfs", "tf2onnx"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they log what they raise

@@ -5,6 +5,7 @@ import ctypes
 from lib.config.resources import AcceleratorConfig
 from lib.errors import SettingsError
 from lib.runtime.environment import ray_is_ours
+from lib.runtime.package import command
 
 CUDA_DRIVER = "libcuda.so.1"
 CAPABILITY_ATTRIBUTES = (75, 76)
@@ -70,7 +71,7 @@ def require_visible_gpu(config: AcceleratorConfig) -> None:
     if config.use_gpu and not visible_gpus():
         raise SettingsError(
             "--use-gpu: TensorFlow sees no GPU here: use the GPU image (cluster/Dockerfile), or install "
-            "requirements-gpu.lock; `python -m jobs.doctor --use-gpu` looks at every machine"
+            f"requirements-gpu.lock; `{command('doctor')} --use-gpu` looks at every machine"
         )
 
 

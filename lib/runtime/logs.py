@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from lib.runtime.environment import JOB_VARIABLE, LOG_FORMAT_VARIABLE, job_variables
+from lib.runtime.package import NAME
 
 NUMBERS = "numbers"
 """The `extra` of a log call that holds further fields: numbers by name."""
@@ -59,7 +60,7 @@ def join_stage(stage: str) -> None:
         return
     process.stage = stage
     if wants_json() and not process.is_worker_set_up:
-        ours = logging.getLogger("lib")  # Ray Train puts handlers of its own on the root
+        ours = logging.getLogger(NAME)  # Ray Train puts handlers of its own on the root
         ours.addHandler(_json_handler(sys.stderr))
         ours.setLevel(logging.INFO)
         ours.propagate = False
@@ -80,7 +81,7 @@ def report_failure(message: str, error: BaseException | None = None) -> None:
         error: Whose traceback is wanted.
     """
     trace = (type(error), error, error.__traceback__) if error is not None else None
-    record = logging.LogRecord("lib.runs.job", logging.ERROR, __file__, 0, message, (), trace)
+    record = logging.LogRecord(f"{NAME}.runs.job", logging.ERROR, __file__, 0, message, (), trace)
     print(JsonLines().format(record), file=process.stream or sys.stderr, flush=True)
 
 

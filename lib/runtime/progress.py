@@ -1,9 +1,10 @@
-"""What a person sees while a stage runs: one live line on a terminal, plain lines in a log. All on stderr."""
+"""What a person sees while a stage runs: one live line on a terminal or in a notebook, else plain lines on stderr."""
 
 import logging
 import sys
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,14 @@ from lib.runtime.logs import NUMBERS, enter_stage
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 10.0
+
+
+def live_console() -> Console | None:
+    """Where a line can be drawn anew: a terminal, or a notebook that has widgets; None if only lines can follow."""
+    if sys.stderr.isatty():
+        return Console(stderr=True)
+    notebook = Console()
+    return notebook if notebook.is_jupyter and find_spec("ipywidgets") is not None else None
 
 
 class Progress:
@@ -38,10 +47,10 @@ class Progress:
         self._outer: str | None = None
         self._started = self._logged = time.monotonic()
         self._live = self._task = None
-        if sys.stderr.isatty():
+        if (console := live_console()) is not None:
             self._live = RichProgress(
                 SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(stderr=True),
+                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console,
             )  # fmt: skip
             self._task = self._live.add_task(stage, total=total, rate="")
 

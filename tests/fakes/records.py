@@ -91,7 +91,7 @@ def evaluation_record(**changes: Any) -> EvaluationRecord:
     return EvaluationRecord.model_validate(COMPLETION | content | changes)
 
 
-def predictions_record() -> PredictionsRecord:
+def predictions_record(**changes: Any) -> PredictionsRecord:
     """Of the predictions for seven images."""
     content = {
         "name": "cnn",
@@ -104,7 +104,7 @@ def predictions_record() -> PredictionsRecord:
         "seconds": 2.0,
         "images_per_s": 3.5,
     }
-    return PredictionsRecord.model_validate(content)
+    return PredictionsRecord.model_validate(content | changes)
 
 
 def checks_record(**changes: Any) -> ChecksRecord:

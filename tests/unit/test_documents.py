@@ -49,15 +49,18 @@ def shell_blocks(page: Path) -> list[str]:
 def commands(page: Path) -> list[tuple[str, list[str]]]:
     """The jobs in the shell blocks of a page, each with its flags."""
     lines = [line for block in shell_blocks(page) for line in block.replace("\\\n", " ").splitlines()]
-    parted = [shlex.split(line, comments=True) for line in lines if "jobs." in line or "submit.sh" in line]
+    jobs = [line for line in lines if "jobs." in line or "submit.sh" in line or re.match(TISSUE, line)]
+    parted = [shlex.split(line, comments=True) for line in jobs]
     found = []
     for parts in parted:
-        place = next(number for number, part in enumerate(parts) if re.search(r"jobs\.\w+$|submit\.sh$", part))
+        place = next(number for number, part in enumerate(parts) if re.search(r"jobs\.\w+$|submit\.sh$|^tissue$", part))
         named = parts[place].rpartition("jobs.")[2] if "jobs." in parts[place] else parts.pop(place + 1)
         found.append((named, parts[place + 1 :]))
     return found
 
 
+TISSUE = r"tissue (?!-|completion)"
+"""The beginning of a line that runs a job by the installed command."""
 COMMANDS = [(page, job, flags) for page in PAGES for job, flags in commands(page)]
 
 

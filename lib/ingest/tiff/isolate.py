@@ -23,7 +23,7 @@ from lib.ingest.tiff.refusals import as_verdict
 Parameters = ParamSpec("Parameters")
 ResultT = TypeVar("ResultT")
 
-_PROGRAM = "import sys; from lib.ingest.tiff.isolate import _serve_with_forks; _serve_with_forks(*sys.argv[1:])"
+_PROGRAM = f"import sys; from {__name__} import _serve_with_forks; _serve_with_forks(*sys.argv[1:])"
 _SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
 _ANOTHER = 100
 """The exit code of a fork that has raised something."""
