@@ -1,8 +1,9 @@
 """Settings of the jobs that use a trained model."""
 
+from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lib.config.base import NOT_IDENTITY, Group, JobConfig, OutputUri, Settings, StorageUri, TrustConfig
 from lib.config.images import Pattern, UnitConfig
@@ -50,11 +51,19 @@ class MeasureConfig(Settings):
 
     bootstrap_resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of the groups (or images) of the split, from which the 95 % intervals are computed."""
-    maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne", "umap")
-    """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes."""
+    maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne")
+    """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes. `umap` needs the extra
+    `maps`, and ten seconds more."""
     checks: Annotated[OutputUri | None, NOT_IDENTITY] = None
     """Folder where the checks of the data set (near duplicates, colour baseline) are kept and found again; by default
     in the evaluation folder."""
+
+    @field_validator("maps")
+    @classmethod
+    def _umap_is_there(cls, maps: tuple[str, ...]) -> tuple[str, ...]:
+        if "umap" in maps and find_spec("umap") is None:
+            raise ValueError("umap needs umap-learn (the extra `maps`), which is not installed: pip install umap-learn")
+        return maps
 
 
 class EvaluateConfig(MeasureConfig, PredictionConfig):

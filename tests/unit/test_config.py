@@ -157,6 +157,15 @@ def test_a_job_that_needs_s3fs_says_so_before_anything_else(monkeypatch: pytest.
         parse_spec("saved:path=s3://lab/m")
 
 
+def test_a_map_by_umap_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"model_dir": "/m", "dataset": "/d", "output": "/o"}
+    assert EvaluateConfig(**given, maps=("umap",)).maps == ("umap",)
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ValidationError, match=r"umap needs umap-learn \(the extra `maps`\), which is not installed"):
+        EvaluateConfig(**given, maps=("umap",))
+    assert EvaluateConfig(**given).maps == ("pca", "tsne")
+
+
 def test_a_part_takes_the_settings_that_both_have_and_then_the_changes() -> None:
     whole = PipelineConfig(source="/s", output="/o", image_size=64, epochs=3, seed=7, models=("cnn", "vgg16"))
     convert = whole.part(ConvertConfig, output="/o/dataset", layout="folder")

@@ -54,7 +54,7 @@ def test_help_shows_headings_flags_words_and_defaults(capsys: pytest.CaptureFixt
     assert "  --source TEXT  (required)" in lines
     assert "  --models TEXT ...  (default: cnn)" in lines
     assert "  --use-gpu, --no-use-gpu  (default: no)" in lines
-    assert "  --maps {pca,tsne,umap} ...  (default: pca tsne umap)" in lines
+    assert "  --maps {pca,tsne,umap} ...  (default: pca tsne)" in lines
     assert "  --tiff-percentiles FLOAT FLOAT  (default: 0.1 99.9)" in lines
     assert max(map(len, lines)) <= 100
 
