@@ -51,6 +51,12 @@ class MeasureConfig(Settings):
 
     bootstrap_resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of the groups (or images) of the split, from which the 95 % intervals are computed."""
+    ordered: tuple[str, ...] | None = None
+    """All classes from the lowest to the highest, where they have an order, such as grades: then Cohen's kappa is also
+    measured with the squared distance as weight."""
+    costs: StorageUri | None = None
+    """CSV table of what mistakes cost: a row for each true class, which its first cell names, a column for each
+    predicted one. The mean cost is then measured."""
     maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne")
     """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes. `umap` needs the extra
     `maps`, and ten seconds more."""

@@ -5,13 +5,15 @@ from typing import TypedDict
 
 import pyarrow.compute as pc
 
-from lib.config.prediction import EvaluateConfig
+from lib.config.prediction import EvaluateConfig, MeasureConfig
 from lib.dataset.shard_source import ShardSource
 from lib.errors import DataError, SettingsError
 from lib.evaluation.checks.label_errors import label_error_candidates
 from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.evaluation.checks.run import run_checks
 from lib.evaluation.measures.metrics import classification_metrics
+from lib.evaluation.measures.slices import Answers, slice_table
+from lib.evaluation.measures.stakes import Stakes
 from lib.evaluation.predictor import predict_units
 from lib.evaluation.views.embeddings import Sample, resembling_training_images, show_in_projector, show_maps
 from lib.evaluation.views.figures import PendingPlots, draw_maps
@@ -21,12 +23,14 @@ from lib.folders.evaluation import (
     EvaluationRecord,
     Metrics,
     write_label_errors,
+    write_slices,
 )
 from lib.folders.model import ModelRecord, read_seen_images
 from lib.folders.output import OutputFolder, read_complete
 from lib.folders.predictions import ScoredPredictions, read_account, read_predictions
 from lib.models.trust import refuse_programs
 from lib.runtime.ray_data import start_ray
+from lib.storage.checksum import crc32c
 from lib.storage.location import Location
 
 
@@ -42,6 +46,8 @@ def evaluate_model(config: EvaluateConfig) -> EvaluationRecord:
     inputs = {"model_completed_at": model.completed_at, "dataset_hash": dataset.content_hash}
     if (columns_hash := dataset.record.columns_hash) is not None:
         inputs["columns_hash"] = columns_hash
+    if config.costs is not None:
+        inputs["costs"] = crc32c(Location(config.costs).read_bytes())
     folder = OutputFolder(Location(config.output), EvaluationRecord, config.identity(), inputs)
     return folder.once(lambda: _evaluate(config, model, dataset, folder))
 
@@ -60,6 +66,7 @@ def _evaluate(
     scored = ScoredPredictions.of(predictions, model, dataset.folder, config.split)
     metrics = _measure(scored, config)
     metrics.write(folder.location)
+    slices = _slices(scored, config)
     sample = Sample.of(scored, folder.location)
     pending = maker.begin(sample.embeddings)
     with ThreadPoolExecutor(1) as beside:  # which decodes, compresses and waits for TensorBoard
@@ -84,11 +91,17 @@ def _evaluate(
             maps=list(config.maps),
             projector=projector.result(),
             drawn_as=dict(drawn_as),
+            slices=slices,
             **doubts,
             seconds=round(work.seconds, 3),
             images_per_s=round(work.images / work.seconds, 1),
         )
     )
+
+
+def stakes_of(class_names: list[str], config: MeasureConfig) -> Stakes:
+    """The order of the classes and what mistakes cost, as the settings say it; raises as `Stakes.of`."""
+    return Stakes.of(class_names, config.ordered, Location(config.costs) if config.costs else None)
 
 
 def _measure(scored: ScoredPredictions, config: EvaluateConfig) -> Metrics:
@@ -98,8 +111,20 @@ def _measure(scored: ScoredPredictions, config: EvaluateConfig) -> Metrics:
         scored.class_names,
         groups=scored.groups_in_order,
         temperature=scored.temperature,
+        stakes=stakes_of(scored.class_names, config),
         resamples=config.bootstrap_resamples,
     )
+
+
+def _slices(scored: ScoredPredictions, config: EvaluateConfig) -> int | None:
+    """Write the measures by column, and say how many rows they are."""
+    stakes = stakes_of(scored.class_names, config)
+    answers = Answers(scored.actual, scored.probabilities, scored.groups_in_order, stakes)
+    table = slice_table(answers, scored.columns, config.bootstrap_resamples)
+    if not table.num_rows:
+        return None
+    write_slices(table, Location(config.output))
+    return table.num_rows
 
 
 class _Doubts(TypedDict, total=False):
@@ -136,7 +161,8 @@ def check_evaluation(config: EvaluateConfig) -> tuple[ModelRecord, ShardSource]:
         What `model.json` says, and the dataset.
 
     Raises:
-        SettingsError: If one of the folders is not complete, or image size or classes differ.
+        SettingsError: If one of the folders is not complete, image size or classes differ, or `--ordered` or
+            `--costs` does not fit the classes.
         DataError: If the split has no image, or one that the model was trained on.
     """
     model, dataset = read_complete(Location(config.model_dir), ModelRecord), ShardSource.open(Location(config.dataset))
@@ -147,6 +173,7 @@ def check_evaluation(config: EvaluateConfig) -> tuple[ModelRecord, ShardSource]:
     unknown = sorted(set(dataset.class_names) - set(model.class_names))
     if unknown:
         raise SettingsError(f"{config.model_dir} does not know class {unknown[0]!r} of {config.dataset}")
+    stakes_of(model.class_names, config)
     if not dataset.count(config.split):
         raise DataError(f"{config.dataset} has no image in split {config.split!r}")
     _refuse_seen_images(model, dataset, config)

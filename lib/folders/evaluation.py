@@ -1,7 +1,7 @@
 """The evaluation folder: names, schemas and records of what a model was found to be worth."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,13 +12,15 @@ from pydantic import Field
 from lib.folders.predictions import PREDICTIONS
 from lib.folders.record import CompletionRecord, Record, StoredRecord
 from lib.storage.location import Location
-from lib.storage.tables import read_table, write_spreadsheet, write_table
+from lib.storage.tables import Row, read_table, write_spreadsheet, write_table
 
+MOST_SLICES = 100
+"""Values of columns shown; all of them are in the file."""
 MOST_SHOWN = 30
 """Pairs and candidates shown with thumbnails; the page states how many more there are."""
 PLOT_KEY_FILE = "key.csv"
 """Among the plots, for people: what stands for which class."""
-LABEL_ERRORS_FILE = "label_errors.parquet"
+LABEL_ERRORS_FILE, SLICES_FILE = "label_errors.parquet", "slices.parquet"
 MAPS_FILE, PLOTS, PROJECTOR = "maps.parquet", "plots", "projector"
 LABEL_ERROR_SCHEMA = pa.schema(
     [
@@ -54,6 +56,28 @@ class Intervals(Record):
     brier: Interval | None = None
     ece: Interval | None = None
     macro_f1: Interval | None = None
+    matthews: Interval | None = None
+    kappa: Interval | None = None
+    quadratic_kappa: Interval | None = None
+    cost: Interval | None = None
+    least_cost: Interval | None = None
+
+
+SLICE_SCHEMA = pa.schema(
+    [
+        pa.field("column", pa.string(), nullable=False),
+        pa.field("value", pa.string(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("groups", pa.int64()),  # null where not every image has one
+        *(
+            pa.field(f"{name}{end}", pa.float64())
+            for name in Intervals.model_fields
+            for end in ("", "_low", "_high")  # null where it is not defined
+        ),
+        pa.field("p_value", pa.float64()),
+        pa.field("adjusted_p_value", pa.float64()),
+    ]
+)
 
 
 class ClassMeasures(Record):
@@ -144,6 +168,16 @@ class Metrics(StoredRecord):
     """Brier score over all classes, in [0, 2]."""
     ece: float | None = None
     """Expected calibration error, in [0, 1]."""
+    matthews: float | None = None
+    """Matthews correlation of all classes, in [-1, 1]."""
+    kappa: float | None = None
+    """Cohen's kappa, at most 1; None where all images are of one class and predicted as it."""
+    quadratic_kappa: float | None = None
+    """Kappa with the squared distance of ranks as weight; None where the classes have no order."""
+    cost: float | None = None
+    """Mean cost of an image, in the unit of the table of costs; None without one."""
+    least_cost: float | None = None
+    """The same, had each image been given the class of the least expected cost."""
     roc_auc: float | None = None
     """Mean over the classes for which it is defined."""
     pr_auc: float | None = None
@@ -203,6 +237,8 @@ class EvaluationRecord(CompletionRecord):
     """URI of the checks folder."""
     label_errors: int | None = None
     """Images whose label is doubtful."""
+    slices: int | None = None
+    """Values of columns by which it was measured; None if the images have no column with several."""
     resembling: int | None = None
     """Images that look like one that the model was trained on; None if that was not looked for."""
     seconds: float
@@ -262,6 +298,49 @@ class LabelErrors:
 
     shown: tuple[LabelError, ...]
     count: int
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """How good predictions are for images with one value of a column, as far as a page shows it."""
+
+    column: str
+    value: str
+    images: int
+    groups: int | None
+    accuracy: float
+    accuracy_interval: Interval | None
+    balanced_accuracy: float
+    macro_f1: float
+    matthews: float
+    adjusted_p_value: float | None
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Those with the lowest accuracy, and how many there are."""
+
+    shown: tuple[SliceRow, ...]
+    count: int
+
+
+def write_slices(slices: pa.Table, folder: Location) -> None:
+    """Write the measures by column (`SLICE_SCHEMA`), the lowest accuracy first."""
+    write_table(slices, folder / SLICES_FILE)
+
+
+def read_slices(folder: Location) -> Slices | None:
+    """The measures by column of an evaluation; None if there are none."""
+    if not (folder / SLICES_FILE).exists():
+        return None
+    table = read_table(folder / SLICES_FILE)
+    return Slices(tuple(map(_slice_row, table.slice(0, MOST_SLICES).to_pylist())), table.num_rows)
+
+
+def _slice_row(row: Row) -> SliceRow:
+    low, names = row["accuracy_low"], [field.name for field in fields(SliceRow) if field.name in row]
+    interval = None if low is None else (low, row["accuracy_high"])
+    return SliceRow(accuracy_interval=interval, **{name: row[name] for name in names})
 
 
 def write_maps(maps: pa.Table, folder: Location) -> None:

@@ -5,8 +5,8 @@ predictions and account are one object, written in one step, and the account is 
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from lib.folders.columns import SITE_FIELDS
+from lib.folders.columns import SITE_FIELDS, read_columns
 from lib.folders.manifest import PIXEL_FIELDS, Counts, PixelDoubt, Scale, read_manifest
 from lib.folders.model import ModelRecord
 from lib.folders.record import CompletionRecord
@@ -300,12 +300,14 @@ class ScoredPredictions:
         class_names: Those of the model, in order.
         groups: By `image_id`; None where it is unknown.
         temperature: By which the logits of the model were divided after training; None if it was not calibrated.
+        columns: What else is known of the images, by column, in their order: the site, and what a table says.
     """
 
     predictions: pa.Table
     class_names: list[str]
     groups: Mapping[str, str | None]
     temperature: float | None
+    columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, predictions: pa.Table, model: ModelRecord, dataset: Location, split: str) -> "ScoredPredictions":
@@ -314,11 +316,15 @@ class ScoredPredictions:
         Args:
             predictions: Predictions of the split.
             model: Which predicted.
-            dataset: The dataset folder, whose manifest knows the groups.
+            dataset: The dataset folder, whose manifest knows groups and columns.
             split: Which was predicted.
         """
         temperature = model.calibration.temperature if model.calibration else None
-        return cls(predictions, model.class_names, _groups(dataset, split), temperature)
+        manifest = read_manifest(dataset, ["image_id", "group", "split", "site", "columns"])
+        rows = manifest.filter(pc.equal(manifest["split"], split))
+        groups = dict(zip(rows["image_id"].to_pylist(), rows["group"].to_pylist(), strict=True))
+        known = rows.take(pc.index_in(predictions["image_id"], rows["image_id"].combine_chunks()))
+        return cls(predictions, model.class_names, groups, temperature, _columns(known))
 
     @cached_property
     def actual(self) -> npt.NDArray[np.int64]:
@@ -353,7 +359,7 @@ class ScoredPredictions:
         return [self.groups.get(image_id) for image_id in self.predictions["image_id"].to_pylist()]
 
 
-def _groups(dataset: Location, split: str) -> dict[str, str | None]:
-    manifest = read_manifest(dataset, ["image_id", "group", "split"])
-    rows = manifest.filter(pc.equal(manifest["split"], split))
-    return dict(zip(rows["image_id"].to_pylist(), rows["group"].to_pylist(), strict=True))
+def _columns(manifest: pa.Table) -> dict[str, list[str | None]]:
+    """The site, if any is known, and the other columns of a table of labels."""
+    site, others = manifest["site"], read_columns(manifest["columns"].to_pylist())
+    return ({} if site.null_count == manifest.num_rows else {"site": site.to_pylist()}) | others

@@ -14,14 +14,10 @@ from lib.folders.columns import columns_text
 from lib.folders.manifest import SPLITS
 from lib.ingest.labels import FOUND, VALIDATION_FOLDERS, Found, Placement, exclusion_by_name, one_spelling
 from lib.storage.location import Location
+from lib.storage.text_table import REMEDY, SEPARATORS, WrongTable, table_text
 
 NEEDED = ("path", "label")
 KNOWN = (*NEEDED, "split", *FOUND)
-SEPARATORS = (",", ";", "\t")
-NO_TEXT = {b"PK\x03\x04": "an Excel workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"PAR1": "a Parquet file"}
-"""How files begin that are taken for a CSV table now and then."""
-BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-REMEDY = "in Excel, save it as `CSV UTF-8 (comma delimited)`"
 
 
 @dataclass(frozen=True)
@@ -52,13 +48,13 @@ class LabelTable:
         if not location.is_file():
             raise SettingsError(f"--labels {location.uri}: there is no such file")
         try:
-            text = _decoded(location.read_bytes())
+            text = table_text(location.read_bytes())
             columns, rows = _parted(text)
             wanted = {name: _known_name(column) for name, column in (by or {}).items() if column}
             found = frozenset(name for name, column in wanted.items() if column in columns)
             named: dict[Found, str] = {name: wanted[name] if name in found else name for name in FOUND}
             return cls(location.uri, _places(rows, named), found)
-        except _WrongTable as wrong:
+        except WrongTable as wrong:
             raise SettingsError(f"--labels {location.uri}{wrong}") from wrong
 
     def place(self, path: str) -> Placement:
@@ -83,28 +79,6 @@ class LabelTable:
             )
 
 
-class _WrongTable(Exception):  # noqa: N818 - becomes a SettingsError that names the file
-    """What is wrong with a table, to follow its name in a message."""
-
-
-def _decoded(data: bytes) -> str:
-    for beginning, kind in NO_TEXT.items():
-        if data.startswith(beginning):
-            raise _WrongTable(f" is {kind}, not a CSV table; {REMEDY}")
-    encoding = BYTE_ORDER_MARKS.get(data[:2], "utf-8-sig")
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        if encoding == "utf-16":
-            raise _WrongTable(f": it begins as UTF-16 and ends in the middle of a letter; {REMEDY}") from error
-        number = data.count(b"\n", 0, error.start)
-        told = data.split(b"\n")[number].decode("cp1252", "replace").strip()
-        raise _WrongTable(
-            f", line {number + 1}: not UTF-8 (0x{data[error.start]:02X} is no letter there); "
-            f"in Windows-1252 it would be {told[:80]!r}; {REMEDY}"
-        ) from error
-
-
 def _parted(text: str) -> tuple[Sequence[str], Iterator[tuple[int, dict[str, str]]]]:
     """The columns of a table, and its rows by column, each with the number of its line."""
     stated = re.match(r"sep=(.)\r?\n", text)  # as Excel writes and reads it
@@ -117,9 +91,9 @@ def _parted(text: str) -> tuple[Sequence[str], Iterator[tuple[int, dict[str, str
     else:
         columns = max(([_known_name(cell) for cell in header.split(separator)] for separator in SEPARATORS), key=len)
         lacking = next(name for name in NEEDED if name not in columns)
-        raise _WrongTable(f" has no column {lacking!r}; expected at least path,label, found {', '.join(columns)[:200]}")
+        raise WrongTable(f" has no column {lacking!r}; expected at least path,label, found {', '.join(columns)[:200]}")
     if doubled := [name for name in columns if name and columns.count(name) > 1]:
-        raise _WrongTable(f" has {columns.count(doubled[0])} columns {doubled[0]!r}; leave one of them")
+        raise WrongTable(f" has {columns.count(doubled[0])} columns {doubled[0]!r}; leave one of them")
     return columns, _rows(lines, columns, separator, 2 if stated else 1)
 
 
@@ -135,12 +109,12 @@ def _rows(lines: io.StringIO, columns: list[str], separator: str, first: int) ->
         for cells in reader:
             if len(cells) > len(columns) and any(cells[len(columns) :]):
                 found = f"{len(cells)} cells where the header has {len(columns)}"
-                raise _WrongTable(f", line {first + reader.line_num}: {found}; put a cell with {separator!r} in quotes")
+                raise WrongTable(f", line {first + reader.line_num}: {found}; put a cell with {separator!r} in quotes")
             if any(cell.strip() for cell in cells):
                 row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
                 yield first + reader.line_num, row
     except csv.Error as error:
-        raise _WrongTable(f", line {first + reader.line_num}: {error}; {REMEDY}") from error
+        raise WrongTable(f", line {first + reader.line_num}: {error}; {REMEDY}") from error
 
 
 def _places(rows: Iterator[tuple[int, dict[str, str]]], named: Mapping[Found, str]) -> dict[str, Placement]:
@@ -151,7 +125,7 @@ def _places(rows: Iterator[tuple[int, dict[str, str]]], named: Mapping[Found, st
     for line, row in rows:
         path, label, split = one_spelling(row["path"].removeprefix("./")), row["label"].strip(), _split(row)
         if problem := _problem(path, label, split, places):
-            raise _WrongTable(f", line {line}: {problem}")
+            raise WrongTable(f", line {line}: {problem}")
         group, site = (row.get(named[name], "").strip() or None for name in FOUND)
         others = columns_text({name: one_spelling(cell.strip()) for name, cell in row.items() if name not in used})
         place = Placement(one_spelling(label), split, group, site and one_spelling(site), others)

@@ -20,6 +20,7 @@ from lib.folders.evaluation import (
     Metrics,
     read_label_errors,
     read_layouts,
+    read_slices,
 )
 from lib.folders.model import ModelRecord
 from lib.folders.output import read_complete
@@ -76,6 +77,7 @@ class _Folders:
             checks=checks,
             resembling=read_near_duplicates(folder),
             label_errors=read_label_errors(folder),
+            slices=read_slices(folder),
             has_thumbnails=(folder / THUMBNAILS).exists(),
         )
 

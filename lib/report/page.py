@@ -33,7 +33,7 @@ from lib.runtime.clock import now
 from lib.storage.location import Location
 
 TEMPLATES = Path(__file__).parent / "templates"
-SCRIPTS = ("thumbnails.js", "errors.js", "map.js", "start.js")
+SCRIPTS = ("thumbnails.js", "errors.js", "map.js", "sort.js", "start.js")
 
 
 def write_report(config: ReportConfig) -> ReportRecord:

@@ -7,7 +7,7 @@ from lib.evaluation.measures.comparison import Comparison
 from lib.folders.checks import BaselineRecord, Checks, NearDuplicates
 from lib.folders.choice import ChoiceRecord
 from lib.folders.dataset import Dataset
-from lib.folders.evaluation import EvaluationRecord, LabelErrors, Layouts, Metrics
+from lib.folders.evaluation import EvaluationRecord, LabelErrors, Layouts, Metrics, Slices
 from lib.folders.model import ModelRecord
 from lib.folders.predictions import Predictions
 from lib.folders.sweep import TrialResult
@@ -57,6 +57,7 @@ class Evaluation:
         checks: Checks of the data; None for evaluations of earlier versions.
         resembling: Training images that the model holds for neighbours and that look alike; None if it did not look.
         label_errors: Images that may carry a wrong label; None for evaluations of earlier versions.
+        slices: How good it is by site and other columns; None where nothing is known of the images.
         has_thumbnails: Whether it kept small copies of the images; evaluations of earlier versions did not.
     """
 
@@ -73,6 +74,7 @@ class Evaluation:
     checks: Checks | None
     resembling: NearDuplicates | None
     label_errors: LabelErrors | None
+    slices: Slices | None
     has_thumbnails: bool
 
     @property
@@ -170,6 +172,12 @@ class Report:
     def checks(self) -> tuple[Checks, ...]:
         """Each folder of checks once, in the order of the evaluations."""
         return tuple({one.checks.uri: one.checks for one in self.evaluations if one.checks}.values())
+
+    @property
+    def knows_stakes(self) -> bool:
+        """Whether any model was measured with an order of the classes or with costs."""
+        measured = (one.metrics for one in self.evaluations)
+        return any(metrics.quadratic_kappa is not None or metrics.cost is not None for metrics in measured)
 
     @property
     def comparable(self) -> bool:

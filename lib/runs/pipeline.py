@@ -10,7 +10,7 @@ from lib.config.fitting import TrainConfig
 from lib.config.prediction import EvaluateConfig
 from lib.evaluation.choice.candidates import describe_missing, find_missing, plan_candidates
 from lib.evaluation.choice.choose import Candidates, choose_model
-from lib.evaluation.evaluate import evaluate_model
+from lib.evaluation.evaluate import evaluate_model, stakes_of
 from lib.folders.checks import CHECKS, ChecksRecord
 from lib.folders.choice import CHOICE, ChoiceRecord
 from lib.folders.dataset import DatasetRecord
@@ -96,6 +96,7 @@ def _stages(config: PipelineConfig, names: Iterable[str]) -> dict[str, str]:
 def _run_stages(config: PipelineConfig, models: Candidates, started: float) -> PipelineRecord:
     output = Location(config.output)
     dataset = convert_images(config.part(ConvertConfig, output=(output / DATASET).uri), needs_test=True)
+    stakes_of(dataset.class_names, config)  # rather than after training
     choice = _choose(config, models) if config.chooses else None
     plan = {choice.chosen: models.plan[choice.chosen]} if choice else models.plan
     trained, evaluated = {}, {}

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from lib.config.chain import ReportConfig
 from lib.dataset.thumbnails import thumbnail_table
+from lib.evaluation.measures.measures import NO_STAKES
 from lib.evaluation.measures.metrics import classification_metrics
+from lib.evaluation.measures.stakes import Stakes
 from lib.evaluation.views.maps import map_table
 from lib.folders.checks import NEAR_DUPLICATE_SCHEMA, BaselineRecord, write_near_duplicates
 from lib.folders.evaluation import LABEL_ERROR_SCHEMA, Metrics, write_label_errors, write_maps
@@ -42,6 +44,7 @@ class Lab:
         class_names: The classes.
         jpegs: The encoded images, used in turns.
         groups: The group of each test image; unknown if empty.
+        stakes: What mistakes cost.
     """
 
     root: Path
@@ -50,6 +53,7 @@ class Lab:
     class_names: Sequence[str] = ("liver", HOSTILE)
     jpegs: Sequence[bytes] = (JPEG,)
     groups: Sequence[str] = ()
+    stakes: Stakes = NO_STAKES
     plots: Mapping[str, bytes] = field(default_factory=lambda: dict.fromkeys(PLOTS, PNG))
 
     def ids(self) -> list[str]:
@@ -175,7 +179,13 @@ class Lab:
     def metrics(self, probabilities: npt.NDArray[np.float32]) -> Metrics:
         groups = self.groups or None
         return classification_metrics(
-            self.actual(), probabilities, self.class_names, groups=groups, temperature=1.25, resamples=100
+            self.actual(),
+            probabilities,
+            self.class_names,
+            groups=groups,
+            temperature=1.25,
+            stakes=self.stakes,
+            resamples=100,
         )
 
     def checks(self, pairs: Sequence[tuple[int, int]] = (), baseline: float | None = 0.5) -> str:

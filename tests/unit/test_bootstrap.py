@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.evaluation.measures.intervals import Units, percentile_interval, resampled_sums
-from lib.evaluation.measures.measures import OVERALL, PER_CLASS, Measures, contributions, in_top, measures_of
+from lib.evaluation.measures.measures import NO_STAKES, OVERALL, PER_CLASS, Measures, contributions, in_top, measures_of
 from lib.evaluation.measures.metrics import classification_metrics
+from lib.evaluation.measures.stakes import Stakes
 from lib.models.probabilities import calibration_error
 
 SLIDES = ["s2", "s1", "s1", "s2", "s3", "s1", "s3", "s3", "s2"]
@@ -28,11 +29,12 @@ def predictions(images: int, classes: int, seed: int, sharpness: float = 2.0) ->
     return actual, probabilities.astype(np.float32)
 
 
-def resampled(actual: Any, probabilities: Any, units: Units, resamples: int, seed: int) -> Measures:
+def resampled(
+    actual: Any, probabilities: Any, units: Units, resamples: int, seed: int, stakes: Stakes = NO_STAKES
+) -> Measures:
     """The measures of each resample."""
-    return measures_of(
-        resampled_sums(contributions(actual, probabilities), units, resamples, seed), probabilities.shape[1]
-    )
+    sums = resampled_sums(contributions(actual, probabilities, stakes), units, resamples, seed)
+    return measures_of(sums, probabilities.shape[1], stakes)
 
 
 def drawn(units: Units, resamples: int, seed: int) -> list[Any]:
@@ -41,16 +43,20 @@ def drawn(units: Units, resamples: int, seed: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("groups", [None, SLIDES])
-def test_every_resample_is_measured_as_a_naive_loop_over_copied_images_measures_it(groups: list[str] | None) -> None:
+@pytest.mark.parametrize("stakes", [NO_STAKES, Stakes(np.array([2.0, 0, 1, 3]), np.arange(16.0).reshape(4, 4))])
+def test_every_resample_is_measured_as_a_naive_loop_over_copied_images_measures_it(
+    groups: list[str] | None, stakes: Stakes
+) -> None:
     actual, probabilities = predictions(9, 4, 5)
     units = Units.of(9, groups)
-    fast = resampled(actual, probabilities, units, 40, 7)
+    fast = resampled(actual, probabilities, units, 40, 7, stakes)
     for number, weights in enumerate(drawn(units, 40, 7)):
         copies = np.repeat(np.arange(9), weights.astype(int))
-        slow = measure(actual[copies], probabilities[copies], list("abcd"), resamples=1)
+        slow = measure(actual[copies], probabilities[copies], list("abcd"), resamples=1, stakes=stakes)
         slow["macro_f1"] = slow["macro"]["f1"]
         for name in OVERALL:
-            assert fast[name][number] == pytest.approx(slow[name], abs=1e-6), name
+            expected = np.nan if slow[name] is None else slow[name]
+            assert fast[name][number] == pytest.approx(expected, abs=1e-6, nan_ok=True), name
         for name in PER_CLASS:
             expected = [np.nan if row[name] is None else row[name] for row in slow["per_class"]]
             assert fast[name][number] == pytest.approx(expected, nan_ok=True), name

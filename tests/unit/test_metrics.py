@@ -15,14 +15,17 @@ from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
     brier_score_loss,
+    cohen_kappa_score,
     confusion_matrix,
     log_loss,
+    matthews_corrcoef,
     precision_recall_fscore_support,
     roc_auc_score,
     top_k_accuracy_score,
 )
 
 from lib.evaluation.measures.metrics import classification_metrics, uncalibrated
+from lib.evaluation.measures.stakes import Stakes
 from lib.models.probabilities import calibration_error, cross_entropy, softmax
 from lib.plots import wilson_interval
 
@@ -226,10 +229,10 @@ def test_numbers_are_json_without_nan_and_intervals_hold_what_they_should(
     units = min(3, len(actual)) if grouped else len(actual)
     kind = "group" if grouped else "image"
     assert metrics["bootstrap"] == {"resamples": 50, "unit": kind, "units": units, "seed": 4}
-    overall = {"accuracy", "balanced_accuracy", "top_3_accuracy", "loss", "brier", "ece", "macro_f1"}
-    assert set(metrics["intervals"]) == overall
-    intervals = [*metrics["intervals"].values()]
-    assert all((interval is None) == (units < 2) for interval in intervals)
+    always = ("accuracy", "balanced_accuracy", "top_3_accuracy", "loss", "brier", "ece", "macro_f1", "matthews")
+    assert set(metrics["intervals"]) == {*always, "kappa", "quadratic_kappa", "cost", "least_cost"}
+    assert all((metrics["intervals"][name] is None) == (units < 2) for name in always)
+    intervals = [metrics["intervals"][name] for name in always if name != "matthews"]
     for number, row in enumerate(metrics["per_class"]):
         of_class = np.flatnonzero(actual == number)
         lie_in = len({image % 3 for image in of_class}) if grouped else len(of_class)
@@ -304,3 +307,30 @@ def test_what_does_not_fit_together_is_an_error() -> None:
 def test_nothing_to_measure_is_an_error() -> None:
     with pytest.raises(ValueError, match="no image to measure"):
         measured(np.array([], dtype=int), np.zeros((0, 2)), ["a", "b"])
+
+
+@settings(max_examples=60)
+@given(results(), st.randoms(use_true_random=False))
+def test_scikit_learn_agrees_on_correlation_and_kappa(result: tuple[Any, Any], random: Any) -> None:
+    actual, probabilities = result
+    classes, predicted = list(range(probabilities.shape[1])), probabilities.argmax(axis=1)
+    order = random.sample(classes, len(classes))  # the lowest first
+    ranks = np.array([order.index(number) for number in classes], float)
+    metrics = measured(actual, probabilities, list(map(str, classes)), resamples=2, stakes=Stakes(ranks))
+    assert metrics["matthews"] == pytest.approx(matthews_corrcoef(actual, predicted), abs=1e-12)
+    one_class = len({*actual.tolist(), *predicted.tolist()}) == 1
+    for name, weights in (("kappa", None), ("quadratic_kappa", "quadratic")):
+        expected = None if one_class else cohen_kappa_score(actual, predicted, labels=order, weights=weights)
+        assert metrics[name] == pytest.approx(expected, abs=1e-9), name
+
+
+def test_costs_of_three_images_by_hand() -> None:
+    costs = np.array([[0, 1.0], [10, 0]])  # to miss b is ten times as dear as to find it where it is not
+    actual, probabilities = np.array([0, 1, 1]), np.array([[0.95, 0.05], [0.8, 0.2], [0.3, 0.7]])
+    metrics = measured(actual, probabilities, ["a", "b"], stakes=Stakes(costs=costs))
+    assert metrics["cost"] == pytest.approx(10 / 3)
+    assert metrics["least_cost"] == 0  # 0.2 of b is enough: 0.2 * 10 > 0.8 * 1
+    assert metrics["intervals"]["cost"] == (0, 10)
+    assert metrics["quadratic_kappa"] is None
+    without = measured(actual, probabilities, ["a", "b"])
+    assert (without["cost"], without["intervals"]["cost"]) == (None, None)

@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from lib.config.chain import ReportConfig
 from lib.dataset.thumbnails import SIDE_PX
 from lib.errors import DataError, SettingsError
+from lib.evaluation.measures.slices import Answers, slice_table
+from lib.evaluation.measures.stakes import Stakes
 from lib.folders.checks import MOST_SHOWN, write_near_duplicates
 from lib.folders.choice import TriedModel
 from lib.folders.dataset import MOST_REFUSED, find_overlap
-from lib.folders.evaluation import EvaluationRecord, Metrics, ProjectorRecord
+from lib.folders.evaluation import EvaluationRecord, Metrics, ProjectorRecord, write_slices
 from lib.folders.manifest import Counts
 from lib.folders.model import BestEpoch, SweepRecord
 from lib.folders.predictions import Mistake
@@ -132,6 +134,35 @@ def test_a_model_of_a_sweep_shows_the_best_trials_and_who_chose_it(lab: Lab) -> 
     assert re.search(r'row">4 <span class="quiet">pruned</span>', table)
     assert HOSTILE not in page
     assert "cnn was chosen by its validation images" in titles(config)
+
+
+def test_grave_mistakes_are_shown_where_their_cost_is_known(lab: Lab) -> None:
+    assert "How grave the mistakes are" not in page_of(lab.both({1, 2}))
+    shutil.rmtree(lab.root)
+    lab.stakes = Stakes(np.array([0.0, 1]), np.array([[0, 3.0], [12, 0]]))
+    page = page_of(lab.both({1, 2}))
+    table = page.split('aria-label="Costs of mistakes">')[1].split("</table>")[0]
+    cells = re.findall(r'<td class="n">([^<]+)', table)
+    assert cells == ["0.933", "0.250", "0.250"]  # one of 60 costs 3, one 12; kappa of two classes is 1 - 2 * 2 / 60
+    assert '0.933<span class="range">' in page.split("<h3>How grave")[0]  # Matthews and kappa, beside accuracy
+
+
+def test_sites_are_shown_worst_first_and_one_that_is_worse_is_doubted(lab: Lab) -> None:
+    config = lab.both(set(range(0, 30, 3)))
+    assert "By site and other columns" not in page_of(config)
+    answers = Answers(lab.actual(), lab.probabilities(set(range(0, 30, 3))), [None] * 60)
+    table = slice_table(answers, {"site": ["Kiel"] * 30 + [HOSTILE] * 30, "age": [str(age) for age in range(60)]}, 100)
+    write_slices(table, Location(config.evaluations[0]))
+    page = page_of(config)
+    rows = page.split('<table class="classes slices sortable">')[1].split("</table>")[0].split("<tr>")[2:]
+    accuracies = [int(re.search(r'class="figure">(\d+) %', row)[1]) for row in rows]
+    assert len(rows) == 6
+    assert accuracies == sorted(accuracies)
+    assert accuracies[0] < 70
+    assert HOSTILE not in page
+    doubt = next(doubt for doubt in doubts(collect(config)) if doubt.title == "cnn is worse on some images")
+    assert "66.7 % of 30 images with site 'Kiel'" in doubt.text
+    Page(page)
 
 
 def rows_of_choice(page: str) -> list[str]:

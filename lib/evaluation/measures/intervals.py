@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from lib.models.probabilities import FloatArray, IntArray
+from lib.plots import wilson_interval
 
 CONFIDENCE_LEVEL = 0.95
 Interval = tuple[float, float]
@@ -86,3 +87,10 @@ def percentile_interval(values: FloatArray, units: int) -> Interval | None:
     tail = (1 - CONFIDENCE_LEVEL) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def unless_certain(interval: Interval | None, units: int) -> Interval | None:
+    """All right or all wrong stays so in every resample, which is no certainty: then by Wilson, of so many units."""
+    if interval not in ((0.0, 0.0), (1.0, 1.0)):
+        return interval
+    return wilson_interval(units * int(interval[0]), units) if units else None

@@ -7,8 +7,17 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from lib.evaluation.measures.abstention import abstention_table
-from lib.evaluation.measures.intervals import Units, percentile_interval, resampled_sums
-from lib.evaluation.measures.measures import OVERALL, PER_CLASS, Measures, contributions, measures_of
+from lib.evaluation.measures.intervals import Units, percentile_interval, resampled_sums, unless_certain
+from lib.evaluation.measures.measures import (
+    AT_STAKE,
+    NO_STAKES,
+    OVERALL,
+    PER_CLASS,
+    Measures,
+    contributions,
+    measures_of,
+)
+from lib.evaluation.measures.stakes import Stakes
 from lib.folders.evaluation import (
     Bootstrap,
     CalibrationEffect,
@@ -20,7 +29,6 @@ from lib.folders.evaluation import (
     Metrics,
 )
 from lib.models.probabilities import SMALLEST_PROBABILITY, FloatArray, IntArray, softmax
-from lib.plots import wilson_interval
 
 CALIBRATION = ("loss", "brier", "ece")
 AREAS: dict[str, Callable[..., float]] = {"roc_auc": roc_auc_score, "pr_auc": average_precision_score}
@@ -33,6 +41,7 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
     *,
     groups: Sequence[str | None] | None = None,
     temperature: float | None = None,
+    stakes: Stakes = NO_STAKES,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Metrics:
@@ -44,6 +53,7 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
         class_names: Every class, also those without a test image.
         groups: The group (slide, patient) of each image, None where it has none.
         temperature: What the logits were divided by for calibration; None if the model is not calibrated.
+        stakes: An order of the classes, and costs of mistakes.
         resamples: How many resamples the intervals come from.
         seed: The same seed gives the same intervals.
 
@@ -58,9 +68,9 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
         precision 0. `roc_auc_score` and `average_precision_score` of each class against all others.
     """
     _check(actual, probabilities, class_names)
-    units, summands = Units.of(len(actual), groups), contributions(actual, probabilities)
-    measures = measures_of(summands.sum(axis=1), len(class_names))
-    resampled = measures_of(resampled_sums(summands, units, resamples, seed), len(class_names))
+    units, summands = Units.of(len(actual), groups), contributions(actual, probabilities, stakes)
+    measures = measures_of(summands.sum(axis=1), len(class_names), stakes)
+    resampled = measures_of(resampled_sums(summands, units, resamples, seed), len(class_names), stakes)
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     confusion = confusion_matrix(actual, predicted, labels=np.arange(len(class_names)))
     support = confusion.sum(axis=1)
@@ -79,7 +89,8 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
     ]
     return Metrics(
         images=len(actual),
-        **{name: float(measures[name]) for name in OVERALL if name != "macro_f1"},
+        **{name: float(measures[name]) for name in OVERALL if name not in {"macro_f1", "kappa", *AT_STAKE}},
+        **{name: _defined(measures[name]) for name in ("kappa", *AT_STAKE)},
         **{area: _mean_of_defined([row[area] for row in areas]) for area in AREAS},
         per_class=rows,
         macro=_means(measures, support > 0),
@@ -126,14 +137,7 @@ def _class_intervals(
 ) -> dict[str, Interval | None]:
     found = {name: percentile_interval(resampled[name][:, number], units_of_class) for name in PER_CLASS}
     units = {"recall": units_of_class, "precision": units_predicted, "f1": 0}
-    return {f"{name}_interval": _unless_certain(interval, units[name]) for name, interval in found.items()}
-
-
-def _unless_certain(interval: Interval | None, units: int) -> Interval | None:
-    """All right or all wrong stays so in every resample, which is no certainty: then by Wilson, of so many units."""
-    if interval not in ((0.0, 0.0), (1.0, 1.0)):
-        return interval
-    return wilson_interval(units * int(interval[0]), units) if units else None
+    return {f"{name}_interval": unless_certain(interval, units[name]) for name, interval in found.items()}
 
 
 def _means(measures: Measures, weights: IntArray) -> ClassMeans:

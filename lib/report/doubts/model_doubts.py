@@ -18,6 +18,8 @@ CALIBRATION_GAP = 0.05
 UNFAMILIAR_SHARE = 0.05
 """Share of images far from all training images from which on the page says so; of validation images it is 1 %."""
 DRAWS = 200
+RARE = 0.05
+"""Corrected p value below which a slice is told of."""
 
 
 def model_doubts(evaluation: Evaluation) -> list[Doubt]:
@@ -26,6 +28,7 @@ def model_doubts(evaluation: Evaluation) -> list[Doubt]:
         *_nothing_learned(evaluation),
         *_confidence(evaluation),
         *_images(evaluation),
+        *_slices(evaluation),
         *_training(evaluation),
         *_provenance(evaluation),
         *_projector(evaluation),
@@ -122,6 +125,20 @@ def _images(evaluation: Evaluation) -> Iterator[Doubt]:
             f"{split.capitalize()} images that have a near copy in training",
             f"To {name}, {count_of(resembling.images, f'{split} image')} {has(resembling.images)} a close neighbour "
             "among the training images that also looks alike, shown below. Recognising a copy is memory, not skill.",
+        )
+
+
+def _slices(evaluation: Evaluation) -> Iterator[Doubt]:
+    worse = [
+        f"{percent(row.accuracy)} of {count_of(row.images, 'image')} with {row.column} {row.value!r}"
+        for row in (evaluation.slices.shown if evaluation.slices else ())
+        if row.accuracy < evaluation.accuracy and row.adjusted_p_value is not None and row.adjusted_p_value < RARE
+    ]
+    if worse:
+        yield Doubt(
+            f"{evaluation.name} is worse on some images",
+            f"It is right on {some(worse)}, against {percent(evaluation.accuracy)} of all: more than chance explains, "
+            "with as many comparisons as there are. Its accuracy elsewhere depends on which images there are.",
         )
 
 
