@@ -14,9 +14,9 @@ from lib.runs.summaries import Summary, accounting_summary
 
 def main(config: ConvertConfig) -> Summary:
     """Convert every image under the source folder and account for each of them."""
-    from lib.ingest.convert import convert_images
+    from lib.runs.conversion import convert_and_tell
 
-    return accounting_summary(convert_images(config), config.output)
+    return accounting_summary(convert_and_tell(config), config.output)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,14 @@ class ForwardConfig(TrustConfig, ActorConfig):
     """Also write the `logits` of each image, the mean over its views."""
 
 
+class GroupConfig(Settings):
+    """How a slide or a patient is answered as a whole."""
+
+    group_answer: Literal["mean", "majority"] | None = None
+    """What answers a whole group (--group-by), in `groups.parquet`: the `mean` of the logits of its images (unless
+    told), or the `majority` of what they were predicted as."""
+
+
 class PredictionConfig(AcceleratorConfig, ForwardConfig, JobConfig):
     """Predict images with a model."""
 
@@ -44,7 +52,7 @@ class PredictionConfig(AcceleratorConfig, ForwardConfig, JobConfig):
     """Folder to write."""
 
 
-class MeasureConfig(Settings):
+class MeasureConfig(GroupConfig):
     """What is measured and drawn of predictions whose truth is known."""
 
     GROUP = Group.MEASURES
@@ -83,7 +91,7 @@ class EvaluateConfig(MeasureConfig, PredictionConfig):
     """Which split to predict."""
 
 
-class PredictConfig(UnitConfig, PredictionConfig):
+class PredictConfig(GroupConfig, UnitConfig, PredictionConfig):
     """Predict TIFFs that have no label."""
 
     GROUP = Group.FIRST

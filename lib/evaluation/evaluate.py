@@ -11,6 +11,7 @@ from lib.errors import DataError, SettingsError
 from lib.evaluation.checks.label_errors import label_error_candidates
 from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.evaluation.checks.run import run_checks
+from lib.evaluation.measures.group_answers import answer_groups, group_metrics
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.measures.slices import Answers, slice_table
 from lib.evaluation.measures.stakes import Stakes
@@ -21,13 +22,14 @@ from lib.evaluation.views.map_maker import MapMaker
 from lib.folders.checks import CHECKS, read_descriptors, write_near_duplicates
 from lib.folders.evaluation import (
     EvaluationRecord,
+    GroupMetrics,
     Metrics,
     write_label_errors,
     write_slices,
 )
 from lib.folders.model import ModelRecord, read_seen_images
 from lib.folders.output import OutputFolder, read_complete
-from lib.folders.predictions import ScoredPredictions, read_account, read_predictions
+from lib.folders.predictions import ScoredPredictions, read_account, read_predictions, write_groups
 from lib.models.trust import refuse_programs
 from lib.runtime.ray_data import start_ray
 from lib.storage.checksum import crc32c
@@ -66,7 +68,7 @@ def _evaluate(
     scored = ScoredPredictions.of(predictions, model, dataset.folder, config.split)
     metrics = _measure(scored, config)
     metrics.write(folder.location)
-    slices = _slices(scored, config)
+    slices, groups = _slices(scored, config), _groups(scored, config)
     sample = Sample.of(scored, folder.location)
     pending = maker.begin(sample.embeddings)
     with ThreadPoolExecutor(1) as beside:  # which decodes, compresses and waits for TensorBoard
@@ -91,6 +93,7 @@ def _evaluate(
             maps=list(config.maps),
             projector=projector.result(),
             drawn_as=dict(drawn_as),
+            groups=groups,
             slices=slices,
             **doubts,
             seconds=round(work.seconds, 3),
@@ -125,6 +128,15 @@ def _slices(scored: ScoredPredictions, config: EvaluateConfig) -> int | None:
         return None
     write_slices(table, Location(config.output))
     return table.num_rows
+
+
+def _groups(scored: ScoredPredictions, config: EvaluateConfig) -> GroupMetrics | None:
+    """Write an answer for each group, and measure them; None where no group is known."""
+    answers = answer_groups(scored.predictions, scored.class_names, config.group_answer)
+    if not answers.num_rows:
+        return None
+    write_groups(answers, Location(config.output))
+    return group_metrics(answers, scored.class_names, stakes_of(scored.class_names, config), config.bootstrap_resamples)
 
 
 class _Doubts(TypedDict, total=False):

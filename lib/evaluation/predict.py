@@ -7,11 +7,12 @@ import pyarrow.compute as pc
 
 from lib.config.prediction import PredictConfig
 from lib.dataset.tiff_source import TiffSource
+from lib.evaluation.measures.group_answers import answer_groups
 from lib.evaluation.predictor import predict_units
 from lib.folders.manifest import Accounting, Scale, manifest_table, write_manifest
 from lib.folders.model import ModelRecord
 from lib.folders.output import OutputFolder
-from lib.folders.predictions import VERDICT_SCHEMA, PredictionsRecord, read_account
+from lib.folders.predictions import VERDICT_SCHEMA, PredictionsRecord, read_account, read_predictions, write_groups
 from lib.ingest.listing import Listing, list_unlabelled
 from lib.ingest.pixel_doubts import OTHER_SCALE, find_pixel_doubts, scale_of, tell_pixel_doubts
 from lib.models.trust import read_trusted
@@ -47,6 +48,7 @@ def _predict(
     write_manifest(manifest, folder.location)
     accounting.refuse_too_many_bad(config.max_bad_fraction, folder.location)
     images = accounting.counts.accepted
+    groups = _answer_groups(config, model, folder.location) if config.group_by is not None else None
     pixels = find_pixel_doubts(manifest, model.image_policy)
     scale = scale_of(manifest)
     tell_pixel_doubts(pixels, Location(config.source))
@@ -63,12 +65,20 @@ def _predict(
             images=images,
             unfamiliar=account.unfamiliar,
             abstained=account.abstained,
+            groups=groups,
             pixels=pixels,
             micrometres=scale,
             seconds=round(work.seconds, 3),
             images_per_s=round(work.images / work.seconds, 1),
         )
     )
+
+
+def _answer_groups(config: PredictConfig, model: ModelRecord, output: Location) -> int:
+    """Write an answer for each group, and say how many there are."""
+    answers = answer_groups(read_predictions(output), model.class_names, config.group_answer)
+    write_groups(answers, output)
+    return int(answers.num_rows)
 
 
 def source_for(model: ModelRecord, folder: Location, listing: Listing, images_per_unit: int | None) -> TiffSource:

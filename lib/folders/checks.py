@@ -71,6 +71,40 @@ class BaselineRecord(Record):
     """The split that the regularisation was chosen on; None where it was not chosen."""
 
 
+class PropertyRecord(Record):
+    """What one property of files achieves alone."""
+
+    name: str
+    accuracy: float
+    """In [0, 1]."""
+    interval: tuple[float, float] | None
+
+
+class FilePropertiesRecord(Record):
+    """What is told of the class of training images by their files alone, without a look at any pixel."""
+
+    images: int
+    """That were left out in turn, whole groups together, and told by the others."""
+    chance: float
+    """The share of the most frequent class among them."""
+    accuracy: float
+    """By all properties together, in [0, 1]."""
+    interval: tuple[float, float] | None
+    """Of 95 %; None where the images are of one group."""
+    properties: list[PropertyRecord]
+    """By each property that is not the same for all, the most telling first."""
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether the interval lies above chance."""
+        return self.interval is not None and self.interval[0] > self.chance
+
+    @property
+    def telling(self) -> list[PropertyRecord]:
+        """The properties whose own interval lies above chance."""
+        return [one for one in self.properties if one.interval is not None and one.interval[0] > self.chance]
+
+
 class ChecksRecord(CompletionRecord):
     """What was found to doubt about a data set."""
 
@@ -92,6 +126,8 @@ class ChecksRecord(CompletionRecord):
     """Up to which pairs were searched for, of 63."""
     baseline: BaselineRecord | None = None
     """None where there was nothing to train it on."""
+    file_properties: FilePropertiesRecord | None = None
+    """None where too few images could be left out, and in checks of earlier versions."""
 
 
 @dataclass(frozen=True)

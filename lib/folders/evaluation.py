@@ -197,6 +197,17 @@ class Metrics(StoredRecord):
     abstention: list[AbstentionRow] = Field(default_factory=list)
 
 
+class GroupMetrics(Record):
+    """How good the answers for whole groups (slides, patients) are."""
+
+    groups: int
+    """That were answered."""
+    of_several_classes: int
+    """Whose images have several labels; they are answered, but not measured."""
+    metrics: Metrics
+    """Of the others: what it calls images are groups."""
+
+
 class ProjectorRecord(Record):
     """The Projector of an evaluation."""
 
@@ -237,6 +248,8 @@ class EvaluationRecord(CompletionRecord):
     """URI of the checks folder."""
     label_errors: int | None = None
     """Images whose label is doubtful."""
+    groups: GroupMetrics | None = None
+    """Of answers for slides or patients; None where none is known, or none has images of one class alone."""
     slices: int | None = None
     """Values of columns by which it was measured; None if the images have no column with several."""
     resembling: int | None = None

@@ -27,6 +27,15 @@ PIXEL_FIELDS = [
     pa.field("note", pa.string()),  # what was not read as the file states it: one of `NOTES`
 ]
 """What the conversion to 8 bits made of an image; null where it was refused, or is not an image."""
+FILE_FIELDS = [
+    pa.field("height", pa.int32()),  # of the original, in pixels
+    pa.field("width", pa.int32()),
+    pa.field("compression", pa.string()),
+    pa.field("jpeg_tables", pa.string()),  # digest of the quantisation tables: files of one quality have the same
+    pa.field("tags", pa.string()),  # digest of which tags the file has, whatever their values
+    pa.field("software", pa.string()),  # by which it says it was written
+]
+"""How the file of an image was written; null where the image was refused, or by earlier versions."""
 PIXEL_DOUBTS = {
     "one_colour": "came out nearly of one colour",
     "clipped": "came out a quarter white or more: their range ends too low",
@@ -56,12 +65,13 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
         pa.field("version", pa.string()),
         *PIXEL_FIELDS,
+        *FILE_FIELDS,
         *SITE_FIELDS,
     ]
 )
 SPLITS = ("train", "validation", "test")
 VERDICTS = ("accepted", "quarantined", "excluded")
-_FOUND_LATER = {"verdict", "reason", "detail", *(field.name for field in PIXEL_FIELDS)}
+_FOUND_LATER = {"verdict", "reason", "detail", *(field.name for field in [*PIXEL_FIELDS, *FILE_FIELDS])}
 LISTING_SCHEMA = pa.schema([field for field in MANIFEST_SCHEMA if field.name not in _FOUND_LATER])
 NOWHERE = "-"
 """Stands for the split and the class of files that have none."""

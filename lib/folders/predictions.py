@@ -78,6 +78,19 @@ VERDICT_SCHEMA = pa.schema(
         *PIXEL_FIELDS,
     ]
 )
+GROUPS_FILE = "groups.parquet"
+GROUP_SCHEMA = pa.schema(
+    [
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),  # that were predicted
+        pa.field("label", pa.string()),  # null where its images have several, or none
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("correct", pa.bool_()),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("agreement", pa.float32(), nullable=False),  # share of its images that were predicted so
+        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in class_names order, sum 1
+    ]
+)
 VERDICTS_KEY, COUNTS_KEY = b"verdicts", b"counts"
 COUNTED = ("unfamiliar", "abstained")
 
@@ -105,6 +118,8 @@ class PredictionsRecord(CompletionRecord):
     """Images far from all training images; None if the model has no reference."""
     abstained: int | None = None
     """Images for which the model abstains."""
+    groups: int | None = None
+    """Slides or patients that were answered as a whole; None where none is known."""
     pixels: list[PixelDoubt] = Field(default_factory=list)
     """What to doubt of the pixels that came out."""
     micrometres: Scale | None = None
@@ -200,6 +215,11 @@ def write_predictions(predictions: pa.Table, decoded: pa.Table, output: Location
         name: Name of the part.
     """
     write_table(with_account(predictions, decoded), output / PREDICTIONS / name)
+
+
+def write_groups(answers: pa.Table, output: Location) -> None:
+    """Write the answers for groups (`GROUP_SCHEMA`) of an evaluation or predictions folder."""
+    write_table(answers, output / GROUPS_FILE)
 
 
 def read_embedding_parts(output: Location) -> Iterator[pa.Table]:

@@ -115,5 +115,6 @@ def _result(row: Row, data: bytes, config: ImageConfig, decode: Callable[..., Ti
         verdict = {"verdict": "quarantined", "reason": refusal.code, "detail": refusal.detail}
         return UnitResult(row | verdict, None)
     facts = {name: getattr(found, name) for name in ("sample_type", "pages", "micrometres", "note")}
+    facts |= {"height": found.height, "width": found.width, **found.traits}
     accepted = row | {"verdict": "accepted"} | facts | pixel_use(found.some_rows)
     return UnitResult(accepted, resize_image(found.rgb, config.image_size), found.height, found.width)

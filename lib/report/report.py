@@ -128,6 +128,12 @@ class Evaluation:
         return resampled, f"bootstrap of {self.groups:,} groups"
 
     @property
+    def groups_interval(self) -> tuple[float, float]:
+        """Wilson's, of the accuracy of answers for groups; (0, 1) where none was measured."""
+        metrics = self.record.groups.metrics if self.record.groups else None
+        return wilson_interval(round(metrics.accuracy * metrics.images), metrics.images) if metrics else (0.0, 1.0)
+
+    @property
     def baseline(self) -> BaselineRecord | None:
         """What colours alone achieve on the images that the model was measured on; None where it is not known."""
         return self.checks.baseline if self.checks and self.checks.record.split == self.split else None

@@ -20,10 +20,10 @@ from lib.folders.model import ModelRecord
 from lib.folders.output import RunRecord, package_versions, write_anew
 from lib.folders.pipeline_folder import DATASET, EVALUATIONS, MODELS, REPORT, PipelineRecord
 from lib.folders.report_folder import ReportRecord
-from lib.ingest.convert import convert_images
 from lib.models.spec import HUB, ModelSpec, check_spec, folder_names, parse_spec
 from lib.models.trust import check_earlier
 from lib.report.page import write_report
+from lib.runs.conversion import convert_and_tell
 from lib.runtime.clock import now
 from lib.storage.location import Location
 from lib.training.trainer import check_fit, require_weights_of, train_model
@@ -95,7 +95,7 @@ def _stages(config: PipelineConfig, names: Iterable[str]) -> dict[str, str]:
 
 def _run_stages(config: PipelineConfig, models: Candidates, started: float) -> PipelineRecord:
     output = Location(config.output)
-    dataset = convert_images(config.part(ConvertConfig, output=(output / DATASET).uri), needs_test=True)
+    dataset = convert_and_tell(config.part(ConvertConfig, output=(output / DATASET).uri), needs_test=True)
     stakes_of(dataset.class_names, config)  # rather than after training
     choice = _choose(config, models) if config.chooses else None
     plan = {choice.chosen: models.plan[choice.chosen]} if choice else models.plan

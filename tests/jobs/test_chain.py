@@ -56,6 +56,12 @@ MANIFEST_COLUMNS = {
     "white": pa.float32(),
     "levels": pa.int16(),
     "note": pa.string(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+    "compression": pa.string(),
+    "jpeg_tables": pa.string(),
+    "tags": pa.string(),
+    "software": pa.string(),
     "site": pa.string(),
     "columns": pa.string(),
 }

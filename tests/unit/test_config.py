@@ -215,8 +215,14 @@ APPLYING = {"model_dir", "test_time_augmentation", "logits"}
         (SampleConfig, {"train_per_class", "test_per_class", "seed"}),
         (ConvertConfig, CONVERSION),
         (TrainConfig, FITTING | (CONVERSION - {"layout"}) | {"dataset", "model"}),
-        (EvaluateConfig, APPLYING | {"dataset", "split", "bootstrap_resamples", "maps", "ordered", "costs"}),
-        (PredictConfig, APPLYING | {"source", "images_per_shard", "min_confidence", "group_by", "site_by"}),
+        (
+            EvaluateConfig,
+            APPLYING | {"dataset", "split", "bootstrap_resamples", "maps", "ordered", "costs", "group_answer"},
+        ),
+        (
+            PredictConfig,
+            APPLYING | {"source", "images_per_shard", "min_confidence", "group_by", "site_by", "group_answer"},
+        ),
         (ExportConfig, {"model_dir", "format", "quantize"}),
     ],
 )

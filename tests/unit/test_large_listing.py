@@ -28,7 +28,7 @@ started = time.perf_counter()
 import pyarrow as pa
 import jobs.convert
 from lib.config.conversion import ConvertConfig
-from lib.folders.manifest import PIXEL_FIELDS
+from lib.folders.manifest import FILE_FIELDS, PIXEL_FIELDS
 from lib.ingest import convert
 from lib.ingest.update import CONVERTED_SCHEMA
 
@@ -42,7 +42,8 @@ def accepted(units, config, progress):
         nulls = pa.nulls(unit.num_rows, pa.string())
         verdicts = unit.append_column("verdict", pa.array(["accepted"] * unit.num_rows))
         verdicts = verdicts.append_column("reason", nulls).append_column("detail", nulls)
-        for field, value in zip(PIXEL_FIELDS, ("uint8", 1, 0.5, 0.01, 0.01, 200, None), strict=True):
+        values = ("uint8", 1, 0.5, 0.01, 0.01, 200, None, 512, 512, "lzw", None, "ab12cd", None)
+        for field, value in zip([*PIXEL_FIELDS, *FILE_FIELDS], values, strict=True):
             verdicts = verdicts.append_column(field, pa.array([value] * unit.num_rows, field.type))
         yield as_from_another_process(verdicts.select(CONVERTED_SCHEMA.names).cast(CONVERTED_SCHEMA))
 

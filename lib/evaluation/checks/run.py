@@ -7,6 +7,7 @@ from lib.config.base import JobConfig
 from lib.dataset.shard_source import ShardSource
 from lib.evaluation.checks.colour_baseline import Baseline
 from lib.evaluation.checks.descriptors import describe_images
+from lib.evaluation.checks.file_properties import read_file_properties
 from lib.evaluation.checks.near_duplicates import NearDuplicates
 from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.folders.checks import ChecksRecord, write_baseline, write_near_duplicates
@@ -47,5 +48,6 @@ def _check(dataset: ShardSource, split: str, folder: OutputFolder[ChecksRecord],
             near_duplicate_images=len(duplicates.pairs["image_id"].unique()),
             most_different_bits=duplicates.most_different_bits,
             baseline=baseline.record,
+            file_properties=read_file_properties(dataset.folder),
         )
     )

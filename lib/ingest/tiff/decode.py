@@ -7,7 +7,7 @@ and to RGB (`colour`), and the image is turned upright. What neither the file no
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from lib.ingest.tiff.refusals import REFUSAL_CODES, damage_as_refusal
 from lib.ingest.tiff.repairs import as_plainly_meant
 from lib.ingest.tiff.samples import read_samples
 from lib.ingest.tiff.structure import ORIENTATION, check_pages
+from lib.ingest.tiff.traits import file_traits
 
 __all__ = ["REFUSAL_CODES", "TiffImage", "UInt8Array", "decode_tiff", "read_tiff"]
 
@@ -47,6 +48,7 @@ class TiffImage:
         decoding_bytes: What decoding takes at its peak, by what the file declares (`lib.ingest.tiff.footprint`).
         micrometres: The side of a pixel; None where the file does not say, or says what no microscope has.
         note: What was not read as the file states it (`lib.folders.manifest.NOTES`); None for nothing.
+        traits: How the file was written (`lib.ingest.tiff.traits`).
     """
 
     rgb: UInt8Array
@@ -58,6 +60,7 @@ class TiffImage:
     decoding_bytes: int
     micrometres: float | None
     note: str | None
+    traits: Mapping[str, str | None]
 
 
 def decode_tiff(data: bytes, policy: TiffPolicy) -> UInt8Array:
@@ -118,6 +121,7 @@ def _decode(data: bytes, policy: TiffPolicy, size: int | None) -> TiffImage:
             needed,
             level_micrometres(first, policy),
             note,
+            file_traits(data, first),
         )
     if policy.tiff_constant == "refuse" and (rgb == rgb[0, 0]).all():
         raise ImageRefused("constant", f"every pixel is {rgb[0, 0].tolist()}")

@@ -6,7 +6,7 @@ from lib.folders.checks import Checks
 from lib.folders.dataset import Dataset
 from lib.folders.manifest import PIXEL_DOUBTS, PixelDoubt
 from lib.report.doubts.doubt import Doubt
-from lib.report.formatting import count_of, has, was
+from lib.report.formatting import count_of, has, percent, was
 from lib.report.formatting import some as some_of
 from lib.report.report import Report
 
@@ -17,6 +17,7 @@ def data_doubts(report: Report) -> list[Doubt]:
     for dataset in report.datasets:
         found += [*_refusals(dataset), *_pixels(dataset), *_overlap(dataset)]
     for checks in report.checks:
+        found += _files(checks)
         found += _near_duplicates(checks)
     return found
 
@@ -67,6 +68,19 @@ def _overlap(dataset: Dataset) -> Iterator[Doubt]:
             "The same image twice",
             f"{count_of(overlap.shared_contents, 'image')} {has(overlap.shared_contents)} an identical copy in another "
             "split: recognising a copy is memory, not skill.",
+        )
+
+
+def _files(checks: Checks) -> Iterator[Doubt]:
+    files = checks.record.file_properties
+    if files and files.beats_chance:
+        telling = some_of([f"the {one.name} ({percent(one.accuracy, 0)})" for one in files.telling])
+        yield Doubt(
+            "Files give their class away",
+            f"Without a look at any pixel, {percent(files.accuracy, 0)} of {count_of(files.images, 'training image')} "
+            f"are told right{f', by {telling}' if telling else ''}; chance is {percent(files.chance, 0)}. A network "
+            "may have learned where images are from instead of the tissue: prepare all classes in one way, and test "
+            "on images from elsewhere.",
         )
 
 

@@ -43,6 +43,7 @@ class Diagnosis:
         listing = yield from self._need("listing", lambda: storage.list_source(config), storage.describe_listing)
         if listing is None:
             return
+        yield storage.judge_files(listing)
         try:
             sample = storage.convert_sample(listing, config)
         except TissueError as error:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.config.chain import DoctorConfig
 from lib.config.images import ImageConfig, ListingConfig
 from lib.errors import DataError, ImageRefused
+from lib.folders.manifest import manifest_table
 from lib.ingest.image import encode_jpeg, resize_image
 from lib.ingest.listing import Listing, list_labelled
 from lib.ingest.tiff.decode import read_tiff
@@ -101,6 +103,20 @@ def describe_listing(listing: Listing) -> str:
         f"{count_of(listing.images.num_rows, 'image')} of {count_of(len(listing.class_names), 'class')}, "
         f"{(pc.sum(sizes).as_py() or 0) / 1e9:,.1f} GB; {count_of(listing.excluded.num_rows, 'other file')}"
     )
+
+
+def judge_files(listing: Listing) -> Finding:
+    """Whether sizes and names alone, which are all that a listing knows of files, give classes away."""
+    from lib.evaluation.checks.file_properties import file_properties, in_words
+
+    columns = {name: listing.images[name] for name in listing.images.column_names}
+    columns["verdict"] = pa.array(["accepted"] * listing.images.num_rows, pa.string())
+    found = file_properties(manifest_table(columns, listing.images.num_rows))
+    if found is None:
+        return Finding("files", "ok", "too few images to see whether sizes and names of files give classes away")
+    if found.beats_chance:
+        return Finding("files", "warning", in_words(found))
+    return Finding("files", "ok", "sizes and names of files do not give classes away")
 
 
 def convert_sample(listing: Listing, config: DoctorConfig) -> Sample:
