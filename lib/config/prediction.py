@@ -36,6 +36,8 @@ class ForwardConfig(TrustConfig, ActorConfig):
 class GroupConfig(Settings):
     """How a slide or a patient is answered as a whole."""
 
+    GROUP = Group.PREDICTION
+
     group_answer: Literal["mean", "majority"] | None = None
     """What answers a whole group (--group-by), in `groups.parquet`: the `mean` of the logits of its images (unless
     told), or the `majority` of what they were predicted as."""

@@ -11,6 +11,7 @@ from lib.errors import DataError, SettingsError
 from lib.evaluation.checks.label_errors import label_error_candidates
 from lib.evaluation.checks.pairs import write_pair_thumbnails
 from lib.evaluation.checks.run import run_checks
+from lib.evaluation.checks.sites import embedded, site_record
 from lib.evaluation.measures.group_answers import answer_groups, group_metrics
 from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.measures.slices import Answers, slice_table
@@ -24,10 +25,12 @@ from lib.folders.evaluation import (
     EvaluationRecord,
     GroupMetrics,
     Metrics,
+    SiteRecord,
     write_label_errors,
     write_slices,
 )
-from lib.folders.model import ModelRecord, read_seen_images
+from lib.folders.manifest import read_manifest
+from lib.folders.model import ModelRecord, read_reference, read_seen_images
 from lib.folders.output import OutputFolder, read_complete
 from lib.folders.predictions import ScoredPredictions, read_account, read_predictions, write_groups
 from lib.models.trust import refuse_programs
@@ -94,6 +97,7 @@ def _evaluate(
             projector=projector.result(),
             drawn_as=dict(drawn_as),
             groups=groups,
+            sites=_sites(sample, scored, model, dataset, config),
             slices=slices,
             **doubts,
             seconds=round(work.seconds, 3),
@@ -127,7 +131,26 @@ def _slices(scored: ScoredPredictions, config: EvaluateConfig) -> int | None:
     if not table.num_rows:
         return None
     write_slices(table, Location(config.output))
-    return table.num_rows
+    return int(table.num_rows)
+
+
+def _sites(
+    sample: Sample, scored: ScoredPredictions, model: ModelRecord, dataset: ShardSource, config: EvaluateConfig
+) -> SiteRecord | None:
+    """How the model depends on sites, where some are known of the images that it was trained on."""
+    if "site" not in scored.columns or not model.reference or model.dataset_hash != dataset.content_hash:
+        return None
+    known = read_manifest(dataset.folder, ["image_id", "label", "site", "group"])
+    known = known.filter(pc.is_valid(known["site"])).combine_chunks()
+    names = known["site"].unique().sort()
+    reference = read_reference(Location(config.model_dir), ["image_id", "embedding"])
+    vectors = pc.list_flatten(reference["embedding"]).to_numpy().reshape(reference.num_rows, -1)
+    training = embedded(reference["image_id"], vectors, known, scored.class_names)
+    return site_record(
+        training,
+        embedded(sample.predictions["image_id"], sample.embeddings, known, scored.class_names),
+        names.to_pylist(),
+    )
 
 
 def _groups(scored: ScoredPredictions, config: EvaluateConfig) -> GroupMetrics | None:

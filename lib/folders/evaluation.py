@@ -208,6 +208,45 @@ class GroupMetrics(Record):
     """Of the others: what it calls images are groups."""
 
 
+class LeftOutSite(Record):
+    """What a head that has seen no image of a site makes of its tested images."""
+
+    site: str
+    images: int
+    in_training: bool
+    """Whether the model itself has seen images of the site."""
+    accuracy: float
+    """Of a head on the embeddings, fitted on training images of all other sites."""
+    ordinary_accuracy: float
+    """Of one that was fitted on those of all sites, on the same images."""
+
+
+class SiteRecord(Record):
+    """How a model depends on where images were made."""
+
+    sites: int
+    cramers_v: float
+    """Of label and site among training images: 0 if they have nothing in common, 1 if one tells the other."""
+    same_site: float | None
+    """How often the nearest image of the class, of another slide, is of the same site; None without such images."""
+    same_site_by_chance: float | None
+    """The same where sites are dealt out at random among the slides of a class."""
+    same_site_p_value: float | None
+    robustness_index: float | None
+    """Of near images that share either class or site, the share that share the class."""
+    left_out: list[LeftOutSite]
+    """By the order of sites; none where too few images are left."""
+    expected_accuracy: float | None
+    """On a further site: the mean over those left out."""
+    expected_interval: Interval | None
+    """Where 19 of 20 further sites would lie; None for fewer than three sites."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether embeddings tell the site within a class, beyond chance."""
+        return self.same_site_p_value is not None and self.same_site_p_value < 0.05  # noqa: PLR2004
+
+
 class ProjectorRecord(Record):
     """The Projector of an evaluation."""
 
@@ -250,6 +289,8 @@ class EvaluationRecord(CompletionRecord):
     """Images whose label is doubtful."""
     groups: GroupMetrics | None = None
     """Of answers for slides or patients; None where none is known, or none has images of one class alone."""
+    sites: SiteRecord | None = None
+    """None where training images are not known to be of several sites, or were not those of this data set."""
     slices: int | None = None
     """Values of columns by which it was measured; None if the images have no column with several."""
     resembling: int | None = None

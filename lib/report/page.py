@@ -28,7 +28,7 @@ from lib.report.formatting import (
     unbroken,
 )
 from lib.report.report import Evaluation, Report, ranked
-from lib.report.verdict import answers, can_be_chance, comparison, drawn_from, headline
+from lib.report.verdict import answers, can_be_chance, comparison, drawn_from, elsewhere, headline
 from lib.runtime.clock import now
 from lib.storage.location import Location
 
@@ -118,6 +118,7 @@ def render(report: Report, summary: ReportRecord) -> str:
         "can_be_chance": can_be_chance,
         "drawn_from": drawn_from,
         "thumbnail": data.thumbnail,
+        "elsewhere": elsewhere,
     }
     return environment.get_template("report.html.j2").render(
         report=report,

@@ -93,8 +93,26 @@ def answers(report: Report, doubts: list[Doubt]) -> list[Answer]:
         Answer("How good?", _how_good(best)),
         Answer("On what data?", _on_what(best)),
         Answer("How sure?", _how_sure(best)),
+        *([Answer("And elsewhere?", elsewhere(best))] if best.record.sites else []),
         doubtful,
     ]
+
+
+def elsewhere(evaluation: Evaluation) -> str:
+    """What to expect of a model on a site that it has not seen, as far as its sites tell."""
+    sites = evaluation.record.sites
+    if sites is None or sites.expected_accuracy is None:
+        return "Too few images of each site to tell what to expect on a new one."
+    ordinary = sum(one.ordinary_accuracy for one in sites.left_out) / len(sites.left_out)
+    if sites.expected_interval is None:
+        reach = f"; {count_of(len(sites.left_out), 'site')} cannot show how sites differ"
+    else:
+        low, high = sites.expected_interval
+        reach = f" ({100 * low:.0f} to {percent(high, 0)})"
+    return (
+        f"On a new site expect about {percent(sites.expected_accuracy, 0)}{reach}, where sites that were seen have "
+        f"{percent(ordinary, 0)}."
+    )
 
 
 def _how_good(best: Evaluation) -> str:

@@ -20,7 +20,7 @@ from lib.dataset.shard_source import ShardSource
 from lib.errors import SettingsError, TissueError
 from lib.evaluation import predict
 from lib.evaluation.predictor import most_confident_errors, prediction_table
-from lib.folders.manifest import LISTING_SCHEMA, MANIFEST_SCHEMA, PIXEL_FIELDS, Accounting
+from lib.folders.manifest import FILE_FIELDS, LISTING_SCHEMA, MANIFEST_SCHEMA, PIXEL_FIELDS, Accounting
 from lib.folders.parts import part_name
 from lib.folders.predictions import (
     ABSTAINING_LOGIT_SCHEMA,
@@ -195,7 +195,7 @@ def test_the_manifest_has_each_listed_file_once_with_its_own_verdict(
     shuffled = order.sample(verdicts, len(verdicts))
     manifest = predict.manifest_of(listing, pa.concat_tables([unit(shuffled[:5]), unit(shuffled[5:])]))
     assert manifest.schema == MANIFEST_SCHEMA
-    nothing = dict.fromkeys(field.name for field in PIXEL_FIELDS)
+    nothing = dict.fromkeys(field.name for field in [*PIXEL_FIELDS, *FILE_FIELDS])
     expected = [
         row | nothing | {"checksum": "c", "reason": why, "detail": why, "verdict": "quarantined" if why else "accepted"}
         for row, (_, why) in zip(listing.images.to_pylist(), verdicts, strict=True)

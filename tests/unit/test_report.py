@@ -26,7 +26,7 @@ from lib.evaluation.measures.stakes import Stakes
 from lib.folders.checks import MOST_SHOWN, write_near_duplicates
 from lib.folders.choice import TriedModel
 from lib.folders.dataset import MOST_REFUSED, find_overlap
-from lib.folders.evaluation import EvaluationRecord, Metrics, ProjectorRecord, write_slices
+from lib.folders.evaluation import EvaluationRecord, LeftOutSite, Metrics, ProjectorRecord, SiteRecord, write_slices
 from lib.folders.manifest import Counts
 from lib.folders.model import BestEpoch, SweepRecord
 from lib.folders.predictions import Mistake
@@ -39,7 +39,7 @@ from lib.report.doubts.ranking import doubts
 from lib.report.formatting import duration, json_in_page, points
 from lib.report.page import write_report
 from lib.report.pictures import lighter, most_confused
-from lib.report.verdict import comparison, headline
+from lib.report.verdict import comparison, elsewhere, headline
 from lib.runs.status import read_status
 from lib.storage.location import Location
 from tests.fakes.evaluations import HOSTILE, PNG, Lab
@@ -163,6 +163,48 @@ def test_sites_are_shown_worst_first_and_one_that_is_worse_is_doubted(lab: Lab) 
     doubt = next(doubt for doubt in doubts(collect(config)) if doubt.title == "cnn is worse on some images")
     assert "66.7 % of 30 images with site 'Kiel'" in doubt.text
     Page(page)
+
+
+def site_record(**changes: Any) -> SiteRecord:
+    left_out = [
+        LeftOutSite(site=site, images=20, in_training=site != "Bonn", accuracy=accuracy, ordinary_accuracy=0.95)
+        for site, accuracy in (("Bonn", 0.7), (HOSTILE, 0.8), ("Kiel", 0.9))
+    ]
+    found = {"sites": 3, "cramers_v": 0.42, "same_site": 0.8, "same_site_by_chance": 0.33, "same_site_p_value": 0.001}
+    found |= {"robustness_index": 0.61, "left_out": left_out, "expected_accuracy": 0.8, "expected_interval": (0.3, 1)}
+    return SiteRecord.model_validate(found | changes)
+
+
+def evaluated_at_sites(lab: Lab, sites: SiteRecord) -> ReportConfig:
+    lab.dataset()
+    lab.model("cnn")
+    return lab.config(lab.evaluation("cnn", {1, 2}, sites=sites))
+
+
+def test_the_verdict_says_what_to_expect_on_a_new_site(lab: Lab) -> None:
+    config = evaluated_at_sites(lab, site_record())
+    page = page_of(config)
+    assert "On a new site expect about 80\N{NO-BREAK SPACE}% (30 to 100\N{NO-BREAK SPACE}%)" in page
+    rows = page.split('aria-label="Sites left out, cnn">')[1].split("</table>")[0].split("<tr>")[2:]
+    assert ("not in training" in rows[0], "\N{MINUS SIGN}25.0" in rows[0]) == (True, True)
+    assert HOSTILE not in page
+    doubt = next(doubt for doubt in doubts(collect(config)) if doubt.title == "The site may tell cnn the class")
+    assert "in 80 %, by chance in 33 %" in doubt.text
+    Page(page)
+
+
+def test_two_sites_do_not_show_how_sites_differ_and_even_ones_raise_no_doubt(lab: Lab) -> None:
+    sites = site_record(expected_interval=None, left_out=site_record().left_out[:2], cramers_v=0.1)
+    config = evaluated_at_sites(lab, sites)
+    assert elsewhere(collect(config).evaluations[0]) == (
+        "On a new site expect about 80 %; 2 sites cannot show how sites differ, where sites that were seen have 95 %."
+    )
+    assert "The site may tell cnn the class" not in titles(config)
+
+
+def test_sites_of_too_few_images_are_not_forecast_from(lab: Lab) -> None:
+    config = evaluated_at_sites(lab, site_record(expected_accuracy=None, expected_interval=None, left_out=[]))
+    assert "Too few images of each site to tell what to expect on a new one." in page_of(config)
 
 
 def rows_of_choice(page: str) -> list[str]:

@@ -83,12 +83,12 @@ def test_the_correction_is_holms() -> None:
 def test_columns_that_say_nothing_raise_few_alarms() -> None:
     random = np.random.default_rng(0)
     alarms = 0
-    for _ in range(40):
+    for _ in range(15):
         right = (random.random(60) < 0.8).tolist()
-        columns = {f"column {number}": random.choice(list("abcd"), 60).tolist() for number in range(5)}
+        columns = {f"column {number}": random.choice(list("abcd"), 60).tolist() for number in range(3)}
         found = slice_table(answers(right), columns, resamples=1).column("adjusted_p_value").to_pylist()
         alarms += any(p_value < 0.05 for p_value in found)
-    assert alarms <= 4
+    assert alarms <= 3
 
 
 def test_many_numbers_are_cut_into_quarters_and_few_are_not() -> None:

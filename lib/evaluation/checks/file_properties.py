@@ -41,7 +41,7 @@ PROPERTIES = {
     "pattern of the name": ("name",),
 }
 """Columns of the manifest (and `name`, made from the path), by what people call them."""
-TREES = 100
+TREES = 50
 RESAMPLES = 2000
 COLUMNS = [
     *("image_id", "path", "label", "split", "group", "verdict", "size_bytes", "width", "height", "compression"),
@@ -139,7 +139,7 @@ class _Task:
             out = self.folds == fold
             right[out] = model.fit(features[~out], self.labels[~out]).predict(features[out]) == self.labels[out]
         counted = right[judged]
-        units = Units.of(len(counted), [self.groups[place] for place in np.flatnonzero(judged)])
+        units = Units.of(len(counted), [self.groups[place] for place in np.flatnonzero(judged).tolist()])
         sums = resampled_sums(np.stack([counted, np.ones(len(counted))]), units, RESAMPLES, seed=0)
         interval = unless_certain(percentile_interval(sums[:, 0] / sums[:, 1], units.count), units.count)
         return float(counted.mean()), interval

@@ -47,7 +47,7 @@ def answer_groups(predictions: pa.Table, class_names: list[str], how: GroupAnswe
     logits = _by_group(np.log(np.maximum(probabilities, SMALLEST_PROBABILITY)), of_image, len(names)) / counts[:, None]
     chosen = probabilities.argmax(axis=1)
     votes = _by_group(np.eye(len(class_names))[chosen], of_image, len(names)) / counts[:, None]
-    together = softmax(logits)
+    together: FloatArray = softmax(logits)
     if how == "majority":
         together = (votes + TIE * together) / (1 + TIE)
     together, answer = together.astype(np.float32), together.astype(np.float32).argmax(axis=1)

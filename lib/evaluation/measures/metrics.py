@@ -90,7 +90,7 @@ def classification_metrics(  # noqa: PLR0913 - what is measured, and how interva
     return Metrics(
         images=len(actual),
         **{name: float(measures[name]) for name in OVERALL if name not in {"macro_f1", "kappa", *AT_STAKE}},
-        **{name: _defined(measures[name]) for name in ("kappa", *AT_STAKE)},
+        **{name: _defined(float(measures[name])) for name in ("kappa", *AT_STAKE)},
         **{area: _mean_of_defined([row[area] for row in areas]) for area in AREAS},
         per_class=rows,
         macro=_means(measures, support > 0),

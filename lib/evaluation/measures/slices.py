@@ -147,7 +147,7 @@ def _measured(
 ) -> dict[str, object]:
     """The numbers of one slice."""
     images, classes = int(chosen.sum()), answers.probabilities.shape[1]
-    units = Units.of(images, [answers.groups[place] for place in np.flatnonzero(chosen)])
+    units = Units.of(images, [answers.groups[place] for place in np.flatnonzero(chosen).tolist()])
     values = measures_of(np.asarray(summands.sum(axis=1)).ravel(), classes, answers.stakes)  # type: ignore[attr-defined]
     resampled = measures_of(resampled_sums(summands, units, resamples, seed), classes, answers.stakes)
     found: dict[str, object] = {"images": images, "groups": units.count if units.kind == "group" else None}

@@ -18,6 +18,8 @@ CALIBRATION_GAP = 0.05
 UNFAMILIAR_SHARE = 0.05
 """Share of images far from all training images from which on the page says so; of validation images it is 1 %."""
 DRAWS = 200
+TELLING_V = 0.3
+"""Cramer's V of label and site from which on it is told of."""
 RARE = 0.05
 """Corrected p value below which a slice is told of."""
 
@@ -28,6 +30,7 @@ def model_doubts(evaluation: Evaluation) -> list[Doubt]:
         *_nothing_learned(evaluation),
         *_confidence(evaluation),
         *_images(evaluation),
+        *_sites(evaluation),
         *_slices(evaluation),
         *_training(evaluation),
         *_provenance(evaluation),
@@ -125,6 +128,22 @@ def _images(evaluation: Evaluation) -> Iterator[Doubt]:
             f"{split.capitalize()} images that have a near copy in training",
             f"To {name}, {count_of(resembling.images, f'{split} image')} {has(resembling.images)} a close neighbour "
             "among the training images that also looks alike, shown below. Recognising a copy is memory, not skill.",
+        )
+
+
+def _sites(evaluation: Evaluation) -> Iterator[Doubt]:
+    sites = evaluation.record.sites
+    if sites and sites.cramers_v >= TELLING_V:
+        known = (
+            f" {evaluation.name} does tell sites apart: the nearest image of a class from another slide is of the same "
+            f"site in {percent(sites.same_site, 0)}, by chance in {percent(sites.same_site_by_chance, 0)}."
+            if sites.is_readable and sites.same_site is not None and sites.same_site_by_chance is not None
+            else ""
+        )
+        yield Doubt(
+            f"The site may tell {evaluation.name} the class",
+            f"Classes are not spread evenly over sites (Cramer's V {sites.cramers_v:.2f}): where an image is from says "
+            f"something of what it shows, and would no longer on a new site.{known}",
         )
 
 
