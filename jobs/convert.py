@@ -14,7 +14,7 @@ from lib.runs.summaries import Summary, accounting_summary
 
 def main(config: ConvertConfig) -> Summary:
     """Convert every image under the source folder and account for each of them."""
-    from lib.runs.conversion import convert_and_tell
+    from lib.runs.convert_and_tell import convert_and_tell
 
     return accounting_summary(convert_and_tell(config), config.output)
 

@@ -23,7 +23,7 @@ from lib.folders.report_folder import ReportRecord
 from lib.models.spec import HUB, ModelSpec, check_spec, folder_names, parse_spec
 from lib.models.trust import check_earlier
 from lib.report.page import write_report
-from lib.runs.conversion import convert_and_tell
+from lib.runs.convert_and_tell import convert_and_tell
 from lib.runtime.clock import now
 from lib.storage.location import Location
 from lib.training.trainer import check_fit, require_weights_of, train_model
