@@ -4,7 +4,6 @@ import ast
 import json
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,15 @@ import pytest
 
 from jobs.__main__ import JOBS
 from lib import __version__
+from tests.fakes.wheel import NO_NETWORK, ROOT, borrow_packages, build_wheel, pip
 
-ROOT = Path(__file__).parents[2]
-NO_NETWORK = ("--no-deps", "--no-index", "--quiet")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as `pip install .` does, with the setuptools of this environment."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pip("wheel", ROOT, "--no-build-isolation", "--wheel-dir", folder, *NO_NETWORK)
-    assert [file.name for file in ROOT.iterdir() if file.name == "build" or file.suffix == ".egg-info"] == []
-    [file] = folder.glob("*.whl")
+    file = build_wheel(tmp_path_factory.mktemp("wheel"))
+    assert [left.name for left in ROOT.iterdir() if left.name == "build" or left.suffix == ".egg-info"] == []
     return file
 
 
@@ -34,14 +29,9 @@ def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a new environment that has the wheel, and borrows everything else from this one."""
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    [packages] = environment.glob("lib/python*/site-packages")
-    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    borrow_packages(environment)
     pip("--python", environment / "bin/python", "install", wheel, *NO_NETWORK)
     return environment / "bin"
-
-
-def pip(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "pip", *map(str, arguments)], check=True)
 
 
 def run(program: Path, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
