@@ -91,11 +91,11 @@ def _print_story() -> None:
     for heading, jobs in STORY.items():
         lines += ["", f"[bold]{heading}[/]", *(f"  [cyan]{job:<{width}}[/]{_first_line(job)}" for job in jobs)]
     recipes = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-    lines += [
-        "",
-        f"Recipes, for {CONFIG_FLAG} NAME: {recipes} (in {RECIPES}).",
-        f"Words are completed after: source <({_program()} {COMPLETION} bash), or {' or '.join(SHELLS[1:])}.",
-    ]
+    lines += ["", f"Recipes, for {CONFIG_FLAG} NAME: {recipes} (in {RECIPES})."]
+    if NAME == INSTALLED_NAME:
+        lines.append(
+            f"A shell completes words after: source <({NAME} {COMPLETION} bash); or {' or '.join(SHELLS[1:])}."
+        )
     console = Console(highlight=False, soft_wrap=True)
     for line in lines:
         console.print(line)

@@ -88,7 +88,12 @@ def test_in_colab_a_folder_of_drive_becomes_a_report_and_a_second_run_finds_it(w
         root, shared = drive.add_folder("organs"), drive.add_drive("Histology")
         for file in sorted(source.rglob("*.tif")):
             drive.add_file(file.relative_to(source).as_posix(), file.read_bytes(), root)
-        places = {"SOURCE": f"gdrive://{root}", "OUTPUT": f"gdrive://{shared}/results", "PACKAGE": str(wheel)}
+        places = {
+            "SOURCE": f"gdrive://{root}",
+            "OUTPUT": f"gdrive://{shared}/results",
+            "PACKAGE": str(wheel),
+            "GPU": False,
+        }
         key = drive.write_key(tmp_path / "key.json")
         environment = {**drive.environment(key), "LOGIN": str(key)}
         environment.pop("GOOGLE_APPLICATION_CREDENTIALS")
@@ -103,7 +108,10 @@ def test_in_colab_a_folder_of_drive_becomes_a_report_and_a_second_run_finds_it(w
     assert (tmp_path / "shown.html").exists()
 
 
-def test_an_uploaded_zip_is_unpacked_and_its_folder_of_classes_is_what_a_pipeline_gets(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpu", [True, False])
+def test_an_uploaded_zip_is_unpacked_and_its_folder_of_classes_is_what_a_pipeline_gets(
+    gpu: bool, tmp_path: Path
+) -> None:
     write_source(tmp_path / "local" / "organs", {"liver": 2, "lung": 2}, test_per_class=1)
     shutil.make_archive(str(tmp_path / "organs"), "zip", tmp_path / "local")
     stand_in = (
@@ -113,8 +121,9 @@ def test_an_uploaded_zip_is_unpacked_and_its_folder_of_classes_is_what_a_pipelin
     stand_in.parent.mkdir()
     stand_in.write_text('#!/bin/sh\necho "$@"\nmkdir -p "$5/report"\necho "what $3 gave" > "$5/report/report.html"\n')
     stand_in.chmod(0o755)
-    places = {"SOURCE": "organs.zip", "OUTPUT": "results"}
+    places = {"SOURCE": "organs.zip", "OUTPUT": "results", "GPU": gpu}
     said = run_cells(ROOT / "jobs/notebooks/tissue_with_a_folder.ipynb", tmp_path, SETTINGS | places, {})
-    assert said == "pipeline --source unpacked/organs --output results --models cnn --epochs 1\n"
+    flags = ["--source", "unpacked/organs", "--output", "results", "--models", "cnn", "--epochs", "1"]
+    assert said.split() == ["pipeline", *flags, *(["--use-gpu"] if gpu else [])]
     assert (tmp_path / "unpacked/organs/train/liver").is_dir()
     assert (tmp_path / "shown.html").read_text() == "what unpacked/organs gave\n"

@@ -72,6 +72,7 @@ def test_its_command_draws_the_sample_and_converts_it(binaries: Path, tmp_path: 
     said = run(tissue, "--help", folder=tmp_path).stdout
     assert said.startswith("usage: tissue JOB")
     assert all(job in said for job in JOBS)
+    assert "source <(tissue completion bash)" in said
     flags = ("--train-per-class", 2, "--test-per-class", 1)
     assert summary_of(tissue, "sample", "--output", "sample", *flags, folder=tmp_path)["images"] == 36
     converted = ("convert", "--source", "sample", "--output", "dataset", "--image-size", 32)

@@ -98,10 +98,12 @@ def test_doubtful_predictions_are_told() -> None:
     assert result.verdict == "cnn predicted 7 images; 2 unlike any training image."
 
 
-@pytest.mark.parametrize(("widgets", "live"), [(object(), True), (None, False)])
+@pytest.mark.parametrize(
+    ("in_notebook", "widgets", "live"), [(True, object(), True), (True, None, False), (False, object(), False)]
+)
 def test_a_notebook_gets_a_bar_where_it_has_widgets(
-    widgets: object, live: bool, monkeypatch: pytest.MonkeyPatch
+    in_notebook: bool, widgets: object, live: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "Console", partial(progress.Console, force_jupyter=True))
+    monkeypatch.setattr(progress, "Console", partial(progress.Console, force_jupyter=in_notebook))
     monkeypatch.setattr(progress, "find_spec", lambda name: widgets if name == "ipywidgets" else None)
     assert (progress.live_console() is not None) is live

@@ -39,6 +39,7 @@ def test_its_help_tells_the_jobs_as_a_story(
     assert re.findall(r"^  (\w+) +[A-Z]", text, re.MULTILINE) == JOBS
     assert text.index("To try it") < text.index("From a folder of TIFFs to a report") < text.index("While it runs")
     assert "Recipes, for --config NAME: demo, mobilenet, notebook" in text
+    assert "completion" not in text  # of a command that is not installed here
 
 
 def test_a_job_gets_its_arguments_and_its_name(
