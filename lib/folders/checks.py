@@ -71,6 +71,9 @@ class BaselineRecord(Record):
     """The split that the regularisation was chosen on; None where it was not chosen."""
 
 
+SIZE_OF_FILE = "size of the file"
+
+
 class PropertyRecord(Record):
     """What one property of files achieves alone."""
 
@@ -103,6 +106,11 @@ class FilePropertiesRecord(Record):
     def telling(self) -> list[PropertyRecord]:
         """The properties whose own interval lies above chance."""
         return [one for one in self.properties if one.interval is not None and one.interval[0] > self.chance]
+
+    @property
+    def telling_beside_size(self) -> bool:
+        """Whether any other property than the size of a file tells, which also depends on what the image shows."""
+        return any(one.name != SIZE_OF_FILE for one in self.telling)
 
 
 class ChecksRecord(CompletionRecord):

@@ -217,8 +217,15 @@ class LeftOutSite(Record):
     """Whether the model itself has seen images of the site."""
     accuracy: float
     """Of a head on the embeddings, fitted on training images of all other sites."""
+    as_many_accuracy: float
+    """Of heads that were fitted on as many images, but of all sites; on the same tested images."""
     ordinary_accuracy: float
-    """Of one that was fitted on those of all sites, on the same images."""
+    """Of one that was fitted on all training images."""
+
+    @property
+    def elsewhere(self) -> float:
+        """What is left of the ordinary accuracy without what seeing the site has added, in [0, 1]."""
+        return min(1.0, max(0.0, self.ordinary_accuracy + self.accuracy - self.as_many_accuracy))
 
 
 class SiteRecord(Record):
@@ -237,7 +244,7 @@ class SiteRecord(Record):
     left_out: list[LeftOutSite]
     """By the order of sites; none where too few images are left."""
     expected_accuracy: float | None
-    """On a further site: the mean over those left out."""
+    """On a further site: the mean over those left out of `LeftOutSite.elsewhere`."""
     expected_interval: Interval | None
     """Where 19 of 20 further sites would lie; None for fewer than three sites."""
 

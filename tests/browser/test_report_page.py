@@ -9,7 +9,10 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from lib import plots
+from lib.evaluation.measures.slices import Answers, slice_table
+from lib.folders.evaluation import write_slices
 from lib.report.page import write_report
+from lib.storage.location import Location
 from tests.fakes.evaluations import HOSTILE, Lab
 from tests.fakes.jobs import wait_for
 
@@ -47,6 +50,10 @@ def report_of(lab: Lab, *wrong: set[int]) -> str:
         lab.model(name)
         folders.append(lab.evaluation(name, missed, maps=lab.layouts(), checks=checks))
         lab.label_errors(folders[-1], [1, 2])
+        answers = Answers(lab.actual(), lab.probabilities(missed), [None] * lab.images)
+        ages = [f"{20 + number % 30}" for number in range(lab.images)]
+        sites = [("Kiel", "Bonn")[number % 3 == 1] for number in range(lab.images)]
+        write_slices(slice_table(answers, {"site": sites, "age": ages}, 100), Location(folders[-1]))
     write_report(lab.config(*folders))
     return (lab.root / "report/report.html").as_uri()
 
@@ -56,6 +63,26 @@ def model(page: Page, address: str) -> Locator:
     """The section of the first model, on a page that has no error and asks the network for nothing."""
     page.goto(address)
     return page.locator("#model-1")
+
+
+def test_a_table_is_sorted_by_the_heading_that_is_clicked(page: Page, model: Locator) -> None:
+    table = model.locator("table.slices")
+
+    def column(number: int) -> list[str]:
+        return table.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
+
+    images = table.get_by_role("button", name="Images")
+    images.click()
+    rising = [int(text) for text in column(3)]
+    assert rising == sorted(rising)
+    assert len(set(rising)) > 1
+    expect(table.locator("thead th").nth(2)).to_have_attribute("aria-sort", "ascending")
+    images.click()
+    assert [int(text) for text in column(3)] == rising[::-1]
+    table.get_by_role("button", name="Value").focus()
+    page.keyboard.press("Enter")
+    assert column(2)[-2:] == ["Bonn", "Kiel"]
+    assert table.locator("[aria-sort]").count() == 1
 
 
 def shown(model: Locator) -> int:

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 import ray
 
@@ -17,7 +18,7 @@ from lib.runs.doctor.estimate import Estimate, estimate, images_by_split
 from lib.runs.doctor.findings import NoAnswerError, look, within
 from lib.runs.doctor.speed import ModelSpeed, judge_speed, judge_workers
 from lib.runs.doctor.step_times import StepSettings, StepTime
-from lib.runs.doctor.storage import Sample, judge_disk, judge_sample, list_source, write_output
+from lib.runs.doctor.storage import Sample, judge_disk, judge_files, judge_sample, list_source, write_output
 from tests.fakes.sources import write_source
 
 AS_SET = StepSettings(32, 4, "float32")
@@ -63,6 +64,18 @@ def test_a_data_set_that_does_not_fit_on_the_disk_blocks(tmp_path: Path) -> None
     listing = list_source(config)
     assert judge_disk(sample_of(), listing, config).state == "ok"
     assert judge_disk(sample_of(encoded_bytes=1e15), listing, config).state == "blocks"
+
+
+def test_files_that_differ_by_class_are_warned_of_before_anything_is_read(tmp_path: Path) -> None:
+    listing = list_source(config_for(write_source(tmp_path / "source", {"liver": 30, "lung": 30})))
+    assert judge_files(listing).state == "ok"
+    images = listing.images
+    heavier = pc.if_else(pc.equal(images["label"], "liver"), pc.add(images["size_bytes"], 10**6), images["size_bytes"])
+    place = images.schema.get_field_index("size_bytes")
+    finding = judge_files(replace(listing, images=images.set_column(place, images.schema.field(place), heavier)))
+    assert finding.state == "warning"
+    assert "by the size of the file (100 %)" in finding.detail
+    assert judge_files(replace(listing, images=images.slice(0, 4))).state == "ok"
 
 
 def test_nodes_with_other_versions_block_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ def test_what_gives_a_class_away_is_named(name: str, columns: dict[str, Any]) ->
     assert [one.name for one in found.telling] == [name]
     assert found.telling[0].accuracy > 0.6
     assert f"by the {name} (" in in_words(found)
+    assert ("depends on what it shows" in in_words(found)) == (name == "size of the file")
 
 
 def test_a_slide_is_told_by_other_slides() -> None:

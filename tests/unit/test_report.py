@@ -167,7 +167,14 @@ def test_sites_are_shown_worst_first_and_one_that_is_worse_is_doubted(lab: Lab) 
 
 def site_record(**changes: Any) -> SiteRecord:
     left_out = [
-        LeftOutSite(site=site, images=20, in_training=site != "Bonn", accuracy=accuracy, ordinary_accuracy=0.95)
+        LeftOutSite(
+            site=site,
+            images=20,
+            in_training=site != "Bonn",
+            accuracy=accuracy,
+            as_many_accuracy=0.95,
+            ordinary_accuracy=0.95,
+        )
         for site, accuracy in (("Bonn", 0.7), (HOSTILE, 0.8), ("Kiel", 0.9))
     ]
     found = {"sites": 3, "cramers_v": 0.42, "same_site": 0.8, "same_site_by_chance": 0.33, "same_site_p_value": 0.001}

@@ -111,13 +111,26 @@ def test_what_is_expected_on_a_new_site_is_what_comes(confounded: float, loud: f
         elsewhere = leave_sites_out(training, world.images(range(10, 20)), NAMES)
         assert {one.in_training for one in left_out} == {True}
         assert {one.in_training for one in elsewhere} == {False}
-        expected, (low, high) = forecast([one.accuracy for one in left_out], [one.images for one in left_out])
+        expected, (low, high) = forecast([one.elsewhere for one in left_out], [one.images for one in left_out])
         truths.append(np.mean([one.accuracy for one in elsewhere]))
         assert low <= truths[-1] <= high
         forecasts.append(expected)
         ordinary.append(np.mean([one.ordinary_accuracy for one in left_out]))
     assert np.mean(forecasts) == pytest.approx(np.mean(truths), abs=0.05)
     assert np.mean(ordinary) >= np.mean(forecasts) - 0.005  # what the site had added
+
+
+def test_fewer_images_are_not_taken_for_another_site() -> None:
+    """Sites that nothing tells apart: heads without one have half of few images, and are worse for that alone."""
+    drops, costs = [], []
+    for seed in range(6):
+        world = World(0, 0, seed)
+        training = world.images(range(2), 8)
+        for one in leave_sites_out(training, world.images(range(2), 100), NAMES):
+            drops.append(one.ordinary_accuracy - one.elsewhere)
+            costs.append(one.ordinary_accuracy - one.accuracy)
+    assert np.mean(drops) < np.mean(costs)
+    assert np.mean(drops) == pytest.approx(0, abs=0.03)
 
 
 def test_a_class_of_one_site_alone_is_not_asked_of_a_head_without_it() -> None:

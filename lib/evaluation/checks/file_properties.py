@@ -18,7 +18,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from lib.dataset.folds import NEVER_LEFT_OUT, cross_validation_folds
 from lib.evaluation.measures.intervals import Interval, Units, percentile_interval, resampled_sums, unless_certain
-from lib.folders.checks import FilePropertiesRecord, PropertyRecord
+from lib.folders.checks import SIZE_OF_FILE, FilePropertiesRecord, PropertyRecord
 from lib.folders.manifest import read_manifest
 from lib.models.probabilities import FloatArray, IntArray
 from lib.storage.location import Location
@@ -31,7 +31,7 @@ FEWEST_LEFT_OUT = 10
 MOST_VALUES = 20
 """Of a text: those that are frequent; others count as one."""
 PROPERTIES = {
-    "size of the file": ("size_bytes",),
+    SIZE_OF_FILE: ("size_bytes",),
     "size in pixels": ("width", "height"),
     "compression": ("compression", "jpeg_tables"),
     "tags and software": ("tags", "software"),
@@ -106,6 +106,7 @@ def in_words(found: FilePropertiesRecord) -> str:
         f"{found.images:,} training images are told right (chance: {100 * found.chance:.0f} %)"
         + (f", by {telling}" if telling else "")
         + "; a network may learn where images are from instead of the tissue"
+        + ("" if found.telling_beside_size else " (but the size of a compressed file also depends on what it shows)")
     )
 
 

@@ -80,7 +80,8 @@ def _files(checks: Checks) -> Iterator[Doubt]:
             f"Without a look at any pixel, {percent(files.accuracy, 0)} of {count_of(files.images, 'training image')} "
             f"are told right{f', by {telling}' if telling else ''}; chance is {percent(files.chance, 0)}. A network "
             "may have learned where images are from instead of the tissue: prepare all classes in one way, and test "
-            "on images from elsewhere.",
+            "on images from elsewhere."
+            + ("" if files.telling_beside_size else " The size of a compressed file also depends on what it shows."),
         )
 
 
