@@ -69,7 +69,7 @@ class MeasureConfig(GroupConfig):
     predicted one. The mean cost is then measured."""
     maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne")
     """Maps of the embeddings to draw; of at most 5,000 images, drawn evenly from the classes. `umap` needs the extra
-    `maps`, and ten seconds more."""
+    `maps`, and ten seconds more; the Projector computes it as well."""
     checks: Annotated[OutputUri | None, NOT_IDENTITY] = None
     """Folder where the checks of the data set (near duplicates, colour baseline) are kept and found again; by default
     in the evaluation folder."""

@@ -17,6 +17,7 @@ from lib.evaluation.measures.metrics import classification_metrics
 from lib.evaluation.measures.slices import Answers, slice_table
 from lib.evaluation.measures.stakes import Stakes
 from lib.evaluation.predictor import predict_units
+from lib.evaluation.views.drawing import prepare_drawing
 from lib.evaluation.views.embeddings import Sample, resembling_training_images, show_in_projector, show_maps
 from lib.evaluation.views.figures import PendingPlots, draw_maps
 from lib.evaluation.views.map_maker import MapMaker
@@ -62,6 +63,7 @@ def _evaluate(
 ) -> EvaluationRecord:
     start_ray(config)
     maker = MapMaker(config.maps)  # now, since UMAP takes as long to compile as thousands of images to predict
+    prepare_drawing()
     work = predict_units(dataset, config.split, config)
     predictions = read_predictions(folder.location)
     if predictions.num_rows != dataset.count(config.split):

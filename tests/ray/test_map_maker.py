@@ -9,12 +9,12 @@ from lib.evaluation.views.maps import embedding_maps
 from lib.folders.evaluation import MapKind
 
 KINDS: tuple[MapKind, ...] = ("pca", "tsne")
-"""Each in a process of its own. UMAP, which takes long to compile, shares that of the principal components."""
+"""UMAP, which takes long to compile, has the same way but a process of its own."""
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-def test_maps_made_in_two_processes_are_those_made_here_to_the_last_bit() -> None:
+def test_maps_made_in_another_process_are_those_made_here_to_the_last_bit() -> None:
     embeddings = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)
     made, here = MapMaker(KINDS).begin(embeddings).result(), embedding_maps(embeddings, KINDS, SEED)
     assert made.keys() == here.keys()

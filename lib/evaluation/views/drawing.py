@@ -1,19 +1,27 @@
-"""Pictures that are drawn side by side in processes of their own, where there are CPUs for it."""
+"""Pictures that are drawn in processes beside the job's, which meanwhile checks the data."""
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lib.plots import Picture
-from lib.runtime.environment import ray_is_ours
+from lib.runtime.beside import process_beside
 from lib.runtime.logs import join_stage
 
 Drawing = Callable[[], Picture]
 """A picture that is not drawn yet; it can be pickled."""
-FEWEST_CPUS = 4
-"""With two, maps that are made meanwhile have the other one, and each process has to import Matplotlib first."""
+CPUS_A_PROCESS, MOST_PROCESSES = 2, 6
+
+
+class _Drawer:
+    """What a process does. Its module brings Matplotlib, which takes seconds to import."""
+
+    def draw(self, drawing: Drawing) -> Picture:
+        join_stage("draw")
+        return drawing()
 
 
 class PendingPictures:
@@ -30,18 +38,18 @@ class PendingPictures:
         }
 
 
-def begin_drawing(drawings: Mapping[str, Drawing]) -> PendingPictures:
-    """Draw pictures, beside what this process does meanwhile if it is on a machine alone that has some CPUs.
+def prepare_drawing() -> list[Any]:
+    """The processes that draw, started if they are not there: they import Matplotlib while images are predicted.
 
-    Never on another machine, which may have other fonts.
+    On the machine of this process, since another may have other fonts; one for every two CPUs. Ray is up.
     """
-    if not (ray_is_ours() and ray.is_initialized() and (os.cpu_count() or 1) >= FEWEST_CPUS):
+    count = min(max((os.cpu_count() or 1) // CPUS_A_PROCESS, 1), MOST_PROCESSES)
+    return [process_beside(_Drawer, number) for number in range(count)]
+
+
+def begin_drawing(drawings: Mapping[str, Drawing]) -> PendingPictures:
+    """Draw pictures beside what this process does meanwhile; in this one where there is no Ray."""
+    if not ray.is_initialized():
         return PendingPictures({name: draw() for name, draw in drawings.items()})
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    beside = ray.remote(num_cpus=1, scheduling_strategy=here)(_draw)
-    return PendingPictures({name: beside.remote(draw) for name, draw in drawings.items()})
-
-
-def _draw(draw: Drawing) -> Picture:
-    join_stage("draw")
-    return draw()
+    turns = itertools.cycle(prepare_drawing())
+    return PendingPictures({name: next(turns).draw.remote(draw) for name, draw in drawings.items()})

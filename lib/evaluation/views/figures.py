@@ -39,7 +39,7 @@ MAP_TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
 class PendingPlots:
-    """Plots that are being drawn, beside other work where there are CPUs for it (see `begin_drawing`)."""
+    """Plots that are being drawn, beside other work (see `begin_drawing`)."""
 
     def __init__(self, scored: ScoredPredictions, metrics: Metrics, folder: Location) -> None:
         """Begin to draw all but the maps, which `draw_maps` draws.

@@ -1,13 +1,11 @@
-"""Maps of embeddings in a process of their own: UMAP is imported and compiled there while images are predicted."""
+"""Maps of embeddings, made beside the job's process, whose imports and compiling are over when images are predicted."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lib.evaluation.views.maps import (
     COMPONENTS,
@@ -18,9 +16,10 @@ from lib.evaluation.views.maps import (
     reduce_embeddings,
 )
 from lib.folders.evaluation import MapKind
+from lib.runtime.beside import process_beside
 
 SEED = 0
-SLOWEST: MapKind = "tsne"
+COMPILED: MapKind = "umap"
 
 
 class _Maps:
@@ -43,16 +42,14 @@ class _Maps:
 class MapMaker:
     """Makes maps on this machine, beside what this process does meanwhile.
 
-    t-SNE has a process of its own: of 4,000 images it takes as long as all else, and need not wait for UMAP.
+    UMAP has a process of its own: it takes long to compile, and the others need not wait for it.
     """
 
     def __init__(self, kinds: Sequence[MapKind]) -> None:
         """Begin to prepare; Ray is up."""
-        here = ray.get_runtime_context().get_node_id()
-        # t-SNE's first: nothing is compiled there, so it is ready to reduce embeddings long before UMAP is.
-        self._actors = {
-            kind: _actor_on(here, kind == SLOWEST) for kind in sorted(kinds, key=lambda kind: kind != SLOWEST)
-        }
+        # The others first: nothing is compiled there, so they are ready to reduce embeddings long before UMAP is.
+        in_order = sorted(kinds, key=lambda kind: kind == COMPILED)
+        self._actors = {kind: process_beside(_Maps, int(kind == COMPILED)) for kind in in_order}
         for kind, actor in self._actors.items():
             actor.prepare.remote(kind)
 
@@ -78,10 +75,3 @@ class PendingMaps:
         """
         maps = {kind: ray.get(answer) for kind, answer in self._answers.items()}
         return {kind: made for kind, made in maps.items() if made is not None}
-
-
-@lru_cache(maxsize=2)
-def _actor_on(node_id: str, is_slowest: bool) -> Any:
-    """One for all evaluations of this process, so that it compiles once; another where Ray was started anew."""
-    here = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3, scheduling_strategy=here)(_Maps).remote()
