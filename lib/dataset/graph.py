@@ -1,5 +1,6 @@
 """The Ray Data graphs that decode images: for a worker that trains, and for a pool of actors that hold a network."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -85,9 +86,11 @@ def run_pool(
     tasks = decoding(config)
     decoded = map_units(units_dataset(units), decoder, **tasks)
     if size == 1 and ray_is_ours() and not config.use_gpu:
-        one = actor(**arguments)
         with closing(stream_tables(decoded)) as tables:  # else the graph of a failed run lasts as long as its traceback
-            yield from _done_units(map(one, tables))
+            with ThreadPoolExecutor(1, thread_name_prefix="first") as beside:
+                first = beside.submit(next, tables)  # while TensorFlow is imported here, the first units are decoded
+                one = actor(**arguments)
+            yield from _done_units(map(one, itertools.chain([first.result()], tables)))
         return
     holds = {"num_cpus": 1, "num_gpus": config.gpus_per_worker} | accelerator_label(config) if config.use_gpu else tasks
     graph = map_units(

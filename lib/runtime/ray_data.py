@@ -8,8 +8,7 @@ Ray is imported when it is needed: it takes two seconds, and settings are refuse
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from lib.config.base import JobConfig
 from lib.config.resources import AcceleratorConfig, DecodeConfig
 from lib.errors import MemoryKillsError
 from lib.runtime.environment import job_variables, ray_is_ours
+from lib.runtime.lone_ray import have_no_coordinators, needed_processes_alone
 from lib.runtime.memory_kills import is_memory_kill
 from lib.runtime.ray_start import init_ray
 
@@ -33,8 +33,6 @@ MAX_LOSSES = 5
 that crashes its decoder nor a machine with too little memory ends."""
 
 
-NEEDLESS_STARTS, LOG_READER_START = ("start_api_server", "start_monitor"), "start_log_monitor"
-"""Methods of Ray's node that start processes."""
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 FINISHED_TASKS_POLL_S = 0.02
 """How long Ray Data waits between two looks for finished tasks, while a CPU may have nothing to do. With Ray's own
@@ -62,32 +60,14 @@ def start_ray(config: JobConfig) -> None:
         options |= {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, 2)}
     elif variables := job_variables():  # the workers of a Ray of ours have this process's environment
         options["runtime_env"] = {"env_vars": variables}
-    with _needed_processes_alone(config.verbose):
+    if ray_is_ours():
+        with needed_processes_alone(config.verbose):
+            init_ray(**options)
+        have_no_coordinators()
+    else:
         init_ray(**options)
-    prepare_context(config.verbose)
-    if not ray_is_ours():
         _keep_statistics_here()
-
-
-@contextmanager
-def _needed_processes_alone(verbose: bool) -> Iterator[None]:
-    """Have a Ray of ours start without those of its processes that nothing of ours asks; a cluster has its own.
-
-    `include_dashboard=False` starts the dashboard's server all the same, to count usage, and waits for it; the
-    autoscaler has no machines to start; and the reader of logs has no reader unless all is to be told. A start took
-    8.2 s with them on two cores and takes 5.3 s without.
-    """
-    from ray._private.node import Node
-
-    needless = NEEDLESS_STARTS if verbose else (*NEEDLESS_STARTS, LOG_READER_START)
-    before = {name: getattr(Node, name) for name in needless}
-    for name in needless:
-        setattr(Node, name, lambda node, **options: None)
-    try:
-        yield
-    finally:
-        for name, start in before.items():
-            setattr(Node, name, start)
+    prepare_context(config.verbose)
 
 
 def _keep_statistics_here() -> None:

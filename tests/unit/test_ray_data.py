@@ -6,8 +6,10 @@ import pytest
 from ray._private.log import PlainRayHandler
 from ray._private.node import Node
 from ray.data._internal.execution import streaming_executor_state
+from ray.data._internal.stats import _StatsManager
 
-from lib.runtime.ray_data import FINISHED_TASKS_POLL_S, LOG_READER_START, NEEDLESS_STARTS, prepare_context
+from lib.runtime.lone_ray import LOG_READER_START, NEEDLESS_STARTS, NEEDLESS_TELLING
+from lib.runtime.ray_data import FINISHED_TASKS_POLL_S, prepare_context
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray, by Ray
@@ -34,3 +36,4 @@ def test_only_rays_own_handler_is_silenced_where_ray_train_has_lent_it_those_of_
 def test_the_processes_that_are_left_out_are_some_that_ray_starts() -> None:
     assert set(NEEDLESS_STARTS) <= set(Node.start_head_processes.__code__.co_names)
     assert LOG_READER_START in Node.start_ray_processes.__code__.co_names
+    assert set(NEEDLESS_TELLING) <= vars(_StatsManager).keys()
