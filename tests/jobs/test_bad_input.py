@@ -21,6 +21,7 @@ from tests.fakes.sources import damage, write_source
 
 FAILED, WRONG_SETTINGS, TOO_MANY_BAD = 1, 2, 3
 NO_NETWORK = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+SWEEP_OF_LARGE = "trials: 1\nparameters: {model: {values: ['inception_v3:weights=none']}}"
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,20 @@ CASES = (
         lambda i: ("--dataset", i.dataset(), "--image-size", 64),
         2,
         ("--image-size is 64", "48 px"),
+    ),
+    Case(
+        "dataset of images too small for the network",
+        "train",
+        lambda i: ("--dataset", i.dataset(), "--model", "inception_v3:weights=none"),
+        2,
+        ("images of 48 px", "inception_v3", "75"),
+    ),
+    Case(
+        "dataset of images too small for a network of a sweep",
+        "train",
+        lambda i: ("--dataset", i.dataset(), "--sweep", i.file("small.yaml", SWEEP_OF_LARGE)),
+        2,
+        ("images of 48 px", "inception_v3", "75"),
     ),
     Case(
         "missing earlier model",
