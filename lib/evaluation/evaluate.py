@@ -145,12 +145,12 @@ def _sites(
     known = read_manifest(dataset.folder, ["image_id", "label", "site", "group"])
     known = known.filter(pc.is_valid(known["site"])).combine_chunks()
     names = known["site"].unique().sort()
-    reference = read_reference(Location(config.model_dir), ["image_id", "embedding"])
+    reference = read_reference(Location(config.model_dir), ["image_id", "predicted", "embedding"])
     vectors = pc.list_flatten(reference["embedding"]).to_numpy().reshape(reference.num_rows, -1)
-    training = embedded(reference["image_id"], vectors, known, scored.class_names)
+    training = embedded(reference, vectors, known, scored.class_names)
     return site_record(
         training,
-        embedded(sample.predictions["image_id"], sample.embeddings, known, scored.class_names),
+        embedded(sample.predictions, sample.embeddings, known, scored.class_names),
         names.to_pylist(),
     )
 

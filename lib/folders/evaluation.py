@@ -220,11 +220,11 @@ class LeftOutSite(Record):
     as_many_accuracy: float
     """Of heads that were fitted on as many images, but of all sites; on the same tested images."""
     ordinary_accuracy: float
-    """Of one that was fitted on all training images."""
+    """Of the model itself."""
 
     @property
     def elsewhere(self) -> float:
-        """What is left of the ordinary accuracy without what seeing the site has added, in [0, 1]."""
+        """What is left of the accuracy of the model without what seeing the site has added to heads, in [0, 1]."""
         return min(1.0, max(0.0, self.ordinary_accuracy + self.accuracy - self.as_many_accuracy))
 
 

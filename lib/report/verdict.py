@@ -104,14 +104,13 @@ def elsewhere(evaluation: Evaluation) -> str:
     if sites is None or sites.expected_accuracy is None:
         return "Too few images of each site to tell what to expect on a new one."
     ordinary = sum(one.ordinary_accuracy for one in sites.left_out) / len(sites.left_out)
-    if sites.expected_interval is None:
-        reach = f"; {count_of(len(sites.left_out), 'site')} cannot show how sites differ"
-    else:
+    reach, caution = "", f" {count_of(len(sites.left_out), 'site')} cannot show how sites differ."
+    if sites.expected_interval is not None:
         low, high = sites.expected_interval
-        reach = f" ({100 * low:.0f} to {percent(high, 0)})"
+        reach, caution = f" ({100 * low:.0f} to {percent(high, 0)})", ""
     return (
-        f"On a new site expect about {percent(sites.expected_accuracy, 0)}{reach}, where sites that were seen have "
-        f"{percent(ordinary, 0)}."
+        f"On a new site expect about {percent(sites.expected_accuracy, 0)}{reach}, against {percent(ordinary, 0)} on "
+        f"those that were tested.{caution}"
     )
 
 

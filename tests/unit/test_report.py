@@ -204,7 +204,7 @@ def test_two_sites_do_not_show_how_sites_differ_and_even_ones_raise_no_doubt(lab
     sites = site_record(expected_interval=None, left_out=site_record().left_out[:2], cramers_v=0.1)
     config = evaluated_at_sites(lab, sites)
     assert elsewhere(collect(config).evaluations[0]) == (
-        "On a new site expect about 80 %; 2 sites cannot show how sites differ, where sites that were seen have 95 %."
+        "On a new site expect about 80 %, against 95 % on those that were tested. 2 sites cannot show how sites differ."
     )
     assert "The site may tell cnn the class" not in titles(config)
 

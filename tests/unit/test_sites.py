@@ -1,5 +1,8 @@
 """What embeddings know of the site of an image, and what that means for a site that nobody has seen."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,6 +11,7 @@ from lib.evaluation.checks.sites import (
     Embedded,
     cramers_v,
     embedded,
+    fitted_head,
     forecast,
     leave_sites_out,
     robustness_index,
@@ -40,7 +44,16 @@ class World:
         label = (self.random.random(len(site)) < share).astype(np.int64)
         noise = self.random.normal(0, 1.2, (len(site), WIDTH))
         seen = self.tissue[label] + self.loud * self.stains[site] + noise
-        return Embedded(unit_length(seen.astype(np.float32)), label, site, np.arange(len(site)))
+        return Embedded(unit_length(seen.astype(np.float32)), label, site, np.arange(len(site)), label >= 0)
+
+
+def answered(training: Embedded, tested: Embedded) -> Embedded:
+    """The images as they are answered by a head of all training images, which is the model."""
+    return replace(tested, right=fitted_head(training).predict(tested.embeddings) == tested.labels)
+
+
+def images_of(seen: Any, labels: Any, sites: Any, groups: Any) -> Embedded:
+    return Embedded(seen, np.asarray(labels), np.asarray(sites), np.asarray(groups), np.ones(len(labels), bool))
 
 
 NAMES = [f"site {number}" for number in range(20)]
@@ -69,7 +82,7 @@ def test_images_of_one_slide_do_not_count_as_neighbours() -> None:
     random = np.random.default_rng(1)
     slide = np.repeat(np.arange(24), 5)
     seen = random.normal(size=(24, WIDTH))[slide] + random.normal(0, 0.05, (120, WIDTH))
-    images = Embedded(unit_length(seen.astype(np.float32)), slide % 2, slide // 2 % 3, slide)
+    images = images_of(unit_length(seen.astype(np.float32)), slide % 2, slide // 2 % 3, slide)
     same, by_chance, p_value = site_read_within_classes(images)
     assert same < 0.75
     assert p_value > 0.05
@@ -79,14 +92,14 @@ def test_images_of_one_slide_do_not_count_as_neighbours() -> None:
 def test_the_robustness_index_counts_what_shares_one_of_both() -> None:
     angles = np.array([0, 1, 2, 90, 91, 92]) * np.pi / 180
     seen = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    by_class = Embedded(seen, np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2]), np.arange(6))
+    by_class = images_of(seen, np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2]), np.arange(6))
     assert robustness_index(by_class, 2) == 1
-    by_site = Embedded(seen, np.array([0, 1, 2, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 1]), np.arange(6))
+    by_site = images_of(seen, np.array([0, 1, 2, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 1]), np.arange(6))
     assert robustness_index(by_site, 2) == 0
     # Neighbours of 0 are 1 and 2, of 1 are 0 and 2 ...: in each triple one shares the class, another the site.
-    mixed = Embedded(seen, np.array([0, 0, 1, 2, 2, 3]), np.array([0, 1, 0, 0, 1, 0]), np.arange(6))
+    mixed = images_of(seen, np.array([0, 0, 1, 2, 2, 3]), np.array([0, 1, 0, 0, 1, 0]), np.arange(6))
     assert robustness_index(mixed, 2) == pytest.approx(4 / 8)
-    assert robustness_index(Embedded(seen[:2], np.array([0, 1]), np.array([0, 1]), np.arange(2)), 1) is None
+    assert robustness_index(images_of(seen[:2], np.array([0, 1]), np.array([0, 1]), np.arange(2)), 1) is None
 
 
 def test_a_forecast_is_a_mean_with_the_range_of_further_sites_by_hand() -> None:
@@ -106,13 +119,14 @@ def test_what_is_expected_on_a_new_site_is_what_comes(confounded: float, loud: f
     forecasts, truths, ordinary = [], [], []
     for seed in range(4):
         world = World(confounded, loud, seed)
-        training, tested = world.images(range(10)), world.images(range(10))
+        training = world.images(range(10))
+        tested, new = (answered(training, world.images(sites)) for sites in (range(10), range(10, 20)))
         left_out = leave_sites_out(training, tested, NAMES)
-        elsewhere = leave_sites_out(training, world.images(range(10, 20)), NAMES)
+        elsewhere = leave_sites_out(training, new, NAMES)
         assert {one.in_training for one in left_out} == {True}
         assert {one.in_training for one in elsewhere} == {False}
         expected, (low, high) = forecast([one.elsewhere for one in left_out], [one.images for one in left_out])
-        truths.append(np.mean([one.accuracy for one in elsewhere]))
+        truths.append(new.right.mean())
         assert low <= truths[-1] <= high
         forecasts.append(expected)
         ordinary.append(np.mean([one.ordinary_accuracy for one in left_out]))
@@ -126,7 +140,7 @@ def test_fewer_images_are_not_taken_for_another_site() -> None:
     for seed in range(6):
         world = World(0, 0, seed)
         training = world.images(range(2), 8)
-        for one in leave_sites_out(training, world.images(range(2), 100), NAMES):
+        for one in leave_sites_out(training, answered(training, world.images(range(2), 100)), NAMES):
             drops.append(one.ordinary_accuracy - one.elsewhere)
             costs.append(one.ordinary_accuracy - one.accuracy)
     assert np.mean(drops) < np.mean(costs)
@@ -137,7 +151,7 @@ def test_a_class_of_one_site_alone_is_not_asked_of_a_head_without_it() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 40)
     sites = np.where(labels == 2, 1, np.tile([0, 1], 60))
-    images = Embedded(unit_length(random.normal(size=(120, WIDTH)).astype(np.float32)), labels, sites, np.arange(120))
+    images = images_of(unit_length(random.normal(size=(120, WIDTH)).astype(np.float32)), labels, sites, np.arange(120))
     found = {one.site: one.images for one in leave_sites_out(images, images, NAMES)}
     assert found == {"site 0": 40, "site 1": 40}
 
@@ -150,7 +164,9 @@ def test_images_of_unknown_site_are_left_out_and_numbered_by_name() -> None:
         "group": ["s", None, "s"],
     }
     known = pa.table({name: pa.array(values, pa.string()) for name, values in rows.items()})
-    found = embedded(pa.chunked_array([["c", "z", "b"]]), np.eye(3, dtype=np.float32) * 2, known, ["x", "y"])
+    predictions = pa.table({"image_id": ["c", "z", "b"], "predicted": ["x", "x", "x"]})
+    found = embedded(predictions, np.eye(3, dtype=np.float32) * 2, known, ["x", "y"])
+    assert found.right.tolist() == [True, False]
     assert (found.labels.tolist(), found.sites.tolist()) == ([0, 1], [1, 0])
     np.testing.assert_array_equal(found.embeddings, np.eye(3)[[0, 2]])
     assert found.groups[0] != found.groups[1]

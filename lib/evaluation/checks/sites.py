@@ -6,7 +6,7 @@ frequent at one site, for then the site is a short cut to the class, which is go
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -48,19 +48,21 @@ class Embedded:
         labels: Classes as numbers, shape (n,).
         sites: Sites as numbers, shape (n,).
         groups: The slide or patient of each as a number, shape (n,); a number of its own where it is unknown.
+        right: Whether the model is right on each, shape (n,); of images that it was trained on, it does not matter.
     """
 
     embeddings: npt.NDArray[np.float32]
     labels: IntArray
     sites: IntArray
     groups: IntArray
+    right: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, places: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> "Embedded":
         """Some of them."""
-        return Embedded(self.embeddings[places], self.labels[places], self.sites[places], self.groups[places])
+        return Embedded(*(getattr(self, field.name)[places] for field in fields(self)))
 
     def some(self, most: int, seed: int = 0) -> "Embedded":
         """At most so many, as evenly from classes and sites as they have them."""
@@ -72,24 +74,25 @@ class Embedded:
 
 
 def embedded(
-    image_ids: pa.ChunkedArray, embeddings: npt.NDArray[np.float32], known: pa.Table, class_names: Sequence[str]
+    predictions: pa.Table, embeddings: npt.NDArray[np.float32], known: pa.Table, class_names: Sequence[str]
 ) -> Embedded:
     """The images whose site is known.
 
     Args:
-        image_ids: Of n images.
+        predictions: `image_id` and `predicted` of n images.
         embeddings: Shape (n, d), of any length.
         known: `image_id`, `label`, `site` and `group` of images whose site is known.
         class_names: The classes in order.
     """
-    places = pc.index_in(image_ids, known["image_id"].combine_chunks())
+    places = pc.index_in(predictions["image_id"], known["image_id"].combine_chunks())
     rows, names = known.take(places.filter(pc.is_valid(places))), known["site"].unique().sort()
     labels = pc.index_in(rows["label"], pa.array(class_names, pa.string())).to_numpy().astype(np.int64)
     sites = pc.index_in(rows["site"], names).to_numpy().astype(np.int64)
     groups = pc.coalesce(rows["group"], pc.binary_join_element_wise("", rows["image_id"], "\0")).combine_chunks()
     numbers = groups.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     kept = np.asarray(pc.is_valid(places).to_numpy(zero_copy_only=False), bool)
-    return Embedded(unit_length(embeddings[kept]), labels, sites, numbers)
+    answers = pc.index_in(predictions["predicted"], pa.array(class_names, pa.string())).to_numpy()[kept]
+    return Embedded(unit_length(embeddings[kept]), labels, sites, numbers, np.asarray(answers == labels))
 
 
 def site_record(training: Embedded, tested: Embedded, site_names: Sequence[str]) -> SiteRecord | None:
@@ -197,12 +200,12 @@ def robustness_index(images: Embedded, count: int = NEIGHBOURS) -> float | None:
 def leave_sites_out(training: Embedded, tested: Embedded, site_names: Sequence[str]) -> list[LeftOutSite]:
     """For each site, the accuracy on its tested images of a head that was fitted on those of all other sites.
 
-    Beside it, on the same images, that of a head fitted on all sites, and of one fitted on as many images of each
-    class, but of all sites: a head without a site has fewer images to learn from, which is no matter of sites. Images
+    Beside it, on the same images, that of heads fitted on as many images of each class, but of all sites (a head
+    without a site has fewer images to learn from, which is no matter of sites), and that of the model itself. Images
     are not asked for whose class only this site has, since nobody could know it elsewhere; nor sites with fewer than
     `FEWEST_IMAGES` others.
     """
-    everywhere, found = _fitted(training), []
+    found = []
     for site in np.unique(tested.sites):
         images, others = tested.at(tested.sites == site), training.at(training.sites != site)
         learned = np.isin(images.labels, others.labels)
@@ -215,9 +218,9 @@ def leave_sites_out(training: Embedded, tested: Embedded, site_names: Sequence[s
                 site=site_names[site],
                 images=len(images),
                 in_training=bool((training.sites == site).any()),
-                accuracy=_accuracy(_fitted(others), images),
-                as_many_accuracy=float(np.mean([_accuracy(_fitted(some), images) for some in as_many])),
-                ordinary_accuracy=_accuracy(everywhere, images),
+                accuracy=_accuracy(others, images),
+                as_many_accuracy=float(np.mean([_accuracy(some, images) for some in as_many])),
+                ordinary_accuracy=float(images.right.mean()),
             )
         )
     return found
@@ -232,11 +235,12 @@ def _as_many(training: Embedded, others: Embedded, seed: int) -> Embedded:
     return training.at(np.sort(np.concatenate(chosen)))
 
 
-def _accuracy(head: Pipeline, images: Embedded) -> float:
-    return float((head.predict(images.embeddings) == images.labels).mean())
+def _accuracy(training: Embedded, images: Embedded) -> float:
+    return float((fitted_head(training).predict(images.embeddings) == images.labels).mean())
 
 
-def _fitted(images: Embedded) -> Pipeline:
+def fitted_head(images: Embedded) -> Pipeline:
+    """A logistic regression on the main axes of embeddings."""
     axes = min(MOST_AXES, len(images) - 1, images.embeddings.shape[1])
     head = make_pipeline(StandardScaler(), PCA(axes, random_state=0), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
