@@ -19,7 +19,7 @@ SETTINGS = (
     *("--images-per-shard", 8),
 )
 """27 training images, 3 to validate, 8 to test; 2 are refused, and 2 files are no images."""
-MODELS = ("cnn", "mobilenet:alpha=0.25,weights=none", "saved:path={output}/models/cnn")
+MODELS = ("cnn", "mobilenet:alpha=0.25,weights={weights}", "saved:path={output}/models/cnn")
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,15 @@ class Chain:
         kept, reads, output = folder / "result.json", folder / "reads", folder / "output"
         if not kept.exists():
             reads.mkdir()
+            _write_weights(_weights(output))
             noting = noting_reads(reads, output / "dataset" / "images")
             kept.write_text(json.dumps(asdict(run_job("pipeline", *_flags(source, output), env=noting))))
         return cls(source, output, JobResult(**json.loads(kept.read_text())), noted_reads(reads))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What it has trained."""
+        return _models(self.output)
 
     def again(self, *more_models: str) -> dict[str, Any]:
         """Do the same once more in this process, perhaps with further models; returns the summary."""
@@ -59,5 +65,19 @@ class Chain:
 
 
 def _flags(source: Path, output: Path, *more_models: str) -> tuple[object, ...]:
-    models = [model.format(output=output) for model in (*MODELS, *more_models)]
+    models = (*_models(output), *(model.format(output=output) for model in more_models))
     return ("--source", source, "--output", output, "--models", *models, "--layout", "folder", *SETTINGS)
+
+
+def _models(output: Path) -> tuple[str, ...]:
+    return tuple(model.format(output=output, weights=_weights(output)) for model in MODELS)
+
+
+def _weights(output: Path) -> Path:
+    return output.with_name("mobilenet.weights.h5")
+
+
+def _write_weights(file: Path) -> None:
+    from tests.fakes.networks import write_random_weights  # Keras takes seconds, and most processes find a chain
+
+    write_random_weights(file, "MobileNet", alpha=0.25)

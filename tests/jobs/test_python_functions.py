@@ -1,7 +1,7 @@
 """The pipeline from Python: the same folder as the command's, and tables with a row for what it holds."""
 
 import lib
-from tests.fakes.chain import MODELS, Chain
+from tests.fakes.chain import Chain
 
 SETTINGS = {
     "image_size": 48,
@@ -16,9 +16,8 @@ SETTINGS = {
 
 
 def test_a_run_from_python_finds_what_the_command_has_done_and_returns_its_tables(chain: Chain) -> None:
-    models = tuple(model.format(output=chain.output) for model in MODELS)
     before = chain.file_times("dataset", "models", "evaluations")
-    result = lib.run(source=str(chain.source), output=str(chain.output), models=models, **SETTINGS)
+    result = lib.run(source=str(chain.source), output=str(chain.output), models=chain.models, **SETTINGS)
     assert chain.file_times("dataset", "models", "evaluations") == before
     summary = chain.result.summary
     assert result.manifest["verdict"].value_counts().to_dict() == {"accepted": 37, "quarantined": 2, "excluded": 2}
