@@ -71,7 +71,8 @@ def file_properties(manifest: pa.Table, seed: int = 0) -> FilePropertiesRecord |
     task = _Task(labels.astype(np.int64), folds, images["group"].to_pylist())
     known = {name: encoded for name in PROPERTIES if (encoded := _encoded(images, PROPERTIES[name])) is not None}
     alone = {
-        name: task.accuracy(features, DecisionTreeClassifier(min_samples_leaf=2)) for name, features in known.items()
+        name: task.accuracy(features, DecisionTreeClassifier(min_samples_leaf=2, random_state=seed))
+        for name, features in known.items()
     }
     together = ExtraTreesClassifier(TREES, min_samples_leaf=2, random_state=seed)
     accuracy, interval = task.accuracy(np.concatenate([*known.values(), np.zeros((len(labels), 1))], axis=1), together)
