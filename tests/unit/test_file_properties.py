@@ -12,6 +12,7 @@ from lib.config.images import TiffPolicy
 from lib.evaluation.checks.file_properties import MOST_IMAGES, file_properties, in_words, name_patterns
 from lib.folders.manifest import MANIFEST_SCHEMA
 from lib.ingest.tiff.decode import read_tiff
+from lib.ingest.tiff.traits import file_traits
 
 CLASSES = ("liver", "lung", "skin")
 
@@ -119,6 +120,14 @@ def test_how_a_file_was_written_is_read_from_it() -> None:
         == traits(description="y")["tags"]
         != traits(extratags=[(270, 2, 1, "x"), (315, 2, 1, "x")])["tags"]
     )
+
+
+def test_a_file_without_a_tag_for_its_compression_is_uncompressed() -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.arange(64, dtype=np.uint8).reshape(8, 8))
+    with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as file:
+        file.pages.first.compression = 1  # as tifffile leaves it then: a number, not one of its names
+        assert file_traits(stream.getvalue(), file.pages.first)["compression"] == "none"
 
 
 def test_jpegs_of_one_quality_have_the_same_tables_and_those_of_another_have_others() -> None:

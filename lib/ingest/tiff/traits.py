@@ -3,6 +3,8 @@
 import hashlib
 from typing import Any, Final
 
+from tifffile import COMPRESSION
+
 from lib.ingest.tiff.structure import JPEG
 
 _SOFTWARE, _JPEG_TABLES = 305, 347
@@ -21,7 +23,9 @@ def file_traits(data: bytes, page: Any) -> dict[str, str | None]:
     codes = sorted(tag.code for tag in page.tags)
     software = page.tags.valueof(_SOFTWARE)
     return {
-        "compression": str(page.compression.name).lower(),
+        "compression": COMPRESSION(
+            int(page.compression)
+        ).name.lower(),  # a plain number where the file has no tag for it
         "jpeg_tables": _jpeg_tables(data, page) if page.compression == JPEG else None,
         "tags": _digest(",".join(map(str, codes)).encode()),
         "software": str(software).strip()[:_MOST_LETTERS] or None if software else None,
