@@ -56,8 +56,7 @@ class FakeSource:
         return [pa.table({"position": some, "split": [split] * len(some)}) for some in ranges]
 
     def names(self, unit: pa.Table) -> pa.Table:
-        rows = self._rows(unit)
-        return rows.append_column("group", pa.nulls(rows.num_rows, pa.string())).select(NAMES)
+        return self._rows(unit).select(NAMES)
 
     @property
     def decoder(self) -> Decoder:
