@@ -50,9 +50,12 @@ class Chain:
         return cls(source, output, JobResult(**json.loads(kept.read_text())), noted_reads(reads))
 
     @property
-    def models(self) -> tuple[str, ...]:
-        """What it has trained."""
-        return _models(self.output)
+    def keywords(self) -> dict[str, Any]:
+        """Its settings, as they are given in Python."""
+        flags, values = SETTINGS[::2], SETTINGS[1::2]
+        named = {str(flag)[2:].replace("-", "_"): value for flag, value in zip(flags, values, strict=True)}
+        folders = {"source": str(self.source), "output": str(self.output)}
+        return folders | named | {"models": _models(self.output), "layout": "folder"}
 
     def again(self, *more_models: str) -> dict[str, Any]:
         """Do the same once more in this process, perhaps with further models; returns the summary."""

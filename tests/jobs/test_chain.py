@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import lib
 from lib.folders.evaluation import EvaluationRecord
 from lib.folders.model import ModelRecord
 from lib.storage.location import Location
@@ -396,6 +397,25 @@ def test_predictions_without_labels_have_no_verdict_but_say_what_is_doubtful(
     assert predictions["correct"].isna().all()
     manifest = pd.read_parquet(folder / "manifest.parquet")
     assert list(manifest[manifest["verdict"] == "quarantined"]["reason"]) == ["not_tiff"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_from_python_finds_what_the_command_has_done_and_returns_its_tables(chain: Chain) -> None:
+    before = chain.file_times("dataset", "models", "evaluations")
+    result = lib.run(**chain.keywords)
+    assert chain.file_times("dataset", "models", "evaluations") == before
+    summary = chain.result.summary
+    assert result.manifest["verdict"].value_counts().to_dict() == {"accepted": 37, "quarantined": 2, "excluded": 2}
+    assert result.measures["accuracy"].to_dict() == summary["models"]
+    assert result.history.groupby("model")["epoch"].max().to_dict()["cnn"] == 8
+    assert result.predictions.groupby("model").size().to_dict() == dict.fromkeys(summary["models"], 8)
+    cnn = result.evaluations["cnn"]
+    assert int(cnn.confusion_matrix.to_numpy().sum()) == len(cnn.predictions) == 8
+    assert cnn.per_class.loc["liver", "support"] == 4
+    shown = result._repr_html_()
+    assert shown.startswith(f"<p><strong>{result.verdict}")
+    assert shown.count("<img") == 2
+    assert result.report == f"{chain.output}/report/report.html"
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from lib.config.images import ImageConfig, ListingConfig
@@ -11,6 +12,7 @@ from lib.config.resources import DecodeConfig
 from lib.dataset.tiff_source import TiffSource
 from lib.errors import DataError
 from lib.folders.model import SEEN_SCHEMA
+from lib.ingest.listing import image_id
 from lib.storage.location import Location
 from tests.fakes.chain import SETTINGS, Chain
 from tests.fakes.jobs import job_here
@@ -41,7 +43,8 @@ def test_what_only_an_earlier_start_of_a_training_has_read_is_known_as_seen(tiny
     every = source.trained_on(splits, {}, nothing, DecodeConfig())
     assert every.counts is not None
     assert (len(every.checksums), every.counts.accepted, every.counts.quarantined) == (30, 29, 1)
-    later = every.checksums.slice(20)  # what is told after going on from a checkpoint
+    damaged = pc.equal(every.checksums["image_id"], image_id("train/lung/lung_train_003.tif"))
+    later = every.checksums.filter(pc.invert(damaged)).slice(20)  # what is told after going on from a checkpoint
     assert source.trained_on(splits, {}, later, DecodeConfig()).checksums.sort_by("image_id") == (
         every.checksums.sort_by("image_id")
     )

@@ -39,9 +39,9 @@ def listed(images: int) -> TiffSource:
         "version": ["1"] * images,
         "label": [path.split("/")[1] for path in paths],
         "split": [("test", "train")[number * 2 // images] for number in range(images)],
-        "group": [None] * images,
     }
-    table = pa.table({name: columns[name] for name in LISTING_SCHEMA.names}, schema=LISTING_SCHEMA)
+    unknown = [None] * images
+    table = pa.table({name: columns.get(name, unknown) for name in LISTING_SCHEMA.names}, schema=LISTING_SCHEMA)
     order = [("split", "ascending"), ("image_id", "ascending")]
     return TiffSource(
         Location("/images"), Listing(table.sort_by(order), table.slice(0, 0), ["liver", "lung"]), ImageConfig(), 5
