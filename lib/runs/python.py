@@ -94,9 +94,9 @@ def show_messages(verbose: bool) -> None:
 
 
 def _convert(config: ConvertConfig) -> Conversion:
-    from lib.ingest.convert import convert_images
+    from lib.runs.convert_and_tell import convert_and_tell
 
-    return Conversion(config.output, convert_images(config))
+    return Conversion(config.output, convert_and_tell(config))
 
 
 def _train(config: TrainConfig) -> Training:
